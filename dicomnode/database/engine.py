@@ -1,0 +1,91 @@
+"""Opens the database and hands out transactions: SQLite by default, PostgreSQL by URL.
+
+Flow: receive|pairing|jobs|send > index|pairs|jobs|outbox > [engine] > SQLite or PostgreSQL
+Never: a write in a deferred SQLite transaction (it fails with "database is locked" under load);
+SQL about the node's own work (that stands in the modules named after their table).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from dicomnode.errors import DatabaseUnavailableError
+
+BUSY_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Database:
+    """The one way to the database; cheap to copy, safe to share between threads."""
+
+    engine: Engine
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Open a transaction that may write; it commits durably on leaving, and rolls back on an exception.
+
+        Raises
+        ------
+        DatabaseUnavailableError
+            If the database cannot be reached or stays locked for 30 s; nothing was written.
+        """
+        with _translated(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Open a consistent view that must not write, and never waits for a writer.
+
+        Raises
+        ------
+        DatabaseUnavailableError
+            If the database cannot be reached.
+        """
+        with _translated(), self.engine.connect().execution_options(dicomnode_read_only=True) as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self.engine.dispose()
+
+
+def open_database(url: str) -> Database:
+    """Open the database at an SQLAlchemy URL; the schema is `migrate`'s business."""
+    if make_url(url).get_backend_name() == "sqlite":
+        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    else:
+        engine = create_engine(url, pool_pre_ping=True)
+    return Database(engine)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        raise DatabaseUnavailableError(f"database: {error.orig}") from error
+
+
+def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # the driver must not open transactions of its own
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")  # a commit survives power loss
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    is_read_only = connection.get_execution_options().get("dicomnode_read_only", False)
+    connection.exec_driver_sql("BEGIN" if is_read_only else "BEGIN IMMEDIATE")

@@ -1,0 +1,183 @@
+"""The tables: what the node received, what it decided, what it still owes.
+
+Flow: index|pairs|jobs|outbox > [schema] > engine
+Never: a patient's identity outside `patients`; a state that is not in the tables of DESIGN (each module that
+moves a state holds the allowed moves). Instants are UTC seconds since 1970; UIDs are text of at most 64 characters.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+UID = String(64)
+STATE = String(16)
+
+patients = Table(
+    "patients",
+    metadata,
+    # One row for each distinct identity as it was sent: two rows with one patient_id are a conflict to judge.
+    Column("id", Integer, primary_key=True),
+    Column("patient_id", Text, nullable=False),
+    Column("issuer", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("birth_date", String(16), nullable=False),
+    Column("sex", String(16), nullable=False),
+    UniqueConstraint("patient_id", "issuer", "name", "birth_date", "sex"),
+)
+
+studies = Table(
+    "studies",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("study_uid", UID, nullable=False, unique=True),
+    Column("study_date", String(16), nullable=False),
+    Column("study_time", String(16), nullable=False),
+    Column("accession_number", Text, nullable=False),
+)
+
+associations = Table(
+    "associations",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("node", Text, nullable=False),  # the process that accepted it: a restart closes what it left open
+    Column("calling_ae", String(16), nullable=False),
+    Column("address", Text, nullable=False),
+    Column("opened_at", Double, nullable=False),
+    Column("closed_at", Double, nullable=True),  # null: still open
+)
+
+series = Table(
+    "series",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("series_uid", UID, nullable=False, unique=True),
+    Column("study_id", ForeignKey("studies.id"), nullable=False, index=True),
+    Column("patient_id", ForeignKey("patients.id"), nullable=False, index=True),
+    Column("state", STATE, nullable=False, index=True),  # receiving complete paired unpaired refused
+    Column("reason", Text, nullable=False, default=""),
+    Column("modality", String(16), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("frame_of_reference_uid", UID, nullable=False),
+    Column("expected_instances", Integer, nullable=True),  # PET: NumberOfSlices x NumberOfTimeSlices
+    Column("summary", JSON, nullable=False),  # what choosing a series needs, by DICOM keyword; never an identity
+    Column("calling_ae", String(16), nullable=False),
+    Column("first_received_at", Double, nullable=False),
+    Column("last_received_at", Double, nullable=False),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("sop_instance_uid", UID, nullable=False, unique=True),
+    Column("sop_class_uid", UID, nullable=False),
+    Column("transfer_syntax_uid", UID, nullable=False),
+    Column("series_id", ForeignKey("series.id"), nullable=False, index=True),
+    Column("association_id", ForeignKey("associations.id"), nullable=False, index=True),
+    Column("file_name", String(64), nullable=False, unique=True),  # random; `receive.spool` makes it a path
+    Column("size_bytes", BigInteger, nullable=False),  # of the data set, without preamble and File Meta
+    Column("sha256", String(64), nullable=False),  # of the same bytes
+    Column("received_at", Double, nullable=False),
+)
+
+conflicts = Table(
+    "conflicts",
+    metadata,
+    # A SOP Instance UID that came again with other content: kept apart, refused, for a person to look at.
+    Column("id", Integer, primary_key=True),
+    Column("sop_instance_uid", UID, nullable=False, index=True),
+    Column("association_id", ForeignKey("associations.id"), nullable=False),
+    Column("file_name", String(64), nullable=False, unique=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("received_at", Double, nullable=False),
+    UniqueConstraint("sop_instance_uid", "sha256"),
+)
+
+pairs = Table(
+    "pairs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("fixed_series_id", ForeignKey("series.id"), nullable=False, index=True),
+    Column("moving_series_id", ForeignKey("series.id"), nullable=False, index=True),
+    Column("input_digest", String(64), nullable=False),  # of both series' SOP Instance UIDs: late slices change it
+    Column("state", STATE, nullable=False, index=True),  # held ready rejected
+    Column("reason", Text, nullable=False, default=""),
+    Column("explanation", JSON, nullable=False),  # the candidates and the rule each won or lost by
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("fixed_series_id", "moving_series_id", "input_digest"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("pair_id", ForeignKey("pairs.id"), nullable=False, index=True),
+    Column("state", STATE, nullable=False, index=True),  # waiting running done retry failed review
+    Column("reason", Text, nullable=False, default=""),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("token", Integer, nullable=False, default=0),  # fencing: rises with each claim; a late worker's is stale
+    Column("lease_until", Double, nullable=True),
+    Column("not_before", Double, nullable=False),
+    Column("stage", String(32), nullable=False, default=""),
+    Column("percent", Integer, nullable=False, default=0),
+    Column("verdict", String(16), nullable=False, default=""),  # accept review reject
+    Column("decision", String(16), nullable=False, default=""),  # a person's: accepted rejected
+    Column("result", JSON, nullable=True),  # fixed_from_moving, confidence, metrics, timings_s, device, model_sha256
+    Column("created_at", Double, nullable=False),  # dates the outputs, so that a re-run makes the same bytes
+    Column("finished_at", Double, nullable=True),
+)
+
+outputs = Table(
+    "outputs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_id", ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("kind", String(16), nullable=False),  # reg pt rgb
+    Column("sop_instance_uid", UID, nullable=False, unique=True),
+    Column("sop_class_uid", UID, nullable=False),
+    Column("series_uid", UID, nullable=False, index=True),
+    Column("transfer_syntax_uid", UID, nullable=False),
+    Column("path", Text, nullable=False),  # below the storage root
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),  # of the whole file
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("output_id", ForeignKey("outputs.id"), nullable=False),
+    Column("destination", Text, nullable=False),  # a peer's name
+    Column("state", STATE, nullable=False),  # owed sent committed retry dead
+    Column("reason", Text, nullable=False, default=""),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("token", Integer, nullable=False, default=0),
+    Column("lease_until", Double, nullable=True),
+    Column("not_before", Double, nullable=False),
+    Column("sent_at", Double, nullable=True),
+    UniqueConstraint("output_id", "destination"),
+    Index("ix_outbox_state_destination", "state", "destination"),
+)

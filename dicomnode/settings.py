@@ -1,0 +1,196 @@
+"""What an administrator decides, read from one TOML file and checked when built.
+
+Flow: cli|app > [settings] > errors
+Never: a default that changes a result in silence; the environment, save for `DICOMNODE_DATABASE__URL` style overrides
+of the same keys. `config/dicomnode.example.toml` lists every key with its default and unit; a test compares.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+AE_TITLE_MAX_CHARACTERS = 16  # PS3.5 6.2, VR AE
+
+
+def check_ae_title(value: str) -> str:
+    """Return an AE title without its insignificant spaces, or say what is wrong with it (PS3.5 6.2, VR AE)."""
+    title = value.strip(" ")
+    if not title:
+        raise ValueError("an AE title is 1 to 16 characters, this one is empty")
+    if len(title) > AE_TITLE_MAX_CHARACTERS:
+        raise ValueError(f"an AE title is 1 to 16 characters, this one has {len(title)}")
+    if bad := sorted({c for c in title if c == "\\" or not " " <= c <= "~"}):
+        raise ValueError(f"an AE title holds printable ASCII without backslash, this one holds {bad[0]!r}")
+    return title
+
+
+def _check_host(value: str) -> str:
+    host = value.strip()
+    if not host or any(c.isspace() or c == "/" for c in host):
+        raise ValueError(f"a host is a name or an IP address, this is {value!r}")
+    return host
+
+
+AETitle = Annotated[str, AfterValidator(check_ae_title)]
+Host = Annotated[str, AfterValidator(_check_host)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Permission = Literal["store", "receive"]
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NodeSettings(Section):
+    """Who we are and where we keep things."""
+
+    ae_title: AETitle = "DICOMNODE"
+    bind: Host = "127.0.0.1"
+    port: Port = 11112
+    storage_root: Path = Path("/var/lib/dicomnode")
+    log_format: Literal["console", "json"] = "console"
+
+
+class DatabaseSettings(Section):
+    """Where the truth about work is kept; empty means SQLite below the storage root."""
+
+    url: str = ""
+
+
+class ReceiveSettings(Section):
+    """Whom we accept as a caller."""
+
+    accept: Literal["configured", "any"] = "configured"
+    check_called_ae_title: bool = True
+
+
+class PeerSettings(Section):
+    """An AE we talk to, and what it may do: `store` to us, `receive` our results. Every peer may C-ECHO."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    ae_title: AETitle
+    host: Host
+    port: Port
+    may: tuple[Permission, ...] = ()
+
+
+class DestinationSettings(Section):
+    """A peer that gets every result; it must be allowed to `receive`."""
+
+    peer: str
+
+
+class PairingSettings(Section):
+    """When a series is complete, and which MR belongs to which PET."""
+
+    series_quiet_period_s: Annotated[float, Field(gt=0)] = 20.0
+    study_quiet_period_s: Annotated[float, Field(gt=0)] = 60.0
+    window_days: Annotated[int, Field(ge=0)] = 90
+    is_single_issuer: bool = False
+
+
+class JobSettings(Section):
+    """How registrations are run."""
+
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    attempts: Annotated[int, Field(ge=1)] = 3
+    deadline_s: Annotated[float, Field(gt=0)] = 900.0
+    lease_s: Annotated[float, Field(ge=5)] = 60.0
+    retry_first_s: Annotated[float, Field(gt=0)] = 10.0
+
+
+class RegistrationSettings(Section):
+    """How a PET is laid on an MR."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=256)] = 2
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class OutputSettings(Section):
+    """What the results look like."""
+
+    series_number: Annotated[int, Field(ge=1, le=99999)] = 9001
+    opacity: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+
+class SendSettings(Section):
+    """How hard we try to deliver."""
+
+    attempts: Annotated[int, Field(ge=1)] = 20
+    retry_first_s: Annotated[float, Field(gt=0)] = 10.0
+    retry_ceiling_s: Annotated[float, Field(gt=0)] = 3600.0
+    timeout_s: Annotated[float, Field(gt=0)] = 30.0
+
+
+class LimitSettings(Section):
+    """What one peer, or all together, may take."""
+
+    associations: Annotated[int, Field(ge=1, le=1000)] = 100
+    pdu_bytes: Annotated[int, Field(ge=4096, le=1048576)] = 131072
+    data_set_bytes: Annotated[int, Field(ge=1024)] = 1073741824
+    idle_s: Annotated[float, Field(gt=0)] = 60.0
+    disk_reserve_bytes: Annotated[int, Field(ge=0)] = 1073741824
+    shutdown_s: Annotated[float, Field(gt=0)] = 20.0
+
+
+class Settings(BaseSettings):
+    """The whole file."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="DICOMNODE_", env_nested_delimiter="__"
+    )
+
+    node: NodeSettings = NodeSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    receive: ReceiveSettings = ReceiveSettings()
+    peers: tuple[PeerSettings, ...] = ()
+    destinations: tuple[DestinationSettings, ...] = ()
+    pairing: PairingSettings = PairingSettings()
+    jobs: JobSettings = JobSettings()
+    registration: RegistrationSettings = RegistrationSettings()
+    outputs: OutputSettings = OutputSettings()
+    send: SendSettings = SendSettings()
+    limits: LimitSettings = LimitSettings()
+
+    @property
+    def database_url(self) -> str:
+        """The SQLAlchemy URL in force."""
+        return self.database.url or f"sqlite:///{self.node.storage_root / 'dicomnode.sqlite'}"
+
+    def peer(self, name: str) -> PeerSettings:
+        """Return the peer with this name, which `Settings` has checked to be there."""
+        return next(peer for peer in self.peers if peer.name == name)
+
+    @model_validator(mode="after")
+    def _check_names_agree(self) -> Self:
+        names = [peer.name for peer in self.peers]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"peers: the name {twice[0]!r} stands twice; give each peer its own")
+        receivers = {peer.name for peer in self.peers if "receive" in peer.may}
+        for number, destination in enumerate(self.destinations):
+            if destination.peer not in names:
+                known = ", ".join(names) or "none"
+                raise ValueError(f"destinations.{number}.peer: no peer is named {destination.peer!r}; peers: {known}")
+            if destination.peer not in receivers:
+                raise ValueError(f'destinations.{number}.peer: peer {destination.peer!r} needs may = ["receive"]')
+        if self.receive.accept == "any" and not _is_loopback(self.node.bind):
+            raise ValueError(
+                f"receive.accept: 'any' is for a loopback address, node.bind is {self.node.bind}; "
+                "list the callers under [[peers]] and set accept = \"configured\""
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,31 @@
+"""The DIMSE status codes and rejection codes the node answers with, each with its section of the standard.
+
+Flow: errors > [status]
+Never: behaviour; this is the table.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class StoreStatus(IntEnum):
+    """Answers to C-STORE: PS3.4 B.2.3 (service specific) and PS3.7 annex C (general)."""
+
+    SUCCESS = 0x0000
+    PROCESSING_FAILURE = 0x0110  # PS3.7 C.5.10
+    DUPLICATE_SOP_INSTANCE = 0x0111  # PS3.7 C.5.7: same UID, other content
+    SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.21
+    NOT_AUTHORISED = 0x0124  # PS3.7 C.5.11
+    OUT_OF_RESOURCES = 0xA700  # PS3.4 table B.2-1
+    DATA_SET_DOES_NOT_MATCH_SOP_CLASS = 0xA900  # PS3.4 table B.2-1
+    CANNOT_UNDERSTAND = 0xC000  # PS3.4 table B.2-1
+
+
+class RejectReason(IntEnum):
+    """Reasons for A-ASSOCIATE-RJ by the service user, source 1: PS3.8 9.3.4, table 9-21."""
+
+    NO_REASON = 1
+    APPLICATION_CONTEXT_NOT_SUPPORTED = 2
+    CALLING_AE_TITLE_NOT_RECOGNISED = 3
+    CALLED_AE_TITLE_NOT_RECOGNISED = 7
