@@ -45,7 +45,7 @@ def configure(log_format: Literal["console", "json"], level: str = "INFO") -> No
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(level)
     for name in ("pynetdicom", "pydicom", "apscheduler", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
 
 
 def get_logger() -> structlog.stdlib.BoundLogger:

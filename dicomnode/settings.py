@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 AE_TITLE_MAX_CHARACTERS = 16  # PS3.5 6.2, VR AE
+ENV_PREFIX = "DICOMNODE_"
 
 
 def check_ae_title(value: str) -> str:
@@ -144,9 +145,7 @@ class LimitSettings(Section):
 class Settings(BaseSettings):
     """The whole file."""
 
-    model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix="DICOMNODE_", env_nested_delimiter="__"
-    )
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__")
 
     node: NodeSettings = NodeSettings()
     database: DatabaseSettings = DatabaseSettings()
@@ -169,27 +168,45 @@ class Settings(BaseSettings):
         """Return the peer with this name, which `Settings` has checked to be there."""
         return next(peer for peer in self.peers if peer.name == name)
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings fixes the signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings fixes the signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings fixes the signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the environment over the file's values, so that a service can override one key."""
+        return env_settings, init_settings
+
     @model_validator(mode="after")
     def _check_names_agree(self) -> Self:
+        # Each message begins with the key it is about: `settings_file` finds the line by it.
         names = [peer.name for peer in self.peers]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"peers: the name {twice[0]!r} stands twice; give each peer its own")
+        for number, name in enumerate(names):
+            if name in names[:number]:
+                raise ValueError(f"peers.{number}.name: the name {name!r} stands twice; give each peer its own")
         receivers = {peer.name for peer in self.peers if "receive" in peer.may}
-        for number, destination in enumerate(self.destinations):
-            if destination.peer not in names:
-                known = ", ".join(names) or "none"
-                raise ValueError(f"destinations.{number}.peer: no peer is named {destination.peer!r}; peers: {known}")
-            if destination.peer not in receivers:
-                raise ValueError(f'destinations.{number}.peer: peer {destination.peer!r} needs may = ["receive"]')
-        if self.receive.accept == "any" and not _is_loopback(self.node.bind):
+        destinations = [destination.peer for destination in self.destinations]
+        for number, name in enumerate(destinations):
+            key = f"destinations.{number}.peer"
+            if name not in names:
+                raise ValueError(f"{key}: no peer is named {name!r}; peers: {', '.join(names) or 'none'}")
+            if name not in receivers:
+                raise ValueError(f'{key}: peer {name!r} may not receive; add "receive" to its may = [...]')
+            if name in destinations[:number]:
+                raise ValueError(f"{key}: peer {name!r} is a destination twice; remove one")
+        if self.receive.accept == "any" and not is_loopback(self.node.bind):
             raise ValueError(
                 f"receive.accept: 'any' is for a loopback address, node.bind is {self.node.bind}; "
-                "list the callers under [[peers]] and set accept = \"configured\""
+                'list the callers under [[peers]] and set accept = "configured"'
             )
         return self
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether an address or name means this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,0 +1,106 @@
+# The one door to the project. A fresh Debian machine with Python 3.11 and make is enough; `make test` also
+# installs the peers it tests against (DCMTK, Orthanc, dicom3tools, PostgreSQL) where apt and root are there.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
+
+# program:package, each called by a test by its absolute path
+PEERS := /usr/bin/storescu:dcmtk /usr/sbin/Orthanc:orthanc /usr/bin/dciodvfy:dicom3tools \
+  /usr/bin/dcm2niix:dcm2niix /usr/bin/systemd-analyze:systemd /usr/lib/postgresql/*/bin/initdb:postgresql
+
+.PHONY: help setup demo run test check fix bench layers train peers lock
+
+help:
+	@echo 'make demo    set up, then show a synthetic PET and MR go through the node; writes demo/'
+	@echo 'make test    set up, install the peers, check, and run the whole suite; ARGS="-k word" narrows it'
+	@echo 'make run     the node with the defaults of config/dicomnode.example.toml, keeping its files in storage/'
+	@echo 'make check   lint, format, types and import layers'
+	@echo 'make fix     mend what lint and format can mend'
+	@echo 'make bench   measure against the peers; ARGS="registration" picks groups'
+	@echo 'make layers  the import rules alone'
+	@echo 'make train   install what models/train needs (torch, from its own index)'
+	@echo 'make lock    resolve requirements/*.lock again from pyproject.toml (needs uv)'
+
+# --- the virtual environment, in steps so that each is done again only when what it reads has changed
+
+$(STAMPS)/venv:
+	@if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+	  echo 'dicomnode needs Python 3.11 or newer: apt-get install python3, or make PYTHON=/path/to/python'; exit 1; fi
+	@if ! $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    $(APT) update && $(APT) install -y --no-install-recommends python3-venv; \
+	  else echo 'this Python cannot make a virtual environment: apt-get install python3-venv'; exit 1; fi; fi
+	@[ -x $(BIN)/python ] || { echo 'set-up: making $(VENV)'; $(PYTHON) -m venv $(VENV); }
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/runtime: requirements/build.lock requirements/runtime.lock | $(STAMPS)/venv
+	@echo 'set-up: installing what the node needs'
+	@$(PIP) --require-hashes -r requirements/build.lock -r requirements/runtime.lock
+	@touch $@
+
+$(STAMPS)/package: pyproject.toml | $(STAMPS)/runtime
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(STAMPS)/dev: requirements/dev.lock | $(STAMPS)/package
+	@echo 'set-up: installing what tests and checks need'
+	@$(PIP) --require-hashes -r requirements/dev.lock
+	@touch $@
+
+setup: $(STAMPS)/runtime $(STAMPS)/package $(STAMPS)/dev
+
+peers:
+	@missing=''; \
+	for pair in $(PEERS); do compgen -G "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "set-up: installing the peers:$$missing"; \
+	  $(APT) update && $(APT) install -y --no-install-recommends $$missing >/dev/null; \
+	else echo "peers that are not here, so their tests are skipped:$$missing (apt-get install$$missing)"; fi
+
+# --- what people come for
+
+demo: $(STAMPS)/runtime $(STAMPS)/package
+	@$(BIN)/dicomnode demo $(ARGS)
+
+run: $(STAMPS)/runtime $(STAMPS)/package
+	DICOMNODE_NODE__STORAGE_ROOT='$(CURDIR)/storage' $(BIN)/dicomnode serve --config config/dicomnode.example.toml $(ARGS)
+
+test: peers check
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+layers: setup
+	$(BIN)/lint-imports
+
+fix: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup peers
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+# torch is not in the lock: its CPU and CUDA builds have one name. TORCH_INDEX is the index that has the one you want.
+train: setup
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP) --no-build-isolation --editable '.[train]'
+
+LOCK := uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11
+lock:
+	printf 'hatchling>=1.27\neditables>=0.5\n' | $(LOCK) - -o requirements/build.lock
+	$(LOCK) pyproject.toml -o requirements/runtime.lock
+	$(LOCK) pyproject.toml --extra dev --extra postgres -c requirements/runtime.lock -o requirements/dev.lock

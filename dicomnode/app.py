@@ -1,0 +1,152 @@
+"""The node: builds every part from the settings, starts them, stops them. Read this first.
+
+Flow: cli > [app] > receive, pairing, jobs, send
+Never: work of its own: each part reads rows and files and writes rows and files, and none calls another. The scheduler
+here is a clock that says "now"; what is to be done stands in the database alone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import Literal, get_args
+
+from apscheduler.schedulers.background import BackgroundScheduler
+from numpy.random import default_rng
+
+from dicomnode.database.engine import open_database
+from dicomnode.database.migrate import migrate
+from dicomnode.database.store import Store
+from dicomnode.errors import DicomnodeError, StateError
+from dicomnode.jobs.service import JobService
+from dicomnode.logs import get_logger
+from dicomnode.pairing import service as pairing
+from dicomnode.receive.scp import StorageScp
+from dicomnode.send.service import SendService
+from dicomnode.settings import Settings
+
+log = get_logger()
+
+Role = Literal["receive", "pair", "work", "send"]
+ROLES: tuple[Role, ...] = get_args(Role)
+TICK_S = 1
+# A step takes milliseconds, or as long as a locked database makes it wait (30 s); beyond this it hangs.
+LATE_TICK_S = 90.0
+SCP_THREAD = "storage-scp"  # as `receive.scp` names it
+# What a running node cannot change: it would answer under another name, or look for its rows and files elsewhere.
+FIXED_WHILE_RUNNING = ("node", "database")
+
+
+class Node:
+    """One running node; `start` and `stop` are called once each, `reload` in between as often as wanted."""
+
+    def __init__(self, settings: Settings, roles: Iterable[Role] = ROLES) -> None:
+        self.settings = settings
+        self.roles = frozenset(roles)
+        self._running = ExitStack()  # how to stop what was started, last first
+        self._reloads: list[Callable[[Settings], None]] = []
+        self._ticked_at: dict[str, float] = {}  # monotonic seconds
+        self._stop_by = 0.0  # monotonic seconds
+        self._scp: StorageScp | None = None
+
+    @property
+    def port(self) -> int:
+        """The open port of the Storage SCP; raises `StateError` where this node does not receive, or not yet."""
+        if self._scp is None:
+            raise StateError("this node does not receive: it has not the role, or was not started")
+        return self._scp.port
+
+    def start(self, port: int | None = None) -> None:
+        """Start the parts this node's roles name; the port opens last, when everything behind it is ready.
+
+        Parameters
+        ----------
+        port : int, optional
+            Instead of the settings' own; 0 takes any free one.
+
+        Raises
+        ------
+        ConfigurationError, StorageFailedError, DatabaseUnavailableError
+            If a part cannot start; those that did are stopped again.
+        """
+        with ExitStack() as started:
+            self._start_parts(started, port)
+            self._running = started.pop_all()
+        log.info("node.started", roles=sorted(self.roles))
+
+    def stop(self) -> None:
+        """Take no new association, finish or abort what runs within `limits.shutdown_s`, put work back to waiting."""
+        self._stop_by = time.monotonic() + self.settings.limits.shutdown_s
+        self._running.close()
+        self._scp = None
+        log.info("node.stopped")
+
+    def reload(self, settings: Settings) -> None:
+        """Follow a changed configuration without dropping an association or a job."""
+        fixed = {section: getattr(self.settings, section) for section in FIXED_WHILE_RUNNING}
+        if changed := [section for section, value in fixed.items() if getattr(settings, section) != value]:
+            log.warning("node.restart_needed", sections=changed)
+        self.settings = settings.model_copy(update=fixed)
+        for reload in self._reloads:
+            reload(self.settings)
+        log.info("node.reloaded")
+
+    def is_healthy(self) -> bool:
+        """Say whether the port is served and every part that the clock drives was heard of lately: for the watchdog."""
+        now = time.monotonic()
+        is_served = self._scp is None or any(thread.name == SCP_THREAD for thread in threading.enumerate())
+        return is_served and all(now - at < LATE_TICK_S for at in self._ticked_at.values())
+
+    def _start_parts(self, started: ExitStack, port: int | None) -> None:
+        settings, clock = self.settings, time.time
+        store = Store(settings.node.storage_root)
+        store.make_folders()
+        migrate(settings.database_url)
+        database = open_database(settings.database_url)
+        started.callback(database.close)
+        steps: dict[str, Callable[[], None]] = {}
+        if "work" in self.roles:
+            jobs = JobService(settings, database, clock)
+            started.callback(lambda: jobs.stop(self._remaining_s()))
+            self._reloads.append(jobs.reload)
+            jobs.start()
+            steps["work"] = jobs.step
+        if "send" in self.roles:
+            send = SendService(settings, database, clock, default_rng())
+            started.callback(lambda: send.stop(self._remaining_s()))
+            self._reloads.append(send.reload)
+            steps["send"] = send.step
+        if "pair" in self.roles:
+            steps["pair"] = lambda: pairing.step(database, self.settings.pairing, clock())
+        self._start_clock(started, steps)
+        if "receive" in self.roles:
+            self._scp = scp = StorageScp(settings, database, store, clock)
+            scp.start(port)
+            started.callback(lambda: scp.stop(self._remaining_s()))
+            self._reloads.append(scp.reload)
+
+    def _start_clock(self, started: ExitStack, steps: dict[str, Callable[[], None]]) -> None:
+        """Call every step each second, none twice at once, and none late in a burst."""
+        scheduler = BackgroundScheduler(
+            timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
+        )
+        for name, step in steps.items():
+            self._ticked_at[name] = time.monotonic()
+            now = datetime.now(UTC)
+            scheduler.add_job(self._tick, "interval", (name, step), seconds=TICK_S, id=name, next_run_time=now)
+        scheduler.start()
+        started.callback(scheduler.shutdown)
+
+    def _tick(self, name: str, step: Callable[[], None]) -> None:
+        """Run one step; what it could not do now, the next one tries again."""
+        try:
+            step()
+        except DicomnodeError as error:
+            log.warning("node.step_failed", part=name, reason=str(error))
+        self._ticked_at[name] = time.monotonic()
+
+    def _remaining_s(self) -> float:
+        return max(self._stop_by - time.monotonic(), 0.0)

@@ -1,0 +1,137 @@
+"""Every command, flag and default of `dicomnode`; names and flags are a contract.
+
+Flow: cli > [arguments]
+Never: work; a command's module is named here and imported when it is called.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from dicomnode.settings import Permission
+
+CONFIG = Path("/etc/dicomnode/dicomnode.toml")
+DISTRIBUTION = "dicomnode-fusion"
+PERMISSIONS: tuple[str, ...] = get_args(Permission)
+
+# The listings: what they show, how one of it is named, and the states of DESIGN.md section 5.
+LISTINGS = {
+    "series": ("received series", "SERIES_UID", ("receiving", "complete", "paired", "unpaired", "refused")),
+    "pairs": ("MR and PET matched by patient", "ID", ("held", "ready", "rejected")),
+    "jobs": ("registrations", "ID", ("waiting", "running", "retry", "failed", "review", "done")),
+    "outbox": ("what is owed to destinations", "ID", ("owed", "retry", "sent", "committed", "dead")),
+}
+# What a person may decide, beside `list` and `show`.
+DECISIONS = {
+    "pairs": {"accept": "run a held pair, or send a reviewed result", "reject": "never run a held pair, or never send"},
+    "jobs": {"retry": "run a failed job again"},
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse answers a mistake with its whole usage; a person needs the one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser; what it parses has `command`, the module below `dicomnode.cli` and the function to call."""
+    parser = _Parser(prog="dicomnode", description="Registers brain PET to MRI and returns the fused series.")
+    parser.add_argument("--version", action="version", version=f"dicomnode {version(DISTRIBUTION)}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_serve(commands)
+    _add_register(commands)
+    _add_demo(commands)
+    _add_config(commands)
+    _add_peers(commands)
+    for name in LISTINGS:
+        _add_listing(commands, name)
+    return parser
+
+
+def _add(commands: Any, name: str, text: str, command: tuple[str, str] | None = None) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[:1].upper() + text[1:])
+    if command:
+        parser.set_defaults(command=command)
+    return parser
+
+
+def _add_config_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, default=CONFIG, metavar="FILE", help="default: %(default)s")
+
+
+def _add_json_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="JSON on standard output, for programs")
+
+
+def _add_serve(commands: Any) -> None:
+    parser = _add(commands, "serve", "run the node until SIGTERM; SIGHUP reads FILE again", ("serve", "serve"))
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--roles", metavar="ROLE,...", help="of receive, pair, work, send; default: all")
+
+
+def _add_register(commands: Any) -> None:
+    text = "register one PET series to one MR series, without a network"
+    parser = _add(commands, "register", text, ("register", "register"))
+    parser.add_argument("--fixed", type=Path, required=True, metavar="DIR", help="the MR series: files below DIR")
+    parser.add_argument("--moving", type=Path, required=True, metavar="DIR", help="the PET series: files below DIR")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the results are written")
+    _add_json_flag(parser)
+
+
+def _add_demo(commands: Any) -> None:
+    text = "show a synthetic MR and PET go through a node on this machine; writes demo/"
+    _add(commands, "demo", text, ("demo", "demo"))
+
+
+def _add_config(commands: Any) -> None:
+    actions = _add(commands, "config", "the configuration file").add_subparsers(required=True, metavar="ACTION")
+    for name, text in {
+        "init": "write FILE with every key, its default and unit",
+        "check": "name whatever is wrong in FILE or with what it names",
+        "show": "the settings in force, the environment included",
+    }.items():
+        parser = _add(actions, name, text, ("configuration", name))
+        _add_config_flag(parser)
+        if name != "init":
+            _add_json_flag(parser)
+
+
+def _add_peers(commands: Any) -> None:
+    actions = _add(commands, "peers", "the AEs we talk to").add_subparsers(required=True, metavar="ACTION")
+    listed = _add(actions, "list", "every peer and what it may do", ("peers", "list_peers"))
+    added = _add(actions, "add", "add a peer to FILE; a running node follows", ("peers", "add_peer"))
+    removed = _add(actions, "remove", "remove a peer from FILE; a running node follows", ("peers", "remove_peer"))
+    echoed = _add(actions, "echo", "ask a peer whether it answers (C-ECHO)", ("peers", "echo_peer"))
+    for parser in (added, removed, echoed):
+        parser.add_argument("name", metavar="NAME", help="how we call it in commands and logs")
+    for parser in (listed, added, removed, echoed):
+        _add_config_flag(parser)
+        _add_json_flag(parser)
+    added.add_argument("--ae-title", required=True, metavar="AE", help="its AE title, at most 16 characters")
+    added.add_argument("--host", required=True, help="its name or address")
+    added.add_argument("--port", required=True, type=int)
+    added.add_argument("--may", nargs="+", choices=PERMISSIONS, default=[], help="store to us, receive results")
+    added.add_argument("--destination", action="store_true", help="send it every result; needs --may receive")
+
+
+def _add_listing(commands: Any, name: str) -> None:
+    text, key, states = LISTINGS[name]
+    actions = _add(commands, name, text).add_subparsers(required=True, metavar="ACTION")
+    listed = _add(actions, "list", f"all {text}, oldest first", ("listings", "list_rows"))
+    listed.add_argument("--state", choices=states, help="only those in this state")
+    shown = _add(actions, "show", "one of them, with why it is as it is", ("listings", "show_row"))
+    decided = [
+        _add(actions, action, decision, ("decisions", f"{action}_{name}"))
+        for action, decision in DECISIONS.get(name, {}).items()
+    ]
+    for parser in (shown, *decided):
+        parser.add_argument("key", metavar=key, type=str if name == "series" else int)
+    for parser in (listed, shown, *decided):
+        parser.set_defaults(listing=name)
+        _add_config_flag(parser)
+        _add_json_flag(parser)

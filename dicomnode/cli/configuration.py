@@ -1,0 +1,148 @@
+"""`dicomnode config`: writes, checks and shows the configuration file.
+
+Flow: cli > [configuration] > settings_file, running
+Never: a check that leaves a trace of itself; a password on standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import re
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import tomlkit
+
+from dicomnode.cli.output import write_json
+from dicomnode.errors import UsageError
+from dicomnode.running import find_running_nodes
+from dicomnode.settings import Settings
+from dicomnode.settings_file import (
+    Problem,
+    check_configuration,
+    find_place,
+    load_settings,
+    read_configuration,
+    show_key,
+)
+from dicomnode.shipped import EXAMPLE, UNITS, find_shipped
+from dicomnode.toml_lines import Key, find_lines
+
+Finding = tuple[Key, str]
+
+
+def init(arguments: argparse.Namespace) -> int:
+    """Write the example to a file that must not be there yet."""
+    path: Path = arguments.config
+    example = find_shipped(EXAMPLE).read_text(encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(example)
+    except FileExistsError as error:
+        raise UsageError(f"{path}: is there already; name another with --config, or edit it") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}; name another with --config") from error
+    sys.stdout.write(f"{path}: written; edit it, then: dicomnode config check --config {path}\n")
+    sys.stdout.write(f"the units for systemd are in {find_shipped(UNITS)}\n")
+    return 0
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Name every problem of the file and of what it names on this machine; 0 when there is none."""
+    path: Path = arguments.config
+    text = read_configuration(path)
+    settings, problems = check_configuration(text, str(path))
+    warnings: list[Problem] = []
+    if settings is not None:
+        lines = find_lines(text)
+        problems, warnings = (
+            [Problem(find_place(key, lines, str(path)), show_key(key), what) for key, what in found]
+            for found in (
+                [*_find_storage_problems(settings), *_find_port_problems(settings)],
+                [*_find_unknown_hosts(settings), *_find_full_disk(settings)],
+            )
+        )
+    if arguments.json:
+        rows = {"problems": [vars(problem) for problem in problems], "warnings": [vars(row) for row in warnings]}
+        write_json({"file": str(path), "is_valid": not problems, **rows})
+    else:
+        for problem in problems:
+            sys.stderr.write(f"{problem}\n")
+        for warning in warnings:
+            sys.stderr.write(f"warning: {warning}\n")
+        if not problems:
+            sys.stdout.write(f"{path}: nothing wrong\n")
+    return 2 if problems else 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """Write the settings in force as TOML or JSON, passwords hidden."""
+    settings = load_settings(arguments.config).model_dump(mode="json")
+    settings["database"]["url"] = re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", settings["database"]["url"])
+    if arguments.json:
+        write_json(settings)
+    else:
+        sys.stdout.write(tomlkit.dumps(settings))
+    return 0
+
+
+def _find_storage_problems(settings: Settings) -> Iterator[Finding]:
+    root = settings.node.storage_root
+    key = ("node", "storage_root")
+    there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        yield key, f"{there} is a file; name a folder"
+        return
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        what = f"{root} is not writable" if there == root else f"{root} is not there, and {there} is not writable"
+        yield key, f"{what} for this user ({error.strerror}); make it for the node's user, or name another folder"
+
+
+def _find_port_problems(settings: Settings) -> Iterator[Finding]:
+    node = settings.node
+    if find_running_nodes(node.storage_root):
+        return  # the port is taken by the node itself
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(node.bind, node.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except socket.gaierror as error:
+        yield ("node", "bind"), f"{node.bind} is not known: {error.strerror}; name an address of this machine"
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            text = f"port {node.port} of {node.bind} is in use by another program; stop it, or choose another port"
+            yield ("node", "port"), text
+        elif error.errno == errno.EACCES:
+            text = f"port {node.port} is not allowed for this user; choose one from 1024 on, such as 11112"
+            yield ("node", "port"), text
+        else:
+            text = f"{node.bind} is not an address of this machine: {error.strerror}; name one, or 0.0.0.0 for all"
+            yield ("node", "bind"), text
+
+
+def _find_unknown_hosts(settings: Settings) -> Iterator[Finding]:
+    for number, peer in enumerate(settings.peers):
+        try:
+            socket.getaddrinfo(peer.host, peer.port)
+        except OSError as error:
+            text = f"{peer.host} is not known: {error.strerror}; is the name right, does DNS answer?"
+            yield ("peers", number, "host"), text
+
+
+def _find_full_disk(settings: Settings) -> Iterator[Finding]:
+    root = settings.node.storage_root
+    there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if free < settings.limits.disk_reserve_bytes:
+        text = f"{free} bytes are free at {there}, below this reserve: instances will be refused"
+        yield ("limits", "disk_reserve_bytes"), text

@@ -1,0 +1,47 @@
+"""`dicomnode pairs accept|reject` and `dicomnode jobs retry`: a person's word, recorded.
+
+Flow: cli > [decisions] > pairing > database
+Never: a rule of its own about what may be decided.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from dicomnode.cli.listings import fetch_record, open_node_database
+from dicomnode.cli.output import write_json
+from dicomnode.pairing import decisions
+from dicomnode.settings_file import load_settings
+
+
+def accept_pairs(arguments: argparse.Namespace) -> int:
+    """Run a held pair, or send what was in review."""
+    settings = load_settings(arguments.config)
+    destinations = [destination.peer for destination in settings.destinations]
+    with open_node_database(settings) as database:
+        decisions.accept_pair(database, arguments.key, time.time(), destinations)
+    return _say(arguments, f"pair {arguments.key}: accepted")
+
+
+def reject_pairs(arguments: argparse.Namespace) -> int:
+    """Never run a held pair, or never send what was in review."""
+    with open_node_database(load_settings(arguments.config)) as database:
+        decisions.reject_pair(database, arguments.key, time.time())
+    return _say(arguments, f"pair {arguments.key}: rejected")
+
+
+def retry_jobs(arguments: argparse.Namespace) -> int:
+    """Run a failed job again."""
+    with open_node_database(load_settings(arguments.config)) as database:
+        decisions.retry_job(database, arguments.key, time.time())
+    return _say(arguments, f"job {arguments.key}: waiting")
+
+
+def _say(arguments: argparse.Namespace, line: str) -> int:
+    if arguments.json:
+        write_json(fetch_record(arguments))
+    else:
+        sys.stdout.write(f"{line}\n")
+    return 0

@@ -1,0 +1,113 @@
+"""`dicomnode series|pairs|jobs|outbox list|show`: what the database says, and why each row is as it is.
+
+Flow: cli > [listings] > database
+Never: a write; a patient's identity, save for the one series that a person asks to see.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection
+
+from dicomnode.cli.output import show_instants, write_json, write_record, write_rows
+from dicomnode.database.engine import Database, open_database
+from dicomnode.database.jobs import fetch_job, fetch_jobs, fetch_outputs
+from dicomnode.database.outbox import fetch_outbox, fetch_outbox_row
+from dicomnode.database.pairs import fetch_pair, fetch_pairs
+from dicomnode.database.series import fetch_series, fetch_series_rows
+from dicomnode.errors import UsageError
+from dicomnode.settings import Settings
+from dicomnode.settings_file import load_settings
+
+FETCH_ROWS: Mapping[str, Callable[..., list[Any]]] = {
+    "series": fetch_series_rows,
+    "pairs": fetch_pairs,
+    "jobs": fetch_jobs,
+    "outbox": fetch_outbox,
+}
+# What fits a terminal; --json has every field.
+COLUMNS = {
+    "series": ("state", "modality", "instance_count", "description", "series_uid", "calling_ae", "reason"),
+    "pairs": ("id", "state", "fixed_series_uid", "moving_series_uid", "created_at", "reason"),
+    "jobs": ("id", "pair_id", "state", "stage", "percent", "attempts", "verdict", "created_at", "reason"),
+    "outbox": ("id", "job_id", "kind", "destination", "state", "attempts", "not_before", "sent_at", "reason"),
+}
+
+
+def list_rows(arguments: argparse.Namespace) -> int:
+    """List the rows of one kind, oldest first."""
+    states = [arguments.state] if arguments.state else []
+    with open_node_database(load_settings(arguments.config)) as database, database.read() as connection:
+        rows = [show_instants(asdict(row)) for row in FETCH_ROWS[arguments.listing](connection, states)]
+    if arguments.json:
+        write_json(rows)
+    else:
+        which = f" in state {arguments.state}" if arguments.state else ""
+        write_rows(rows, COLUMNS[arguments.listing], f"no {arguments.listing}{which}")
+    return 0
+
+
+def show_row(arguments: argparse.Namespace) -> int:
+    """Show everything that is known of one row."""
+    record = fetch_record(arguments)
+    if arguments.json:
+        write_json(record)
+    else:
+        write_record(record)
+    return 0
+
+
+def fetch_record(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return everything that is known of the row which the arguments name."""
+    with open_node_database(load_settings(arguments.config)) as database, database.read() as connection:
+        return SHOW[arguments.listing](connection, arguments.key)
+
+
+@contextmanager
+def open_node_database(settings: Settings) -> Iterator[Database]:
+    """Open the node's database for a command.
+
+    Raises
+    ------
+    UsageError
+        If it is SQLite and no node has made it yet: a listing must not make an empty one.
+    """
+    default = settings.node.storage_root / "dicomnode.sqlite"
+    if not settings.database.url and not default.is_file():
+        raise UsageError(f"{default}: no such database; the node makes it when it first runs (dicomnode serve)")
+    database = open_database(settings.database_url)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def _show_series(connection: Connection, series_uid: str) -> dict[str, Any]:
+    found = fetch_series(connection, series_uid)
+    return {**show_instants(asdict(found.row)), "patient": asdict(found.patient)}
+
+
+def _show_pair(connection: Connection, pair_id: int) -> dict[str, Any]:
+    return show_instants(asdict(fetch_pair(connection, pair_id)))
+
+
+def _show_job(connection: Connection, job_id: int) -> dict[str, Any]:
+    record = show_instants(asdict(fetch_job(connection, job_id)))
+    return {**record, "outputs": [asdict(output) for output in fetch_outputs(connection, job_id)]}
+
+
+def _show_outbox_row(connection: Connection, row_id: int) -> dict[str, Any]:
+    return show_instants(asdict(fetch_outbox_row(connection, row_id)))
+
+
+SHOW: Mapping[str, Callable[[Connection, Any], dict[str, Any]]] = {
+    "series": _show_series,
+    "pairs": _show_pair,
+    "jobs": _show_job,
+    "outbox": _show_outbox_row,
+}

@@ -1,0 +1,78 @@
+"""`dicomnode serve`: runs the node until a signal ends it, and keeps systemd informed.
+
+Flow: cli > [serve] > app
+Never: work in a signal handler; settings that were not checked as a whole before the node hears of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import signal
+from pathlib import Path
+
+from dicomnode import logs, systemd
+from dicomnode.app import ROLES, Node, Role
+from dicomnode.errors import ConfigurationError, UsageError
+from dicomnode.running import announce_node
+from dicomnode.settings_file import load_settings
+
+log = logs.get_logger()
+
+STOP = (signal.SIGTERM, signal.SIGINT)
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Run the node in this process; 0 after SIGTERM or SIGINT."""
+    roles = _parse_roles(arguments.roles)
+    settings = load_settings(arguments.config)
+    logs.configure(settings.node.log_format)
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()  # its put is safe in a signal handler
+    for number in (*STOP, signal.SIGHUP):
+        signal.signal(number, lambda received, _frame: signals.put(received))
+    with announce_node(settings.node.storage_root):
+        node = Node(settings, roles)
+        node.start()
+        systemd.notify(systemd.READY)
+        try:
+            _follow_signals(node, arguments.config, signals)
+        finally:
+            systemd.notify(systemd.STOPPING)
+            node.stop()
+    return 0
+
+
+def _parse_roles(text: str | None) -> list[Role]:
+    if text is None:
+        return list(ROLES)
+    asked = [part.strip() for part in text.split(",")]
+    known = {str(role): role for role in ROLES}
+    if unknown := [part for part in asked if part not in known]:
+        raise UsageError(f"--roles: found {unknown[0]!r}, needed one or more of {','.join(ROLES)}")
+    return [known[part] for part in asked]
+
+
+def _follow_signals(node: Node, config: Path, signals: queue.SimpleQueue[int]) -> None:
+    """Wait for signals until one says stop; between them, tell the watchdog that the node is healthy."""
+    interval_s = systemd.find_watchdog_interval_s()
+    while True:
+        try:
+            received = signals.get(timeout=interval_s)
+        except queue.Empty:
+            if node.is_healthy():
+                systemd.notify(systemd.ALIVE)
+            continue
+        if received in STOP:
+            log.info("node.stopping", signal=signal.Signals(received).name)
+            return
+        _reload(node, config)
+
+
+def _reload(node: Node, config: Path) -> None:
+    """Give the node the file's settings as they are now; when they are wrong, it keeps those it has."""
+    systemd.notify_reloading()
+    try:
+        node.reload(load_settings(config))
+    except ConfigurationError as error:
+        log.error("node.reload_refused", problem=str(error))
+    systemd.notify(systemd.READY)

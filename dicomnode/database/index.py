@@ -1,0 +1,268 @@
+"""Records what was received: associations, patients, studies, series, instances, and what came twice.
+
+Flow: receive > [index] > schema, engine
+Never: a file (`store` and `receive.spool` keep those in step with the rows); a decision about completeness or pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import Connection, Table, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from dicomnode.database.schema import associations, conflicts, instances, outputs, patients, series, studies
+
+# The series stays refused, whatever comes later: its instances do not belong together.
+MIXED_PATIENTS = "its instances name more than one patient, or one patient in different ways"
+MIXED_STUDIES = "its instances name more than one study"
+MIXED_REASONS = (MIXED_PATIENTS, MIXED_STUDIES)
+
+
+@dataclass(frozen=True)
+class PatientIdentity:
+    """Who an instance says the patient is; empty where it does not say."""
+
+    patient_id: str
+    issuer: str
+    name: str
+    birth_date: str
+    sex: str
+
+
+@dataclass(frozen=True)
+class StudyHeader:
+    """What an instance says about its study."""
+
+    study_uid: str
+    study_date: str
+    study_time: str
+    accession_number: str
+
+
+@dataclass(frozen=True)
+class SeriesHeader:
+    """What an instance says about its series; `summary` holds attributes by DICOM keyword, never an identity."""
+
+    series_uid: str
+    modality: str
+    description: str
+    frame_of_reference_uid: str
+    expected_instances: int | None
+    summary: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class InstanceHeader:
+    """What the index keeps of one instance."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    patient: PatientIdentity
+    study: StudyHeader
+    series: SeriesHeader
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A durable file: its random name, and the length and SHA-256 of its data set without preamble and File Meta."""
+
+    file_name: str
+    transfer_syntax_uid: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """By which association, from whom and when (UTC epoch seconds) an instance came."""
+
+    association_id: int
+    calling_ae: str
+    received_at: float
+
+
+class Recorded(Enum):
+    """What the index made of an instance."""
+
+    NEW = "new"  # a row was added: the file belongs into the store
+    IDENTICAL = "identical"  # the same bytes are indexed: nothing changed
+    CONFLICT = "conflict"  # other bytes are indexed: the file belongs to the conflicts
+    KNOWN_CONFLICT = "known conflict"  # and these other bytes are kept there already: nothing changed
+    OWN_OUTPUT = "own output"  # the node made it, and somebody sent it back: nothing changed
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What the index made of an instance, and the name of the file that its row names (empty where none does)."""
+
+    kind: Recorded
+    file_name: str = ""
+
+
+def open_association(connection: Connection, *, node: str, calling_ae: str, address: str, now: float) -> int:
+    """Record an accepted association and return its id; `node` is the process that holds it."""
+    values = {"node": node, "calling_ae": calling_ae, "address": address, "opened_at": now}
+    return _only_key(connection.execute(insert(associations).values(values)).inserted_primary_key)
+
+
+def close_association(connection: Connection, association_id: int, now: float) -> None:
+    """Record that an association ended, in whatever way."""
+    still_open = (associations.c.id == association_id) & associations.c.closed_at.is_(None)
+    connection.execute(update(associations).where(still_open).values(closed_at=now))
+
+
+def close_lost_associations(connection: Connection, living: Collection[str], now: float) -> int:
+    """Close what processes that are not among the living nodes left open; return how many."""
+    lost = associations.c.node.not_in(living) & associations.c.closed_at.is_(None)
+    return connection.execute(update(associations).where(lost).values(closed_at=now)).rowcount
+
+
+def record_instance(connection: Connection, header: InstanceHeader, file: StoredFile, arrival: Arrival) -> Recording:
+    """Add an instance to the index, or say that its SOP Instance UID is there already.
+
+    The first instance of a series makes its row. A new instance sets a series that was judged already back to
+    `receiving`, so that it is judged again; one that names another patient or study refuses the series for good.
+    Two associations that bring the same UID at once are kept apart by the unique constraint: one is NEW.
+
+    Parameters
+    ----------
+    connection : Connection
+        Of `Database.write`; nothing is known to be durable before it commits.
+    """
+    if is_own_output(connection, header.sop_instance_uid):
+        return Recording(Recorded.OWN_OUTPUT)
+    known = _judge_known(connection, header, file, arrival)
+    if known is not None:
+        return known
+    patient_id = _fetch_or_insert(connection, patients, vars(header.patient), vars(header.patient))
+    study_id = _fetch_or_insert(connection, studies, {"study_uid": header.study.study_uid}, vars(header.study))
+    savepoint = connection.begin_nested()
+    series_id = _fetch_or_insert_series(connection, header, arrival, (patient_id, study_id))
+    added = connection.execute(
+        _insert_new(connection, instances)
+        .values(
+            **vars(file),
+            sop_instance_uid=header.sop_instance_uid,
+            sop_class_uid=header.sop_class_uid,
+            series_id=series_id,
+            association_id=arrival.association_id,
+            received_at=arrival.received_at,
+        )
+        .on_conflict_do_nothing(index_elements=["sop_instance_uid"])
+        .returning(instances.c.id)
+    ).first()
+    if added is None:  # another association committed this UID since `_judge_known` looked
+        savepoint.rollback()
+        known = _judge_known(connection, header, file, arrival)
+        assert known is not None  # noqa: S101  the insert met the row
+        return known
+    savepoint.commit()
+    _touch_series(connection, series_id, arrival.received_at, (patient_id, study_id), header.series.expected_instances)
+    return Recording(Recorded.NEW, file.file_name)
+
+
+def is_own_output(connection: Connection, sop_instance_uid: str) -> bool:
+    """Say whether the node itself made this instance: a result that was routed back."""
+    query = select(outputs.c.id).where(outputs.c.sop_instance_uid == sop_instance_uid)
+    return connection.execute(query).first() is not None
+
+
+def is_indexed(connection: Connection, file_name: str) -> bool:
+    """Say whether an instance row names this file."""
+    return connection.execute(select(instances.c.id).where(instances.c.file_name == file_name)).first() is not None
+
+
+def is_conflict(connection: Connection, file_name: str) -> bool:
+    """Say whether a conflict row names this file."""
+    return connection.execute(select(conflicts.c.id).where(conflicts.c.file_name == file_name)).first() is not None
+
+
+def _judge_known(
+    connection: Connection, header: InstanceHeader, file: StoredFile, arrival: Arrival
+) -> Recording | None:
+    """Compare with the row of this UID, recording a conflict; None where there is none."""
+    query = select(instances.c.sha256, instances.c.transfer_syntax_uid, instances.c.file_name)
+    row = connection.execute(query.where(instances.c.sop_instance_uid == header.sop_instance_uid)).first()
+    if row is None:
+        return None
+    if (row.sha256, row.transfer_syntax_uid) == (file.sha256, file.transfer_syntax_uid):
+        return Recording(Recorded.IDENTICAL, row.file_name)
+    added = connection.execute(
+        _insert_new(connection, conflicts)
+        .values(
+            sop_instance_uid=header.sop_instance_uid,
+            association_id=arrival.association_id,
+            file_name=file.file_name,
+            size_bytes=file.size_bytes,
+            sha256=file.sha256,
+            received_at=arrival.received_at,
+        )
+        .on_conflict_do_nothing(index_elements=["sop_instance_uid", "sha256"])
+        .returning(conflicts.c.id)
+    ).first()
+    return Recording(Recorded.KNOWN_CONFLICT if added is None else Recorded.CONFLICT, row.file_name)
+
+
+def _fetch_or_insert(connection: Connection, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> int:
+    """Return the id of the row with this unique key, adding it where there is none."""
+    query = select(table.c.id).where(*(table.c[name] == value for name, value in key.items()))
+    row_id: int | None = connection.execute(query).scalar_one_or_none()
+    if row_id is not None:
+        return row_id
+    statement = _insert_new(connection, table).values(**values).on_conflict_do_nothing(index_elements=list(key))
+    row_id = connection.execute(statement.returning(table.c.id)).scalar_one_or_none()
+    return int(connection.execute(query).scalar_one()) if row_id is None else row_id
+
+
+def _fetch_or_insert_series(
+    connection: Connection, header: InstanceHeader, arrival: Arrival, owners: tuple[int, int]
+) -> int:
+    patient_id, study_id = owners
+    values = {
+        "series_uid": header.series.series_uid,
+        "study_id": study_id,
+        "patient_id": patient_id,
+        "state": "receiving",
+        "modality": header.series.modality,
+        "description": header.series.description,
+        "frame_of_reference_uid": header.series.frame_of_reference_uid,
+        "expected_instances": header.series.expected_instances,
+        "summary": dict(header.series.summary),
+        "calling_ae": arrival.calling_ae,
+        "first_received_at": arrival.received_at,
+        "last_received_at": arrival.received_at,
+    }
+    return _fetch_or_insert(connection, series, {"series_uid": header.series.series_uid}, values)
+
+
+def _touch_series(
+    connection: Connection, series_id: int, received_at: float, owners: tuple[int, int], expected: int | None
+) -> None:
+    """Let the series know of a new instance: it is judged again, or refused when the instance is not of its kind."""
+    row = connection.execute(select(series).where(series.c.id == series_id).with_for_update(key_share=True)).one()
+    values: dict[str, Any] = {
+        "last_received_at": max(row.last_received_at, received_at),
+        "expected_instances": max((n for n in (row.expected_instances, expected) if n is not None), default=None),
+    }
+    patient_id, study_id = owners
+    if row.patient_id != patient_id:
+        values |= {"state": "refused", "reason": MIXED_PATIENTS}
+    elif row.study_id != study_id:
+        values |= {"state": "refused", "reason": MIXED_STUDIES}
+    elif row.state != "receiving" and row.reason not in MIXED_REASONS:
+        values |= {"state": "receiving", "reason": ""}
+    connection.execute(update(series).where(series.c.id == series_id).values(values))
+
+
+def _insert_new(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """Return an INSERT that can leave a row which is there already alone."""
+    is_sqlite = connection.dialect.name == "sqlite"
+    return sqlite.insert(table) if is_sqlite else postgresql.insert(table)
+
+
+def _only_key(key: Any) -> int:
+    return int(key[0])

@@ -1,0 +1,218 @@
+"""Reads series for those who judge, pair, load or list them, and moves their state along the allowed moves.
+
+Flow: receive > index > [series] > pairing|jobs|cli
+Never: a rule about when a series is complete or what it pairs with; an identity where nobody asked for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, func, select, update
+
+from dicomnode.database.index import MIXED_REASONS, PatientIdentity
+from dicomnode.database.schema import associations, instances, patients, series, studies
+from dicomnode.database.store import Store
+from dicomnode.errors import StateError
+
+# state: the states it may move to. `receiving` comes from `record_instance` when a late instance arrives.
+SERIES_MOVES: Mapping[str, frozenset[str]] = {
+    "receiving": frozenset({"complete", "refused"}),
+    "complete": frozenset({"paired", "unpaired", "refused", "receiving"}),
+    "paired": frozenset({"unpaired", "refused", "receiving"}),
+    "unpaired": frozenset({"paired", "refused", "receiving"}),
+    "refused": frozenset({"receiving"}),
+}
+
+
+@dataclass(frozen=True)
+class SeriesRow:
+    """A series as listings show it: no identity."""
+
+    id: int
+    series_uid: str
+    study_id: int
+    study_uid: str
+    study_date: str
+    study_time: str
+    accession_number: str
+    patient_key: int  # the row of `patients`: equal for equal identities
+    state: str
+    reason: str
+    modality: str
+    description: str
+    frame_of_reference_uid: str
+    expected_instances: int | None
+    instance_count: int
+    summary: Mapping[str, Any]
+    calling_ae: str
+    first_received_at: float
+    last_received_at: float
+
+
+@dataclass(frozen=True)
+class IdentifiedSeries:
+    """A series with whose it is: for pairing, and for a person who asked for this one."""
+
+    row: SeriesRow
+    patient: PatientIdentity
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What is still going on, for a series or for its whole study; instants in UTC epoch seconds."""
+
+    instance_count: int
+    last_received_at: float
+    open_associations: int  # that brought an instance of it and have not ended
+    last_closed_at: float | None  # when the last of those that ended did
+
+
+@dataclass(frozen=True)
+class OpenSeries:
+    """A series in `receiving`, with what tells whether more may come."""
+
+    row: SeriesRow
+    series: Activity
+    study: Activity
+
+
+def fetch_series_rows(connection: Connection, states: Iterable[str] = ()) -> list[SeriesRow]:
+    """Return the series in any of these states, or all, oldest first."""
+    return [_series_row(row) for row in connection.execute(_ordered(states))]
+
+
+def fetch_identified_series(connection: Connection, states: Iterable[str]) -> list[IdentifiedSeries]:
+    """Return the series in any of these states with their patients, oldest first."""
+    return [_identified(row) for row in connection.execute(_ordered(states))]
+
+
+def fetch_series(connection: Connection, series_uid: str) -> IdentifiedSeries:
+    """Return one series by its UID.
+
+    Raises
+    ------
+    StateError
+        If no such series was received.
+    """
+    row = connection.execute(_query().where(series.c.series_uid == series_uid)).first()
+    if row is None:
+        raise StateError(f"series {series_uid!r}: none received with this SeriesInstanceUID")
+    return _identified(row)
+
+
+def fetch_series_by_id(connection: Connection, series_id: int) -> IdentifiedSeries:
+    """Return one series by the id of its row, which must be there."""
+    return _identified(connection.execute(_query().where(series.c.id == series_id)).one())
+
+
+def fetch_open_series(connection: Connection) -> list[OpenSeries]:
+    """Return every series in `receiving` with its own and its study's activity, oldest first."""
+    found = []
+    for row in connection.execute(_ordered(["receiving"])).all():
+        of_series = _fetch_activity(connection, series.c.id == row.id)
+        of_study = _fetch_activity(connection, series.c.study_id == row.study_id)
+        found.append(OpenSeries(_series_row(row), of_series, of_study))
+    return found
+
+
+def fetch_instance_paths(connection: Connection, store: Store, series_id: int) -> list[Path]:
+    """Return the files of a series, in the order of their SOP Instance UIDs."""
+    query = select(instances.c.file_name).where(instances.c.series_id == series_id)
+    names = connection.execute(query.order_by(instances.c.sop_instance_uid)).scalars()
+    return [store.find_instance(name) for name in names]
+
+
+def fetch_instance_uids(connection: Connection, series_id: int) -> list[str]:
+    """Return the SOP Instance UIDs of a series, sorted: equal lists mean equal input."""
+    query = select(instances.c.sop_instance_uid).where(instances.c.series_id == series_id)
+    return sorted(connection.execute(query).scalars())
+
+
+def set_series_state(connection: Connection, series_id: int, state: str, reason: str = "") -> None:
+    """Move a series to another state, with the reason a person reads.
+
+    Raises
+    ------
+    StateError
+        If `SERIES_MOVES` does not allow the move, or the series is refused because its instances do not belong
+        together; nothing changed.
+    """
+    row = connection.execute(select(series).where(series.c.id == series_id).with_for_update(key_share=True)).one()
+    if state not in SERIES_MOVES[row.state] or row.reason in MIXED_REASONS:
+        raise StateError(f"series {row.series_uid}: {row.state} ({row.reason or 'no reason'}) does not become {state}")
+    connection.execute(update(series).where(series.c.id == series_id).values(state=state, reason=reason))
+
+
+def _fetch_activity(connection: Connection, of_what: Any) -> Activity:
+    """Sum up the instances of the series that meet a condition, and the associations that brought them."""
+    received = connection.execute(
+        select(func.count(instances.c.id), func.max(instances.c.received_at)).join(series).where(of_what)
+    ).one()
+    brought = select(instances.c.association_id).join(series).where(of_what)
+    ended = connection.execute(
+        select(
+            func.count(associations.c.id).filter(associations.c.closed_at.is_(None)),
+            func.max(associations.c.closed_at),
+        ).where(associations.c.id.in_(brought))
+    ).one()
+    return Activity(received[0], received[1], ended[0], ended[1])
+
+
+def _query() -> Select[Any]:
+    count = select(func.count(instances.c.id)).where(instances.c.series_id == series.c.id).scalar_subquery()
+    return (
+        select(
+            series,
+            studies.c.study_uid,
+            studies.c.study_date,
+            studies.c.study_time,
+            studies.c.accession_number,
+            patients.c.patient_id.label("patient_identifier"),
+            patients.c.issuer,
+            patients.c.name,
+            patients.c.birth_date,
+            patients.c.sex,
+            count.label("instance_count"),
+        )
+        .join(studies, studies.c.id == series.c.study_id)
+        .join(patients, patients.c.id == series.c.patient_id)
+    )
+
+
+def _ordered(states: Iterable[str]) -> Select[Any]:
+    wanted = list(states)
+    query = _query().order_by(series.c.first_received_at, series.c.id)
+    return query.where(series.c.state.in_(wanted)) if wanted else query
+
+
+def _series_row(row: Row[Any]) -> SeriesRow:
+    return SeriesRow(
+        id=row.id,
+        series_uid=row.series_uid,
+        study_id=row.study_id,
+        study_uid=row.study_uid,
+        study_date=row.study_date,
+        study_time=row.study_time,
+        accession_number=row.accession_number,
+        patient_key=row.patient_id,
+        state=row.state,
+        reason=row.reason,
+        modality=row.modality,
+        description=row.description,
+        frame_of_reference_uid=row.frame_of_reference_uid,
+        expected_instances=row.expected_instances,
+        instance_count=row.instance_count,
+        summary=row.summary,
+        calling_ae=row.calling_ae,
+        first_received_at=row.first_received_at,
+        last_received_at=row.last_received_at,
+    )
+
+
+def _identified(row: Row[Any]) -> IdentifiedSeries:
+    patient = PatientIdentity(row.patient_identifier, row.issuer, row.name, row.birth_date, row.sex)
+    return IdentifiedSeries(_series_row(row), patient)

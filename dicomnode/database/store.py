@@ -1,0 +1,104 @@
+"""Turns what a row says into a path below the storage root, and nothing else does.
+
+Flow: receive|jobs|send|volumes > [store] > the file system
+Never: a name that came from the data; file names are random and checked, so that no UID or AE title reaches a path.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from dicomnode.errors import StorageFailedError
+
+_FILE_NAME = re.compile(r"[0-9a-f]{32}\.dcm")
+_NODE = re.compile(r"[0-9a-f]{32}")
+
+
+def make_file_name() -> str:
+    """Return a random name for a file of the store."""
+    return f"{uuid.uuid4().hex}.dcm"
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folders below the storage root.
+
+    `spool/<node>/` holds instances whose index row may not be committed yet, one folder for each running process;
+    `store/<first 2 hex>/` those that are indexed; `conflicts/` what came again with other content; `outputs/<job id>/`
+    what the node made.
+    """
+
+    root: Path
+
+    @property
+    def spool_root(self) -> Path:
+        """The folder that holds one spool folder for each node."""
+        return self.root / "spool"
+
+    def spool_folder(self, node: str) -> Path:
+        """Return the spool folder of the process `node`, 32 hexadecimal digits."""
+        if not _NODE.fullmatch(node):
+            raise ValueError(f"a node is 32 hexadecimal digits, not {node!r}")
+        return self.spool_root / node
+
+    def spool_path(self, node: str, file_name: str) -> Path:
+        """Return where `node` keeps a file until its row is committed."""
+        return self.spool_folder(node) / _checked(file_name)
+
+    def instance_path(self, file_name: str) -> Path:
+        """Return where an indexed instance stands (`instances.file_name`)."""
+        return self.root / "store" / file_name[:2] / _checked(file_name)
+
+    def conflict_path(self, file_name: str) -> Path:
+        """Return where a refused duplicate stands (`conflicts.file_name`)."""
+        return self.root / "conflicts" / _checked(file_name)
+
+    def find_instance(self, file_name: str) -> Path:
+        """Return where an indexed instance stands now: in the store, or still in a spool after a failed move."""
+        path = self.instance_path(file_name)
+        if path.exists():
+            return path
+        return next(self.spool_root.glob(f"*/{file_name}"), path)
+
+    def outputs_folder(self, job_id: int) -> Path:
+        """Return the folder of what one job made."""
+        return self.root / "outputs" / f"{job_id:d}"
+
+    def make_folders(self) -> None:
+        """Make every folder that is not there yet, durably.
+
+        Raises
+        ------
+        StorageFailedError
+            If a folder cannot be made; those made so far stay.
+        """
+        store = self.root / "store"
+        folders = [self.spool_root, store, self.root / "conflicts", self.root / "outputs"]
+        folders += [store / f"{number:02x}" for number in range(256)]
+        try:
+            self.root.mkdir(mode=0o750, parents=True, exist_ok=True)
+            for folder in folders:
+                folder.mkdir(mode=0o750, exist_ok=True)
+            for folder in (store, self.root):
+                sync_folder(folder)
+        except OSError as error:
+            raise StorageFailedError(f"storage root {self.root}: {error.strerror}; it must be writable") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was created, renamed or removed in a folder survive power loss."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _checked(file_name: str) -> str:
+    if not _FILE_NAME.fullmatch(file_name):
+        raise ValueError(f"a file name is 32 hexadecimal digits and .dcm, not {file_name!r}")
+    return file_name

@@ -1,0 +1,1 @@
+"""Runs registrations in worker processes, and survives their death."""

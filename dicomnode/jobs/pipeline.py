@@ -1,0 +1,217 @@
+"""One registration from stored slices to results that are owed: load, register, make outputs, queue for sending.
+
+Flow: jobs/worker | cli > [pipeline] > volumes > registration > outputs > database/outbox > send
+Never: a retry or a state of its own (`jobs/retry` decides); another transform for the command than for the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import Connection
+
+from dicomnode.database.engine import Database
+from dicomnode.database.jobs import Job, JobClaim, move_claimed_job, record_outputs, record_progress
+from dicomnode.database.outbox import add_outbox_rows
+from dicomnode.database.pairs import fetch_input_digest, fetch_pair
+from dicomnode.database.series import fetch_instance_paths
+from dicomnode.database.store import Store
+from dicomnode.errors import ConfigurationError, RegistrationRefusedError
+from dicomnode.logs import get_logger
+from dicomnode.outputs.hybrid import judge_hybrid
+from dicomnode.outputs.objects import OutputFile, OutputRequest, write_outputs
+from dicomnode.settings import OutputSettings, RegistrationSettings, Settings
+from dicomnode.volumes.series import SeriesVolume, load_series
+from registration.descriptors import Network
+from registration.errors import DeviceError, ModelError, RegistrationError
+from registration.pipeline import Registration, register
+
+log = get_logger()
+
+Clock = Callable[[], float]
+Progress = Callable[[str, float], None]
+
+# What each stage is of the whole, for the bar a person sees: where it starts and ends, in percent.
+STAGES = {"load": (0.0, 10.0), "register": (10.0, 75.0), "write": (75.0, 100.0)}
+PROGRESS_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class SeriesRequest:
+    """Two series to register; `created_at` in UTC epoch seconds dates the outputs, which go to `folder`."""
+
+    fixed_paths: Sequence[Path]
+    moving_paths: Sequence[Path]
+    folder: Path
+    created_at: float
+    registration: RegistrationSettings
+    outputs: OutputSettings
+
+
+@dataclass(frozen=True)
+class SeriesResult:
+    """A registration and what was written of it: nothing when the verdict is `reject`."""
+
+    registration: Registration
+    reason: str
+    outputs: tuple[OutputFile, ...]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The result as `register --json` prints it and `jobs.result` keeps it."""
+        return {
+            "fixed_from_moving": self.registration.fixed_from_moving.matrix.tolist(),
+            "verdict": self.registration.verdict,
+            "confidence": self.registration.confidence,
+            "metrics": dict(self.registration.metrics),
+            "timings_s": dict(self.registration.timings_s),
+            "device": self.registration.device,
+            "model_sha256": self.registration.model_sha256,
+        }
+
+
+def register_series(request: SeriesRequest, network: Network, progress: Progress) -> SeriesResult:
+    """Register a PET series to an MR series and write the outputs: what the node and the command both do.
+
+    Parameters
+    ----------
+    request : SeriesRequest
+        The files of both series and where the outputs go.
+    network : Network
+        A loaded one, used and left as it is.
+    progress : callable
+        Gets a stage and the percentage of the whole.
+
+    Raises
+    ------
+    SeriesRefusedError
+        If a series cannot become a volume; nothing was written.
+    RegistrationRefusedError
+        If the volumes cannot be registered; nothing was written.
+    ConfigurationError
+        If the model or the device cannot be used; nothing was written.
+    """
+    progress("load", STAGES["load"][0])
+    fixed = load_series(request.fixed_paths)
+    moving = load_series(request.moving_paths)
+    with _translated():
+        registration = register(
+            fixed.volume,
+            moving.volume,
+            network,
+            seed=request.registration.seed,
+            progress=lambda stage, done: progress(f"register: {stage}", _percent("register", done)),
+        )
+    registration, reason = judge_result(fixed, moving, registration)
+    if registration.verdict == "reject":
+        return SeriesResult(registration, reason, ())
+    progress("write", STAGES["write"][0])
+    output_request = OutputRequest(fixed, moving, registration, request.created_at, request.outputs)
+    return SeriesResult(registration, reason, tuple(write_outputs(output_request, request.folder)))
+
+
+def judge_result(fixed: SeriesVolume, moving: SeriesVolume, registration: Registration) -> tuple[Registration, str]:
+    """Decide whether a registration may be used, with the reason a person reads.
+
+    The confidence decides, save where one scanner made both series: its own alignment stands when the registration
+    confirms it, and a person decides when it does not (`dicom-objects` section 2).
+    """
+    reason = f"{registration.verdict} at confidence {registration.confidence:.2f}"
+    if registration.verdict == "reject":
+        return registration, reason
+    hybrid = judge_hybrid(fixed, moving, registration)
+    if hybrid.decision == "separate":
+        return registration, reason
+    verdict: Literal["accept", "review"] = "accept" if hybrid.decision == "confirmed" else "review"
+    return replace(hybrid.registration, verdict=verdict), hybrid.reason
+
+
+def run_job(job: Job, settings: Settings, database: Database, clock: Clock) -> None:
+    """Run one claimed job to its end and record it, with what is owed of it, in one transaction.
+
+    Raises
+    ------
+    LeaseLostError
+        If another worker claimed the job meanwhile; nothing was recorded, and the files written are the same bytes.
+    DicomnodeError
+        What `register_series` raises, or the database; the job is still `running`.
+    """
+    store, claim = Store(settings.node.storage_root), JobClaim(job.id, job.token)
+    with database.read() as connection:
+        pair = fetch_pair(connection, job.pair_id)
+        is_current = pair.input_digest == fetch_input_digest(connection, pair.fixed_series_id, pair.moving_series_id)
+        fixed_paths = fetch_instance_paths(connection, store, pair.fixed_series_id)
+        moving_paths = fetch_instance_paths(connection, store, pair.moving_series_id)
+    if not is_current:
+        with database.write() as connection:
+            superseded = "superseded: slices came after its pair was made, a newer pair follows"
+            move_claimed_job(connection, claim, "done", reason=superseded, finished_at=clock())
+        return
+    folder = store.outputs_folder(job.id)
+    request = SeriesRequest(fixed_paths, moving_paths, folder, job.created_at, settings.registration, settings.outputs)
+    network = load_network(settings.registration)
+    result = register_series(request, network, _recorder(database, claim, clock))
+    destinations = [destination.peer for destination in settings.destinations]
+    with database.write() as connection:
+        _record_result(connection, claim, result, destinations, (store.root, clock()))
+    log.info("job.finished", job_id=job.id, verdict=result.registration.verdict, outputs=len(result.outputs))
+
+
+def _record_result(
+    connection: Connection,
+    claim: JobClaim,
+    result: SeriesResult,
+    destinations: Sequence[str],
+    where_and_when: tuple[Path, float],
+) -> None:
+    """Record a result, its outputs, and what is owed where the verdict needs no person."""
+    root, now = where_and_when
+    state = {"accept": "done", "review": "review", "reject": "failed"}[result.registration.verdict]
+    values = {"verdict": result.registration.verdict, "result": result.summary, "stage": "", "percent": 100}
+    move_claimed_job(connection, claim, state, reason=result.reason, finished_at=now, **values)
+    rows = [{**asdict(output), "path": str(output.path.relative_to(root))} for output in result.outputs]
+    output_ids = record_outputs(connection, claim.job_id, rows)
+    if state == "done":
+        add_outbox_rows(connection, output_ids, destinations, now)
+
+
+@lru_cache(maxsize=1)
+def load_network(settings: RegistrationSettings) -> Network:
+    """Load the network the settings ask for, once a process; raises `ConfigurationError` if it cannot be used."""
+    with _translated():
+        return Network.load(device=settings.device, threads=settings.threads)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn what `registration` raises into the node's own errors."""
+    try:
+        yield
+    except (ModelError, DeviceError) as error:
+        raise ConfigurationError(str(error)) from error
+    except RegistrationError as error:
+        raise RegistrationRefusedError(str(error)) from error
+
+
+def _percent(stage: str, done: float) -> float:
+    start, end = STAGES[stage]
+    return start + (end - start) * min(max(done, 0.0), 1.0)
+
+
+def _recorder(database: Database, claim: JobClaim, clock: Clock) -> Progress:
+    """Return a progress function that writes to the job's row, at most once a second within one stage."""
+    last_stage, last_at = "", float("-inf")
+
+    def record(stage: str, percent: float) -> None:
+        nonlocal last_stage, last_at
+        now = clock()
+        if stage != last_stage or now - last_at >= PROGRESS_EVERY_S:
+            record_progress(database, claim, stage[:32], round(percent))
+            last_stage, last_at = stage, now
+
+    return record

@@ -1,0 +1,186 @@
+"""Keeps worker processes busy with jobs: claims, leases, deadlines, and what happens when a worker dies.
+
+Flow: pairing > database/jobs > [jobs/service] > jobs/worker > database/outbox > send
+Never: a job run in this process; a job that is lost because its worker, or this process, was killed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+
+from dicomnode.database.engine import Database
+from dicomnode.database.jobs import Job, JobClaim, claim_job, extend_lease, fetch_expired_claims, give_job_back
+from dicomnode.errors import DicomnodeError, LeaseLostError, WorkerLostError
+from dicomnode.jobs.failure import record_failure
+from dicomnode.jobs.worker import start_worker, warm_up, work_on
+from dicomnode.logs import get_logger
+from dicomnode.settings import Settings
+
+log = get_logger()
+
+Clock = Callable[[], float]
+
+
+@dataclass
+class _Run:
+    """A job in a worker, since when, and until when it is leased; UTC epoch seconds."""
+
+    job: Job
+    future: Future[None]
+    started_at: float
+    lease_until: float
+
+    @property
+    def claim(self) -> JobClaim:
+        return JobClaim(self.job.id, self.job.token)
+
+
+class _Worker:
+    """One worker process and the job it has: a process of its own, so that killing one harms no other job."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.run: _Run | None = None
+        self._executor: Executor = self._start()
+
+    def submit(self, job: Job, settings: Settings, now: float) -> None:
+        """Give the process a job; a process that died idle is replaced first."""
+        self.settings = settings
+        try:
+            future = self._executor.submit(work_on, job, settings)
+        except BrokenProcessPool:
+            self.replace()
+            future = self._executor.submit(work_on, job, settings)
+        self.run = _Run(job, future, now, now + settings.jobs.lease_s)
+
+    def replace(self) -> None:
+        """Kill the process and start another."""
+        self.kill()
+        self._executor = self._start()
+
+    def kill(self) -> None:
+        """End the process at once, whatever it does."""
+        # As `ProcessPoolExecutor.kill_workers` of Python 3.14 does; None once the executor is shut down.
+        processes = getattr(self._executor, "_processes", None) or {}
+        for process in list(processes.values()):
+            process.kill()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self) -> Executor:
+        context = multiprocessing.get_context("spawn")
+        executor = ProcessPoolExecutor(1, mp_context=context, initializer=start_worker, initargs=(self.settings,))
+        executor.submit(warm_up, self.settings.registration).add_done_callback(_log_warm_up)
+        return executor
+
+
+class JobService:
+    """The worker processes of this node; `step` is called by a clock, never by two threads at once."""
+
+    def __init__(self, settings: Settings, database: Database, clock: Clock) -> None:
+        self._settings = settings
+        self._database = database
+        self._clock = clock
+        self._workers: list[_Worker] = []
+
+    def start(self) -> None:
+        """Start the worker processes; they load the network while the node goes on."""
+        self._workers = [_Worker(self._settings) for _ in range(self._settings.jobs.workers)]
+
+    def reload(self, settings: Settings) -> None:
+        """Use other settings from the next job on; running jobs keep theirs."""
+        self._settings = settings
+
+    def step(self) -> None:
+        """Look after what runs, take back what others lost, and give every idle worker a job that is due."""
+        for worker in self._workers:
+            if worker.run is not None:
+                self._look_after(worker, worker.run)
+        own = {worker.run.job.id for worker in self._workers if worker.run is not None}
+        for job in fetch_expired_claims(self._database, self._clock()):
+            if job.id not in own:
+                self._fail(job, WorkerLostError(f"its worker gave no sign for {self._settings.jobs.lease_s:.0f} s"))
+        self._fit_workers()
+        for worker in self._workers:
+            if worker.run is None and not self._start_next(worker):
+                break
+
+    def stop(self, deadline_s: float) -> None:
+        """Let running jobs finish for `deadline_s` seconds, put the others back to `waiting`, and end every process."""
+        wait([worker.run.future for worker in self._workers if worker.run is not None], timeout=deadline_s)
+        for worker in self._workers:
+            worker.kill()
+            if worker.run is not None:
+                self._give_back(worker.run)
+        self._workers = []
+
+    def _look_after(self, worker: _Worker, run: _Run) -> None:
+        """Settle a job that ended, keep the lease of one that runs, and end one that runs too long."""
+        now, settings = self._clock(), self._settings.jobs
+        if run.future.done():
+            worker.run = None
+            self._settle(worker, run)
+        elif now - run.started_at > settings.deadline_s:
+            worker.run = None
+            worker.replace()
+            self._fail(run.job, WorkerLostError(f"it ran for more than {settings.deadline_s:.0f} s and was ended"))
+        elif run.lease_until - now < settings.lease_s / 2:
+            try:
+                extend_lease(self._database, run.claim, now + settings.lease_s)
+                run.lease_until = now + settings.lease_s
+            except LeaseLostError:
+                self._settle_lost(worker, run)
+
+    def _settle(self, worker: _Worker, run: _Run) -> None:
+        error = run.future.exception()
+        if isinstance(error, BrokenProcessPool):
+            worker.replace()
+            self._fail(run.job, WorkerLostError("its worker process died"))
+        elif error is not None:  # its end could not be recorded: the lease runs out and it is tried again
+            log.warning("job.not_recorded", job_id=run.job.id, reason=type(error).__name__)
+
+    def _settle_lost(self, worker: _Worker, run: _Run) -> None:
+        """End a worker whose job is not its own any more, unless it has just recorded the end itself."""
+        worker.run = None
+        if not run.future.done():
+            done, _ = wait([run.future], timeout=1.0)
+            if not done:
+                log.warning("job.lost", job_id=run.job.id)
+                worker.replace()
+
+    def _start_next(self, worker: _Worker) -> bool:
+        """Give an idle worker the next job that is due; False when there is none."""
+        now = self._clock()
+        job = claim_job(self._database, now, self._settings.jobs.lease_s)
+        if job is None:
+            return False
+        log.info("job.started", job_id=job.id, pair_id=job.pair_id, attempt=job.attempts)
+        worker.submit(job, self._settings, now)
+        return True
+
+    def _fit_workers(self) -> None:
+        """Follow a changed number of workers, without touching one that has a job."""
+        surplus = len(self._workers) - self._settings.jobs.workers
+        for worker in [worker for worker in self._workers if worker.run is None][: max(surplus, 0)]:
+            worker.kill()
+            self._workers.remove(worker)
+        self._workers += [_Worker(self._settings) for _ in range(-surplus)]
+
+    def _fail(self, job: Job, error: WorkerLostError) -> None:
+        record_failure(self._database, job, error, self._settings.jobs, self._clock())
+
+    def _give_back(self, run: _Run) -> None:
+        try:
+            give_job_back(self._database, run.claim)
+        except LeaseLostError:
+            return  # it ended, and recorded that itself
+        log.info("job.given_back", job_id=run.job.id)
+
+
+def _log_warm_up(future: Future[None]) -> None:
+    error = None if future.cancelled() else future.exception()
+    if isinstance(error, DicomnodeError):
+        log.error("job.warm_up_failed", reason=str(error))

@@ -1,0 +1,55 @@
+"""What both image series share: where each image stands, how its pixels lie, what it was made of.
+
+Flow: modules > [images] > pet|fused
+Never: pixels; anything the Spatial Registration object has too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pydicom
+
+from dicomnode.outputs.modules import SOURCE_IMAGE, make_reference
+from dicomnode.outputs.request import OutputRequest
+from dicomnode.outputs.sources import copy_or_empty, copy_present, read_clean
+
+PLANE = ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
+LOSSY = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
+
+
+def add_plane(image: pydicom.Dataset, fixed_header: pydicom.Dataset) -> None:
+    """Put an image where its MR slice stands, in the MR's own spelling (PS3.3 C.7.6.2)."""
+    copy_present(fixed_header, image, PLANE)
+
+
+def add_stack(template: pydicom.Dataset, fixed_header: pydicom.Dataset) -> None:
+    """Add the slice thickness (type 2) and step (type 3) of the MR, which all slices share."""
+    copy_or_empty(fixed_header, template, ("SliceThickness",))
+    copy_present(fixed_header, template, ("SpacingBetweenSlices",))
+
+
+def add_pixel_layout(template: pydicom.Dataset, shape: tuple[int, ...], *, samples: int) -> None:
+    """Add Image Pixel without the pixels: signed 16-bit grey (1 sample) or 8-bit RGB (3 samples)."""
+    bits = 16 if samples == 1 else 8
+    template.SamplesPerPixel = samples
+    template.PhotometricInterpretation = "MONOCHROME2" if samples == 1 else "RGB"
+    if samples > 1:
+        template.PlanarConfiguration = 0
+    template.Rows, template.Columns = shape
+    template.BitsAllocated = template.BitsStored = bits
+    template.HighBit = bits - 1
+    template.PixelRepresentation = 1 if samples == 1 else 0
+
+
+def add_lossy_history(template: pydicom.Dataset, headers: Iterable[pydicom.Dataset]) -> None:
+    """Say whether some source was once compressed with loss, which stays true for ever (PS3.3 C.7.6.1.1.5)."""
+    lossy = [header for header in headers if read_clean(header, "LossyImageCompression") == "01"]
+    template.LossyImageCompression = "01" if lossy else "00"
+    if lossy:
+        copy_present(lossy[0], template, LOSSY)
+
+
+def make_source_references(request: OutputRequest) -> list[pydicom.Dataset]:
+    """Make the item for each PET slice as a source; slices share them, since thousands are slow to make."""
+    return [make_reference(header, SOURCE_IMAGE, "NO") for header in request.moving.headers]

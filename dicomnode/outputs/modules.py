@@ -1,0 +1,189 @@
+"""The modules every output shares: patient, study, series, equipment, references, SOP common.
+
+Flow: request > [modules] > pet|fused|registration_object
+Never: pixels, matrices, or anything only one kind of object has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import pydicom
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from dicomnode.outputs.request import Kind, OutputRequest, software_version
+from dicomnode.outputs.sources import copy_or_empty, copy_present, read_clean, read_text
+from dicomnode.outputs.uids import IMPLEMENTATION_CLASS_UID, make_uid
+from dicomnode.volumes.checks import OWN_MANUFACTURER
+
+MANUFACTURER: Final = OWN_MANUFACTURER
+MODEL_NAME: Final = "dicomnode-fusion"
+IMPLEMENTATION_VERSION_NAME: Final = "DICOMNODE"
+MAX_LO = 64  # PS3.5 6.2
+
+# PS3.16 annex D; the context group of each in brackets.
+Code = tuple[str, str]
+ACQUISITION_EQUIPMENT: Final[Code] = ("109101", "Acquisition Equipment")  # CID 7005
+PROCESSING_EQUIPMENT: Final[Code] = ("109102", "Processing Equipment")  # CID 7005
+SPATIAL_RESAMPLING: Final[Code] = ("113085", "Spatial resampling")  # CID 7203
+SOURCE_IMAGE: Final[Code] = ("121322", "Source image for image processing operation")  # CID 7202
+ANATOMIC_IMAGE: Final[Code] = ("121338", "Anatomic image")  # CID 7201
+
+# PS3.3 C.7.1.1, C.7.2.1, C.7.4.1: carried over from the MR.
+PATIENT_TYPE_2 = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
+PATIENT_TYPE_3 = ("IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence")
+STUDY_TYPE_2 = ("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
+STUDY_TYPE_3 = ("StudyDescription", "IssuerOfAccessionNumberSequence")
+
+
+@dataclass(frozen=True)
+class SeriesPlan:
+    """What sets one output series apart."""
+
+    kind: Kind
+    modality: str
+    sop_class_uid: UID
+    offset: int  # SeriesNumber above the configured one
+    description: str
+
+
+def make_template(request: OutputRequest, plan: SeriesPlan) -> pydicom.Dataset:
+    """Make what all instances of one output series share.
+
+    Returns
+    -------
+    Dataset
+        Patient, General Study, General Series, Frame of Reference, General Equipment and the constant part of SOP
+        Common, in ISO_IR 192: PS3.3 C.7.1.1, C.7.2.1, C.7.3.1, C.7.4.1, C.7.5.1, C.12.1.
+    """
+    fixed = request.fixed.headers[0]
+    template = pydicom.Dataset()
+    template.SpecificCharacterSet = "ISO_IR 192"
+    template.SOPClassUID = plan.sop_class_uid
+    copy_or_empty(fixed, template, PATIENT_TYPE_2)
+    copy_present(fixed, template, PATIENT_TYPE_3)
+    template.StudyInstanceUID = fixed.StudyInstanceUID
+    copy_or_empty(fixed, template, STUDY_TYPE_2)
+    copy_present(fixed, template, STUDY_TYPE_3)
+    template.Modality = plan.modality
+    template.SeriesInstanceUID = make_uid(request.fingerprint, plan.kind, "series")
+    template.SeriesNumber = request.settings.series_number + plan.offset
+    template.SeriesDescription = plan.description[:MAX_LO].rstrip()
+    template.BodyPartExamined = read_clean(fixed, "BodyPartExamined") or "BRAIN"
+    template.FrameOfReferenceUID = fixed.FrameOfReferenceUID
+    copy_or_empty(fixed, template, ("PositionReferenceIndicator",))
+    template.Manufacturer = MANUFACTURER
+    template.ManufacturerModelName = MODEL_NAME
+    template.SoftwareVersions = software_version()
+    template.InstanceCreationDate, template.InstanceCreationTime = date_and_time(request)
+    template.ContributingEquipmentSequence = _contributing_equipment(request)
+    return template
+
+
+def make_instance(request: OutputRequest, plan: SeriesPlan, template: pydicom.Dataset, number: int) -> pydicom.Dataset:
+    """Start instance `number` (from 1) of a series: the template, its own UID and number, and file meta."""
+    instance = pydicom.Dataset()
+    instance.update(template)
+    instance.SOPInstanceUID = make_uid(request.fingerprint, plan.kind, "instance", str(number))
+    instance.InstanceNumber = number
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\x00\x01"
+    meta.MediaStorageSOPClassUID = plan.sop_class_uid
+    meta.MediaStorageSOPInstanceUID = instance.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    instance.file_meta = meta
+    return instance
+
+
+def date_and_time(request: OutputRequest) -> tuple[str, str]:
+    """Return the moment of making as DA and TM, in UTC."""
+    return request.created.strftime("%Y%m%d"), request.created.strftime("%H%M%S")
+
+
+def make_code(code: Code) -> pydicom.Dataset:
+    """Make the item of a code sequence for a DCM code (PS3.3 8.8)."""
+    item = pydicom.Dataset()
+    item.CodeValue, item.CodeMeaning = code
+    item.CodingSchemeDesignator = "DCM"
+    return item
+
+
+def make_reference(header: pydicom.Dataset, purpose: Code | None = None, preserved: str = "") -> pydicom.Dataset:
+    """Make the item that points at one instance (PS3.3 10.3), with its purpose and SpatialLocationsPreserved."""
+    item = pydicom.Dataset()
+    item.ReferencedSOPClassUID = header.SOPClassUID
+    item.ReferencedSOPInstanceUID = header.SOPInstanceUID
+    if preserved:
+        item.SpatialLocationsPreserved = preserved
+    if purpose:
+        item.PurposeOfReferenceCodeSequence = [make_code(purpose)]
+    return item
+
+
+def add_common_references(target: pydicom.Dataset, groups: Iterable[Sequence[pydicom.Dataset]]) -> None:
+    """Say which study and series each referenced instance is in: Common Instance Reference, PS3.3 C.12.2.
+
+    Each group holds headers of one series. Series of the target's own study and of other studies go to different
+    sequences; a sequence without items is left out.
+    """
+    own: list[pydicom.Dataset] = []
+    other: dict[str, list[pydicom.Dataset]] = {}
+    for headers in groups:
+        if not headers:
+            continue
+        item = pydicom.Dataset()
+        item.SeriesInstanceUID = headers[0].SeriesInstanceUID
+        item.ReferencedInstanceSequence = [make_reference(header) for header in headers]
+        study_uid = str(headers[0].StudyInstanceUID)
+        (own if study_uid == target.StudyInstanceUID else other.setdefault(study_uid, [])).append(item)
+    if own:
+        target.ReferencedSeriesSequence = own
+    if other:
+        target.StudiesContainingOtherReferencedInstancesSequence = [
+            _other_study(study_uid, series) for study_uid, series in other.items()
+        ]
+
+
+def describe(request: OutputRequest) -> str:
+    """Say in words how the moving series came to lie on the fixed one."""
+    registration = request.registration
+    return (
+        f"PET registered rigidly to MR by CNN-SIFT features ({registration.verdict}, confidence "
+        f"{registration.confidence:.3f}, model {registration.model_sha256[:12]})"
+    )
+
+
+def series_name(header: pydicom.Dataset, default: str) -> str:
+    """Return the series' description for use within ours."""
+    return read_text(header, "SeriesDescription") or default
+
+
+def _other_study(study_uid: str, series: list[pydicom.Dataset]) -> pydicom.Dataset:
+    item = pydicom.Dataset()
+    item.StudyInstanceUID = study_uid
+    item.ReferencedSeriesSequence = series
+    return item
+
+
+def _contributing_equipment(request: OutputRequest) -> list[pydicom.Dataset]:
+    """List both scanners, where they say who made them, and ourselves (PS3.3 C.12.1, type 1 Manufacturer)."""
+    items = []
+    for header in (request.fixed.headers[0], request.moving.headers[0]):
+        item = pydicom.Dataset()
+        item.PurposeOfReferenceCodeSequence = [make_code(ACQUISITION_EQUIPMENT)]
+        copy_present(header, item, ("Manufacturer", "ManufacturerModelName", "SoftwareVersions"))
+        if "Manufacturer" in item:
+            items.append(item)
+    own = pydicom.Dataset()
+    own.PurposeOfReferenceCodeSequence = [make_code(PROCESSING_EQUIPMENT)]
+    own.Manufacturer = MANUFACTURER
+    own.ManufacturerModelName = MODEL_NAME
+    own.SoftwareVersions = software_version()
+    own.ContributionDateTime = request.created.strftime("%Y%m%d%H%M%S") + "+0000"
+    own.ContributionDescription = describe(request)
+    return [*items, own]

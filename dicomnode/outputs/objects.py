@@ -1,0 +1,140 @@
+"""All objects of one registration, made slice by slice and written for good.
+
+Flow: jobs|cli > [objects] > outbox
+Never: the database, the network; a file under its final name before its bytes are on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import pydicom
+
+from dicomnode.errors import StorageFailedError
+from dicomnode.outputs.contributions import find_contributing
+from dicomnode.outputs.fused import make_fused_series
+from dicomnode.outputs.pet import make_pet_series
+from dicomnode.outputs.registration_object import make_registration_object
+from dicomnode.outputs.request import Kind, OutputRequest
+from dicomnode.volumes.headers import quiet_reading
+from registration.resample import resample
+
+__all__ = ["Kind", "OutputFile", "OutputRequest", "make_outputs", "write_outputs"]
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """One written object, as the outbox needs to know it."""
+
+    kind: Kind
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_uid: str
+    transfer_syntax_uid: str
+    path: Path
+    size_bytes: int
+    sha256: str
+
+
+def make_outputs(request: OutputRequest) -> Iterator[tuple[Kind, pydicom.Dataset]]:
+    """Make all objects of one registration, in the order they should be sent.
+
+    Parameters
+    ----------
+    request : OutputRequest
+
+    Returns
+    -------
+    iterator of (kind, Dataset)
+        "pt" slices and "rgb" slices in the order of k, then "reg": complete with file meta, and the same bytes for
+        the same request. When both series stand in one frame of reference and the transform is not the identity,
+        there is no "reg": it would give one frame two places.
+    """
+    moving_on_fixed = resample(request.moving.volume, request.fixed.volume, request.fixed_from_moving)
+    contributing = find_contributing(request.fixed.volume, request.moving.volume, request.fixed_from_moving)
+    yield from _made_quietly("pt", make_pet_series(request, moving_on_fixed, contributing))
+    yield from _made_quietly("rgb", make_fused_series(request, moving_on_fixed, contributing))
+    if request.is_identity or not request.shares_frame:
+        yield from _made_quietly("reg", iter([lambda: make_registration_object(request)]))
+
+
+def write_outputs(request: OutputRequest, folder: Path) -> list[OutputFile]:
+    """Make all objects and write each as `<kind>-<nnnn>.dcm`.
+
+    Parameters
+    ----------
+    request : OutputRequest
+    folder : Path
+        Made when it is not there. A second run writes the same bytes over the same names.
+
+    Returns
+    -------
+    list of OutputFile
+        In the order they should be sent; all are on disk, names included.
+
+    Raises
+    ------
+    StorageFailedError
+        If the folder cannot be written; what was written whole stays, and a repeat completes it.
+    """
+    counts: Counter[Kind] = Counter()
+    files = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind, instance in make_outputs(request):
+            counts[kind] += 1
+            files.append(_write_instance(kind, instance, folder / f"{kind}-{counts[kind]:04d}.dcm"))
+        _sync_folder(folder)
+    except OSError as error:
+        raise StorageFailedError(f"outputs could not be written: {error.strerror or error}") from error
+    return files
+
+
+def _made_quietly(
+    kind: Kind, makers: Iterator[Callable[[], pydicom.Dataset]]
+) -> Iterator[tuple[Kind, pydicom.Dataset]]:
+    """Run each step of making with pydicom kept from quoting values, and nothing of the caller's."""
+    while True:
+        with quiet_reading():
+            make = next(makers, None)
+            if make is None:
+                return
+            instance = make()
+        yield kind, instance
+
+
+def _write_instance(kind: Kind, instance: pydicom.Dataset, path: Path) -> OutputFile:
+    buffer = BytesIO()
+    with quiet_reading():
+        pydicom.dcmwrite(buffer, instance, enforce_file_format=True)
+    content = buffer.getvalue()
+    partial = path.with_suffix(".part")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    return OutputFile(
+        kind=kind,
+        sop_instance_uid=str(instance.SOPInstanceUID),
+        sop_class_uid=str(instance.SOPClassUID),
+        series_uid=str(instance.SeriesInstanceUID),
+        transfer_syntax_uid=str(instance.file_meta.TransferSyntaxUID),
+        path=path,
+        size_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,80 @@
+"""What the objects of one registration are made of.
+
+Flow: jobs|cli > [request] > objects
+Never: the clock; the moment of making is part of the request, so that the same request makes the same bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache, cached_property
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Literal
+
+from dicomnode.outputs.uids import make_fingerprint
+from dicomnode.settings import OutputSettings
+from dicomnode.volumes.series import SeriesVolume
+from registration.transforms import RigidTransform
+
+if TYPE_CHECKING:  # at run time the pipeline brings the ONNX runtime along, which writing objects does not need
+    from registration.pipeline import Registration
+
+DISTRIBUTION = "dicomnode-fusion"
+Kind = Literal["pt", "rgb", "reg"]
+
+
+@dataclass(frozen=True)
+class OutputRequest:
+    """One registration to be written down."""
+
+    fixed: SeriesVolume  # the MR
+    moving: SeriesVolume  # the PET
+    registration: Registration
+    created_at: float  # UTC epoch seconds, from the job's row
+    settings: OutputSettings
+
+    @cached_property
+    def fixed_from_moving(self) -> RigidTransform:
+        """The transform with its rotation projected on SO(3): ITK refuses a REG off by more than 1e-5."""
+        return RigidTransform.from_matrix(self.registration.fixed_from_moving.matrix)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What all UIDs hang on: inputs, software, settings, model and matrix; the moment of making is left out."""
+        matrix = (float(value).hex() for value in self.fixed_from_moving.matrix.ravel())
+        return make_fingerprint(
+            (
+                *sorted(str(header.SOPInstanceUID) for header in self.fixed.headers),
+                "fixed from moving",
+                *sorted(str(header.SOPInstanceUID) for header in self.moving.headers),
+                software_version(),
+                self.settings.model_dump_json(),
+                self.registration.model_sha256,
+                *matrix,
+            )
+        )
+
+    @property
+    def created(self) -> datetime:
+        """The moment of making, in UTC."""
+        return datetime.fromtimestamp(self.created_at, UTC)
+
+    @property
+    def shares_frame(self) -> bool:
+        """Whether both series stand in one frame of reference (hybrid PET/MR)."""
+        return str(self.fixed.headers[0].FrameOfReferenceUID) == str(self.moving.headers[0].FrameOfReferenceUID)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the transform is the identity, literally."""
+        return bool((self.fixed_from_moving.matrix == RigidTransform.identity().matrix).all())
+
+
+@cache
+def software_version() -> str:
+    """Return our version, or `unpackaged` when we run from a checkout that nobody installed."""
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "unpackaged"

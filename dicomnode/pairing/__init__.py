@@ -1,0 +1,1 @@
+"""Decides which series are complete, and which MR and PET belong together."""

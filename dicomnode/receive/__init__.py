@@ -1,0 +1,1 @@
+"""The Storage SCP: admission, durable storage, the index header."""

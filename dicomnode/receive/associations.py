@@ -1,0 +1,217 @@
+"""Handles what happens in each association: admission, C-STORE, its end.
+
+Flow: receive.scp > [associations] > receive.policy, receive.ingest
+Never: a wait for a name server or for another association; an answer of Success that `ingest` did not give.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from typing import cast
+
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.events import Event
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+
+from dicomnode.database.index import close_association
+from dicomnode.errors import DatabaseUnavailableError, DicomnodeError, NotAuthorisedError
+from dicomnode.logs import get_logger
+from dicomnode.receive.ingest import Intake, Sender, StoreRequest, ingest
+from dicomnode.receive.policy import Addresses, Admission, Caller, Refusal, admit
+from dicomnode.settings import Settings
+from dicomnode.status import StoreStatus
+
+log = get_logger()
+
+DATABASE_RETRY_S = 5.0
+ABORT_GRACE_S = 1.0  # for the A-ABORT to leave before the socket is shut
+POLL_S = 0.02
+REJECTED_PERMANENT, BY_SERVICE_USER = 1, 1  # PS3.8 table 9-21
+LOCAL_LIMIT_EXCEEDED = (2, 3, 2)  # transient, by the provider (presentation related): PS3.8 table 9-21
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a request is judged by: replaced as a whole when the settings change."""
+
+    settings: Settings
+    addresses: Addresses
+
+
+class Associations:
+    """The associations of one SCP; its methods are called in pynetdicom's threads, one for each association."""
+
+    def __init__(self, rules: Rules, intake: Intake, clock: Callable[[], float]) -> None:
+        self.rules = rules
+        self._intake = intake
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._connections: set[Association] = set()
+        self._senders: dict[Association, Sender] = {}
+
+    def handle_connection(self, event: Event) -> None:
+        """Follow a connection to its end, whichever way it ends (`EVT_CONN_OPEN`, before its thread runs)."""
+        association = event.assoc
+        run = association.run
+
+        def run_to_end() -> None:
+            try:
+                run()
+            finally:
+                self._end(association)
+
+        association.run = run_to_end  # type: ignore[method-assign]  # no event fires on every way out
+        association.network_timeout_response = "A-RELEASE"  # some peers discard a study that ends with A-ABORT
+        with self._lock:
+            self._connections.add(association)
+
+    def handle_request(self, event: Event) -> None:
+        """Admit or reject (`EVT_REQUESTED`). Who is not in `_senders` stores nothing, so that a fault here is safe."""
+        association = event.assoc
+        request = cast(A_ASSOCIATE, association.requestor.primitive)
+        caller = Caller(request.called_ae_title, request.calling_ae_title, association.requestor.address)
+        rules = self.rules
+        verdict = admit(rules.settings, rules.addresses, caller)
+        if isinstance(verdict, Refusal):
+            log.warning("receive.refused", rule=verdict.rule, why=verdict.message)
+            _reject(association, REJECTED_PERMANENT, BY_SERVICE_USER, verdict.reason)
+        elif not self._add_sender(association, verdict, caller.address, rules.settings.limits.associations):
+            why = "the node stops" if self._stopping.is_set() else "limits.associations is reached"
+            log.warning("receive.refused", rule="local limit", why=f"{verdict.ae_title!a} at {caller.address}: {why}")
+            _reject(association, *LOCAL_LIMIT_EXCEEDED)
+
+    def handle_store(self, event: Event) -> int:
+        """Answer a C-STORE (`EVT_C_STORE`) with a status of PS3.4 B.2.3."""
+        sender = self._senders.get(event.assoc)
+        try:
+            if sender is None:
+                raise NotAuthorisedError("the association was not admitted")
+            status = self._store(event, sender)
+        except DicomnodeError as error:
+            status = error.store_status
+            log.warning("receive.failed", association_id=_id_of(sender), status=f"{status:04X}", why=str(error))
+        except Exception:  # the C-STORE handler's boundary: whatever happens, the sender gets an answer
+            status = StoreStatus.PROCESSING_FAILURE
+            log.exception("receive.failed", association_id=_id_of(sender), status=f"{status:04X}")
+        if sender is not None:
+            sender.outcomes[f"{status:04X}"] += 1
+        return int(status)
+
+    def refuse_all(self) -> None:
+        """Admit nobody from now on."""
+        self._stopping.set()
+
+    def finish(self, deadline_s: float) -> bool:
+        """Wait until those that run have finished, abort those that have not by the deadline.
+
+        Returns False if even then an instance is being stored: nobody may touch the spool while the process lives.
+        """
+        for association in self._unfinished():
+            if association.requestor.primitive is None:  # connected, and silent
+                _shut(association)
+        if self._wait_for_end(deadline_s):
+            return True
+        log.warning("receive.aborted", associations=len(self._unfinished()), after_s=deadline_s)
+        for association in self._unfinished():
+            if association.is_established:
+                association.abort(block=False)
+        self._wait_for_end(ABORT_GRACE_S)
+        for association in self._unfinished():
+            _shut(association)
+        return self._wait_for_end(ABORT_GRACE_S)
+
+    def _unfinished(self) -> list[Association]:
+        with self._lock:
+            return list(self._connections)
+
+    def _store(self, event: Event, sender: Sender) -> StoreStatus:
+        request, context = cast(C_STORE, event.request), event.context
+        stored = ingest(
+            self._intake,
+            StoreRequest(
+                sop_class_uid=str(request.AffectedSOPClassUID),
+                sop_instance_uid=str(request.AffectedSOPInstanceUID),
+                context_sop_class_uid=str(context.abstract_syntax),
+                transfer_syntax_uid=str(context.transfer_syntax),
+                data=cast(BytesIO, request.DataSet).getvalue(),
+            ),
+            sender,
+            limits=self.rules.settings.limits,
+            now=self._clock(),
+        )
+        log.debug("receive.stored", association_id=sender.association_id, outcome=stored.value)
+        return StoreStatus.SUCCESS
+
+    def _add_sender(self, association: Association, admission: Admission, address: str, limit: int) -> bool:
+        with self._lock:
+            if self._stopping.is_set() or len(self._senders) >= limit:
+                return False
+            sender = Sender(admission.ae_title, address, admission.may_store, opened_at=self._clock())
+            self._senders[association] = sender
+        log.info("receive.associated", calling_ae=ascii(admission.ae_title), peer=admission.peer, address=address)
+        return True
+
+    def _end(self, association: Association) -> None:
+        """Let go of an association; its row is closed even if the database has to be waited for."""
+        with self._lock:
+            sender = self._senders.pop(association, None)
+        if sender is not None:
+            while not self._close_row(sender) and not self._stopping.wait(DATABASE_RETRY_S):
+                pass  # what is left open when the node stops, `Spool.close` or the next start closes
+            log.info(
+                "receive.ended",
+                association_id=sender.association_id,
+                calling_ae=ascii(sender.ae_title),
+                statuses=dict(sender.outcomes),
+            )
+        with self._lock:
+            self._connections.discard(association)
+
+    def _close_row(self, sender: Sender) -> bool:
+        if sender.association_id is None:
+            return True
+        try:
+            with self._intake.commit_turn, self._intake.database.write() as connection:
+                close_association(connection, sender.association_id, self._clock())
+        except DatabaseUnavailableError as error:
+            log.warning("receive.database_away", association_id=sender.association_id, why=str(error))
+            return False
+        return True
+
+    def _wait_for_end(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while self._connections:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(POLL_S)
+        return True
+
+
+def _reject(association: Association, result: int, source: int, reason: int) -> None:
+    """Send A-ASSOCIATE-RJ and wait until it has left, as pynetdicom's own rejection does."""
+    association.acse.send_reject(result, source, reason)
+    association.kill()
+
+
+def _shut(association: Association) -> None:
+    """Shut the socket of a peer that does not react, so that both of its threads end."""
+    wrapper = association.dul.socket
+    if wrapper is not None and wrapper.socket is not None:
+        try:
+            wrapper.socket.shutdown(socket.SHUT_RDWR)
+        except OSError as error:  # the peer was faster
+            log.debug("receive.already_shut", why=str(error))
+    association.kill()
+    if association.requestor.primitive is None:
+        association.dul.to_user_queue.put(cast(A_ASSOCIATE, None))  # its thread waits for a request: "timed out"
+
+
+def _id_of(sender: Sender | None) -> int | None:
+    return None if sender is None else sender.association_id

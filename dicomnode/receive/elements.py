@@ -1,0 +1,137 @@
+"""Walks the bytes of a data set from end to end, keeping a few values and proving that nothing is cut off.
+
+Flow: receive.header > [elements]
+Never: recursion (a hostile data set nests as deep as it likes), a copy of pixel data, a meaning of a value.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from dicomnode.errors import InstanceNotUnderstoodError
+
+UNDEFINED_LENGTH = 0xFFFFFFFF
+DEPTH_MAX = 64  # sequences of undefined length within one another; real instances stay below 10
+
+_ITEM, _ITEM_DELIMITER, _SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD  # PS3.5 table 7.5-1
+_HEADER_BYTES = 8
+# PS3.5 7.1.2: these VRs have two reserved bytes and a length of four bytes.
+_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How elements are laid out: PS3.5 7.1 and 7.3."""
+
+    is_implicit: bool
+    byte_order: str  # "<" or ">", as in struct
+
+
+IMPLICIT_LITTLE = Encoding(is_implicit=True, byte_order="<")
+EXPLICIT_LITTLE = Encoding(is_implicit=False, byte_order="<")
+EXPLICIT_BIG = Encoding(is_implicit=False, byte_order=">")
+
+
+@dataclass(frozen=True)
+class _Element:
+    tag: int
+    vr: bytes  # empty where the encoding has none
+    length: int
+    value_at: int
+
+
+def collect_values(data: bytes, encoding: Encoding, wanted: Collection[int]) -> dict[int, bytes]:
+    """Return the raw values of the wanted tags at the top level of a data set.
+
+    Parameters
+    ----------
+    data : bytes
+        A data set as C-STORE carries it: no preamble, no File Meta.
+    wanted : collection of int
+        Tags as one number, `0x00100020`. Of a tag that stands twice the last counts; values of undefined length
+        are left out.
+
+    Raises
+    ------
+    InstanceNotUnderstoodError
+        If the bytes are not one whole data set: an element that needs more bytes than there are, an item where none
+        belongs, a missing delimiter, or sequences nested more than 64 deep.
+    """
+    found: dict[int, bytes] = {}
+    position = 0
+    while position < len(data):
+        element = _read_element(data, position, encoding)
+        if element.tag >> 16 in (0x0000, 0xFFFE):
+            raise InstanceNotUnderstoodError(f"{_name(element.tag)} at byte {position} does not belong in a data set")
+        if element.length == UNDEFINED_LENGTH:
+            position = _skip_sequence(data, element, encoding)
+            continue
+        position = _end_of(data, element)
+        if element.tag in wanted:
+            found[element.tag] = data[element.value_at : position]
+    return found
+
+
+def _skip_sequence(data: bytes, element: _Element, encoding: Encoding) -> int:
+    """Return where an element of undefined length ends: PS3.5 7.5, and A.4 for encapsulated pixel data."""
+    position = element.value_at
+    # Each level is a sequence or an item of undefined length, with the encoding of its elements.
+    levels = [(True, _inner_encoding(element, encoding))]
+    while levels:
+        is_sequence, inner = levels[-1]
+        found = _read_element(data, position, inner)
+        if found.length == UNDEFINED_LENGTH and found.tag not in (_ITEM_DELIMITER, _SEQUENCE_DELIMITER):
+            if is_sequence != (found.tag == _ITEM):
+                raise InstanceNotUnderstoodError(f"{_name(found.tag)} at byte {position} does not belong in a sequence")
+            if len(levels) >= 2 * DEPTH_MAX:
+                raise InstanceNotUnderstoodError(f"sequences nest deeper than {DEPTH_MAX} at byte {position}")
+            levels.append((not is_sequence, inner if is_sequence else _inner_encoding(found, inner)))
+            position = found.value_at
+        elif found.tag == (_SEQUENCE_DELIMITER if is_sequence else _ITEM_DELIMITER):
+            levels.pop()
+            position = found.value_at
+        elif is_sequence == (found.tag == _ITEM) and (is_sequence or found.tag >> 16 != 0xFFFE):
+            position = _end_of(data, found)
+        else:
+            raise InstanceNotUnderstoodError(f"{_name(found.tag)} at byte {position} does not belong in a sequence")
+    return position
+
+
+def _inner_encoding(element: _Element, encoding: Encoding) -> Encoding:
+    """Return the encoding inside a sequence: UN of undefined length holds Implicit VR Little Endian (PS3.5 6.2.2)."""
+    return IMPLICIT_LITTLE if element.vr == b"UN" else encoding
+
+
+def _read_element(data: bytes, position: int, encoding: Encoding) -> _Element:
+    if position + _HEADER_BYTES > len(data):
+        raise InstanceNotUnderstoodError(
+            f"the data set of {len(data)} bytes ends inside the element that starts at byte {position}"
+        )
+    order = encoding.byte_order
+    group, number = struct.unpack_from(order + "HH", data, position)
+    tag = group << 16 | number
+    vr = b"" if encoding.is_implicit or group == 0xFFFE else data[position + 4 : position + 6]
+    if not (vr.isalpha() and vr.isupper()):  # some senders mix implicit elements into explicit sequences
+        (length,) = struct.unpack_from(order + "L", data, position + 4)
+        return _Element(tag, b"", length, position + _HEADER_BYTES)
+    if vr not in _LONG_VRS:
+        (length,) = struct.unpack_from(order + "H", data, position + 6)
+        return _Element(tag, vr, length, position + _HEADER_BYTES)
+    if position + 12 > len(data):
+        raise InstanceNotUnderstoodError(f"the data set of {len(data)} bytes ends inside the header of {_name(tag)}")
+    (length,) = struct.unpack_from(order + "L", data, position + 8)
+    return _Element(tag, vr, length, position + 12)
+
+
+def _end_of(data: bytes, element: _Element) -> int:
+    end = element.value_at + element.length
+    if end > len(data):
+        left = len(data) - element.value_at
+        raise InstanceNotUnderstoodError(f"{_name(element.tag)} needs {element.length} bytes, the data set has {left}")
+    return end
+
+
+def _name(tag: int) -> str:
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"

@@ -1,0 +1,133 @@
+"""Takes one instance from a C-STORE request to a durable, indexed file.
+
+Flow: receive.scp > [ingest] > receive.header, receive.spool, database.index
+Never: a DIMSE message (`scp` speaks those); a return before file, folder and row survive power loss.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+
+from dicomnode.database.engine import Database
+from dicomnode.database.index import (
+    Arrival,
+    InstanceHeader,
+    Recorded,
+    Recording,
+    StoredFile,
+    open_association,
+    record_instance,
+)
+from dicomnode.errors import (
+    DatabaseUnavailableError,
+    InstanceConflictError,
+    NotAuthorisedError,
+    SopClassNotSupportedError,
+    StorageFullError,
+)
+from dicomnode.logs import get_logger
+from dicomnode.receive.header import check_request, read_header
+from dicomnode.receive.spool import FileMeta, Spool
+from dicomnode.settings import LimitSettings
+
+log = get_logger()
+
+
+@dataclass(frozen=True)
+class StoreRequest:
+    """One C-STORE request: what it says, the presentation context it came in, and the sender's bytes."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    context_sop_class_uid: str
+    transfer_syntax_uid: str
+    data: bytes
+
+
+@dataclass
+class Sender:
+    """The other side of one association; its row is made when the first instance needs it."""
+
+    ae_title: str
+    address: str
+    may_store: bool
+    opened_at: float
+    association_id: int | None = None
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What all associations of a node share: its spool, its index, and the turn to commit.
+
+    One association commits at a time: SQLite lets only one write anyway, and its own waiting is unfair and slow.
+    """
+
+    spool: Spool
+    database: Database
+    commit_turn: threading.Lock = field(default_factory=threading.Lock)
+
+
+def ingest(intake: Intake, request: StoreRequest, sender: Sender, *, limits: LimitSettings, now: float) -> Recorded:
+    """Store and index an instance; when this returns, Success may be answered.
+
+    Raises
+    ------
+    DicomnodeError
+        Whose class holds the status for the sender. No file stays behind without a row; after a
+        `DatabaseUnavailableError` it may stay in the spool until the node starts again.
+    """
+    if not sender.may_store:
+        raise NotAuthorisedError(f'peer {sender.ae_title!a} at {sender.address} has no may = ["store"]')
+    if request.sop_class_uid != request.context_sop_class_uid:
+        raise SopClassNotSupportedError(
+            f"SOP class {request.sop_class_uid!a} came in a presentation context for {request.context_sop_class_uid}"
+        )
+    if len(request.data) > limits.data_set_bytes:
+        raise StorageFullError(f"data set of {len(request.data)} bytes, at most {limits.data_set_bytes} are taken")
+    header = read_header(request.data, request.transfer_syntax_uid)
+    check_request(header, request.sop_class_uid, request.sop_instance_uid)
+    meta = FileMeta(header.sop_class_uid, header.sop_instance_uid, request.transfer_syntax_uid, sender.ae_title)
+    file = intake.spool.write(meta, request.data, limits.disk_reserve_bytes)
+    recording = _record(intake, header, file, sender, now)
+    _put_in_place(recording, file, intake.spool)
+    if recording.kind in (Recorded.CONFLICT, Recorded.KNOWN_CONFLICT):
+        raise InstanceConflictError(f"instance {header.sop_instance_uid} is stored already with other content")
+    return recording.kind
+
+
+def _record(intake: Intake, header: InstanceHeader, file: StoredFile, sender: Sender, now: float) -> Recording:
+    """Commit the row of a spooled file, and that of its association with the first."""
+    try:
+        with intake.commit_turn, intake.database.write() as connection:
+            association_id = sender.association_id or open_association(
+                connection,
+                node=intake.spool.node,
+                calling_ae=sender.ae_title,
+                address=sender.address,
+                now=sender.opened_at,
+            )
+            recording = record_instance(connection, header, file, Arrival(association_id, sender.ae_title, now))
+    except BaseException:
+        # The commit may have succeeded although its answer was lost: ask before the file is thrown away.
+        try:
+            intake.spool.settle(intake.database, file.file_name)
+        except DatabaseUnavailableError:
+            log.warning("receive.unsettled", file_name=file.file_name)
+        raise
+    sender.association_id = association_id
+    return recording
+
+
+def _put_in_place(recording: Recording, file: StoredFile, spool: Spool) -> None:
+    """Move a spooled file to where its row says, or remove it where it has none."""
+    if recording.kind is Recorded.NEW:
+        spool.move_to_store(file.file_name)
+    elif recording.kind is Recorded.CONFLICT:
+        spool.move_to_conflicts(file.file_name)
+    elif recording.kind is Recorded.IDENTICAL and spool.replace_lost(file.file_name, recording.file_name):
+        log.error("receive.lost_file_replaced", file_name=recording.file_name)
+    else:
+        spool.remove(file.file_name)

@@ -1,0 +1,107 @@
+"""Decides who may associate and who may store: a function of the settings and of what a caller says.
+
+Flow: receive.scp > [policy] > settings
+Never: a socket, a name look-up, a log; a hostile AE title unescaped in a message.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dicomnode.settings import PeerSettings, Settings, check_ae_title
+from dicomnode.status import RejectReason
+
+Addresses = Mapping[str, frozenset[str]]  # by the name of the peer: the IP addresses its host stands for
+
+
+@dataclass(frozen=True)
+class Caller:
+    """What an association request says, and where it came from."""
+
+    called_ae: str
+    calling_ae: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The caller may associate and C-ECHO, and perhaps store."""
+
+    ae_title: str
+    peer: str  # the name of the configured peer; empty when anybody is accepted
+    may_store: bool
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The caller is refused by a rule of ours (PS3.8 9.3.4, source 1), with the words for our log."""
+
+    reason: RejectReason
+    rule: str
+    message: str
+
+
+def admit(settings: Settings, addresses: Addresses, caller: Caller) -> Admission | Refusal:
+    """Judge an association request.
+
+    Parameters
+    ----------
+    addresses : mapping
+        The IP addresses of each peer's host, by the peer's name, written as `normalise_address` writes them.
+    """
+    called, calling = caller.called_ae.strip(" \0"), caller.calling_ae.strip(" \0")
+    if settings.receive.check_called_ae_title and called != settings.node.ae_title:
+        return Refusal(
+            RejectReason.CALLED_AE_TITLE_NOT_RECOGNISED,
+            "called AE title",
+            f"{calling!a} at {caller.address} called {called!a}, but this node is {settings.node.ae_title!a}",
+        )
+    try:
+        check_ae_title(calling)
+    except ValueError as error:
+        message = f"{caller.address} called us as {calling!a}: {error}"
+        return Refusal(RejectReason.CALLING_AE_TITLE_NOT_RECOGNISED, "calling AE title", message)
+    if settings.receive.accept == "any":
+        return Admission(calling, "", may_store=True)
+    return _admit_configured(settings.peers, addresses, calling, normalise_address(caller.address))
+
+
+def normalise_address(address: str) -> str:
+    """Write an IP address in one way: an IPv4 address mapped into IPv6 as IPv4, others in canonical form."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return str(mapped or parsed)
+
+
+def _admit_configured(
+    peers: tuple[PeerSettings, ...], addresses: Addresses, calling: str, address: str
+) -> Admission | Refusal:
+    namesakes = [peer for peer in peers if peer.ae_title == calling]
+    if not namesakes:
+        return Refusal(
+            RejectReason.CALLING_AE_TITLE_NOT_RECOGNISED,
+            "configured peers",
+            f"{calling!a} called us from {address}, but no configured peer has this AE title",
+        )
+    here = [peer for peer in namesakes if address in addresses.get(peer.name, frozenset())]
+    if not here:
+        known = ", ".join(_where(peer, addresses) for peer in namesakes)
+        return Refusal(
+            RejectReason.CALLING_AE_TITLE_NOT_RECOGNISED,
+            "address of the peer",
+            f"{calling!a} called us from {address}, but is configured at {known}",
+        )
+    may_store = [peer for peer in here if "store" in peer.may]
+    return Admission(calling, (may_store or here)[0].name, may_store=bool(may_store))
+
+
+def _where(peer: PeerSettings, addresses: Addresses) -> str:
+    found = sorted(addresses.get(peer.name, frozenset()))
+    if found == [peer.host]:
+        return f"{peer.host} (peer {peer.name})"
+    return f"{peer.host} = {', '.join(found) or 'no known address'} (peer {peer.name})"

@@ -1,0 +1,134 @@
+"""Opens the port of the Storage SCP, on pynetdicom's machinery, and closes it.
+
+Flow: app > [scp] > receive.associations, receive.spool
+Never: an open port before what a crash left is recovered; a changed setting that drops an association.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from socketserver import BaseServer
+
+from pynetdicom import AE, _config, evt
+from pynetdicom.transport import ThreadedAssociationServer
+
+from dicomnode.database.engine import Database
+from dicomnode.database.store import Store
+from dicomnode.errors import ConfigurationError, DatabaseUnavailableError, StateError
+from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicomnode.logs import get_logger
+from dicomnode.receive.addresses import resolve_peers
+from dicomnode.receive.associations import Associations, Rules
+from dicomnode.receive.contexts import make_contexts
+from dicomnode.receive.ingest import Intake
+from dicomnode.receive.spool import Spool, open_spool
+from dicomnode.settings import Settings
+
+log = get_logger()
+
+ASSOCIATE_TIMEOUT_S = 30.0  # ARTIM, PS3.8 9.1.5
+CONNECTIONS_MAX = 10_000  # pynetdicom counts silent sockets too: `limits.associations` counts those admitted
+
+
+class _Server(ThreadedAssociationServer):
+    request_queue_size = 128  # a burst of scanners must not meet a full backlog
+
+
+class StorageScp:
+    """The node's Storage SCP: `start` opens the port, `stop` closes it; each is called once."""
+
+    def __init__(self, settings: Settings, database: Database, store: Store, clock: Callable[[], float]) -> None:
+        self._settings = settings
+        self._database = database
+        self._store = store
+        self._clock = clock
+        self._running: tuple[_Server, Associations, Spool] | None = None
+
+    @property
+    def port(self) -> int:
+        """The open port."""
+        server, _, _ = self._parts()
+        return int(server.server_address[1])
+
+    def start(self, port: int | None = None) -> None:
+        """Recover what a crash left, then open the port: the settings' own unless one is given (0: any free one).
+
+        Raises
+        ------
+        ConfigurationError
+            If the address or the port cannot be opened.
+        StorageFailedError, DatabaseUnavailableError
+            If the storage root cannot be written or the database does not answer; the port stays closed.
+        """
+        settings = self._settings
+        rules = Rules(settings, resolve_peers(settings.peers))
+        spool = open_spool(self._store, self._database, self._clock())
+        associations = Associations(rules, Intake(spool, self._database), self._clock)
+        try:
+            server = _open_port(settings, settings.node.port if port is None else port, associations)
+        except BaseException:
+            spool.close(self._database, self._clock())
+            raise
+        self._running = (server, associations, spool)
+        threading.Thread(target=server.serve_forever, name="storage-scp", daemon=True).start()
+        log.info("receive.listening", ae_title=settings.node.ae_title, bind=settings.node.bind, port=self.port)
+
+    def reload(self, settings: Settings) -> None:
+        """Judge requests from now on by other settings; associations that run go on, and the port stays the same."""
+        _, associations, _ = self._parts()
+        associations.rules = Rules(settings, resolve_peers(settings.peers))
+        log.info("receive.reloaded", peers=len(settings.peers))
+
+    def stop(self, deadline_s: float) -> None:
+        """Take no new association, let those that run finish for `deadline_s` seconds, then abort them."""
+        server, associations, spool = self._parts()
+        associations.refuse_all()
+        _close_port(server)
+        self._running = None
+        try:
+            if associations.finish(deadline_s):
+                spool.close(self._database, self._clock())
+        except DatabaseUnavailableError as error:
+            log.warning("receive.unsettled", why=str(error))  # as after a crash: the next start puts it in order
+        log.info("receive.stopped")
+
+    def _parts(self) -> tuple[_Server, Associations, Spool]:
+        if self._running is None:
+            raise StateError("the storage SCP does not run; it must be started first")
+        return self._running
+
+
+def _open_port(settings: Settings, port: int, associations: Associations) -> _Server:
+    # The library's own logs of messages and identifiers may carry patient data.
+    _config.LOG_HANDLER_LEVEL = "none"
+    _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
+    entity = AE(settings.node.ae_title)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.maximum_pdu_size = settings.limits.pdu_bytes
+    entity.maximum_associations = CONNECTIONS_MAX
+    entity.network_timeout = settings.limits.idle_s
+    entity.acse_timeout = min(ASSOCIATE_TIMEOUT_S, settings.limits.idle_s)
+    handlers: list[evt.EventHandlerType] = [
+        (evt.EVT_CONN_OPEN, associations.handle_connection),
+        (evt.EVT_REQUESTED, associations.handle_request),
+        (evt.EVT_C_STORE, associations.handle_store),
+    ]
+    try:
+        address = socket.getaddrinfo(settings.node.bind, port, type=socket.SOCK_STREAM)[0][4]
+        return _Server(entity, (str(address[0]), port), settings.node.ae_title, make_contexts(), evt_handlers=handlers)
+    except OSError as error:
+        raise ConfigurationError(
+            f"node.bind {settings.node.bind}, node.port {port}: {error.strerror}; a free port of this machine is needed"
+        ) from error
+
+
+def _close_port(server: _Server) -> None:
+    """Close the listening socket; pynetdicom's own `shutdown` knows only servers that `AE.start_server` made."""
+    listener = server.socket
+    if listener is not None:
+        listener.shutdown(socket.SHUT_RDWR)  # wakes `serve_forever`, and lets nobody in from here on
+    BaseServer.shutdown(server)
+    server.server_close()

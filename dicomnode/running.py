@@ -1,0 +1,93 @@
+"""Which node processes run on a storage root, and how to ask them to read their configuration again.
+
+Flow: cli > [running] > errors
+Never: a process id that is trusted by its number alone; a file counts only while its process holds the lock on it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from dicomnode.errors import StorageFailedError, UsageError
+
+
+@contextmanager
+def announce_node(storage_root: Path) -> Iterator[Path]:
+    """Hold a locked file below the storage root for as long as this process serves; its death releases it.
+
+    Raises
+    ------
+    StorageFailedError
+        If the folder or file cannot be written.
+    """
+    path = _folder(storage_root) / f"{os.getpid()}@{socket.gethostname()}.pid"
+    file = _make_locked(path)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def find_running_nodes(storage_root: Path) -> list[int]:
+    """Return the ids of this machine's processes that serve this storage root."""
+    files = sorted(_folder(storage_root).glob(f"*@{socket.gethostname()}.pid"))
+    return [int(path.stem.partition("@")[0]) for path in files if _is_locked(path)]
+
+
+def ask_to_reload(storage_root: Path) -> list[int]:
+    """Send SIGHUP to every node process that serves this storage root, and return their ids.
+
+    Raises
+    ------
+    UsageError
+        If one of them belongs to another user.
+    """
+    asked = []
+    for process_id in find_running_nodes(storage_root):
+        try:
+            os.kill(process_id, signal.SIGHUP)
+        except ProcessLookupError:
+            continue  # it ended since we looked
+        except PermissionError as error:
+            raise UsageError(
+                f"the node runs as another user (process {process_id}) and was not told; "
+                "tell it with: systemctl reload dicomnode"
+            ) from error
+        asked.append(process_id)
+    return asked
+
+
+def _folder(storage_root: Path) -> Path:
+    return storage_root / "run"
+
+
+def _make_locked(path: Path) -> IO[bytes]:
+    """Make the file so that others see it only once it is locked."""
+    being_made = path.with_suffix(".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = being_made.open("wb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        being_made.rename(path)
+    except OSError as error:
+        raise StorageFailedError(f"{path}: {error.strerror}; the storage root must be writable") from error
+    return file
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # gone, or not ours to read
+    return False

@@ -1,0 +1,1 @@
+"""Delivers results to destinations, and tells transient failures from permanent ones."""

@@ -1,0 +1,170 @@
+"""Opens an association with a peer as requestor, and keeps pynetdicom's faults away from those who use it.
+
+Flow: send/scu > [association] > a peer
+Never: a message (`scu` sends those); a retry (the caller decides by the class of the error).
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pynetdicom import AE, _config, build_context, evt
+from pynetdicom.association import Association
+from pynetdicom.transport import AddressInformation, AssociationSocket
+
+from dicomnode.errors import PeerBusyError, PeerRejectedError, PeerUnreachableError
+from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicomnode.settings import PeerSettings
+
+CONTEXTS_AT_MOST = 128  # PS3.8 9.3.2.2: odd identifiers from 1 to 255
+REJECTED_TRANSIENT = 2  # PS3.8 9.3.4, table 9-21, Result
+
+ContextKey = tuple[str, str]  # SOP class UID, transfer syntax UID
+
+
+@dataclass(frozen=True)
+class Caller:
+    """How we present ourselves, and how long we wait for each answer, s."""
+
+    ae_title: str
+    timeout_s: float
+
+
+@contextmanager
+def open_association(peer: PeerSettings, caller: Caller, contexts: Iterable[ContextKey]) -> Iterator[Association]:
+    """Open an association that offers exactly these presentation contexts, and release it at the end.
+
+    Raises
+    ------
+    PeerUnreachableError
+        If no connection can be made, or the peer aborts or does not answer in time.
+    PeerBusyError
+        If the peer rejects the association for now.
+    PeerRejectedError
+        If the peer rejects the association for good, or every context.
+    """
+    offered = sorted(set(contexts))
+    if len(offered) > CONTEXTS_AT_MOST:
+        raise ValueError(f"{len(offered)} presentation contexts, an association holds {CONTEXTS_AT_MOST}")
+    # The file's bytes go out as they are; pynetdicom would decode and encode them again.
+    _config.STORE_SEND_CHUNKED_DATASET = True
+    entity, gate = _make_entity(caller), _Gate()
+    try:
+        association = _associate(entity, peer, offered, gate)
+        _check_established(association, peer)
+        yield from _held(association)
+    finally:
+        gate.open()
+        entity.close_socket()
+
+
+class _Entity(AE):
+    """An AE that closes its socket: pynetdicom leaves one open that could not be connected."""
+
+    opened: socket.socket | None = None
+
+    def _create_socket(
+        self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None
+    ) -> AssociationSocket:
+        wrapped = super()._create_socket(assoc, address, tls_args)
+        self.opened = wrapped.socket
+        return wrapped
+
+    def close_socket(self) -> None:
+        """Close it, whatever became of the association."""
+        if self.opened is not None:
+            self.opened.close()
+
+
+class _Gate(threading.Event):
+    """Keeps pynetdicom's reactor thread from an association's messages until it is opened.
+
+    `send_c_store` halts that thread for each message and sets it free after; before the next message it may still be
+    under way, and then takes the answer that `send_c_store` waits for (seen about once in 500 instances).
+    """
+
+    def set(self) -> None:
+        """Stay closed: this is pynetdicom's call between two messages."""
+
+    def open(self) -> None:
+        """Set the thread free, to end with its association."""
+        super().set()
+
+
+def _held(association: Association) -> Iterator[Association]:
+    """Hand an association out, and end it the way its use ended."""
+    try:
+        yield association
+    except BaseException:
+        association.abort()
+        raise
+    else:
+        association.release()
+
+
+def _make_entity(caller: Caller) -> _Entity:
+    entity = _Entity(ae_title=caller.ae_title)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.connection_timeout = caller.timeout_s
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = caller.timeout_s
+    return entity
+
+
+def _associate(entity: _Entity, peer: PeerSettings, offered: Iterable[ContextKey], gate: _Gate) -> Association:
+    try:
+        return entity.associate(
+            peer.host,
+            peer.port,
+            contexts=[build_context(sop_class, syntax) for sop_class, syntax in offered],
+            ae_title=peer.ae_title,
+            evt_handlers=[
+                (evt.EVT_CONN_OPEN, _send_small_packets_at_once),
+                (evt.EVT_DATA_SENT, _acknowledge_at_once),
+                (evt.EVT_ESTABLISHED, _close_gate, [gate]),
+            ],
+        )
+    except OSError as error:  # the host's name has no address
+        raise PeerUnreachableError(f"{peer.name}: {peer.host}: {error.strerror}") from error
+
+
+def _check_established(association: Association, peer: PeerSettings) -> None:
+    """Turn every way in which an association does not come about into one of our errors."""
+    if association.is_established:
+        return
+    where = f"{peer.name} ({peer.ae_title} at {peer.host}:{peer.port})"
+    answer = association.acceptor.primitive
+    if association.is_rejected and answer is not None:
+        words = f"{where} rejected the association: {answer.reason_str}"
+        if answer.result == REJECTED_TRANSIENT:
+            raise PeerBusyError(words)
+        raise PeerRejectedError(words)
+    if association.rejected_contexts and not association.accepted_contexts:
+        raise PeerRejectedError(f"{where} takes none of {len(association.rejected_contexts)} presentation contexts")
+    raise PeerUnreachableError(f"{where}: no association; nobody listens there, or the peer broke it off")
+
+
+def _send_small_packets_at_once(event: Any) -> None:
+    """Turn Nagle's algorithm off on our side: a command would wait for the acknowledgement of the one before."""
+    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _close_gate(event: Any, gate: _Gate) -> None:
+    """Put our gate in the place of pynetdicom's, before its reactor thread starts."""
+    event.assoc._reactor_checkpoint = gate  # noqa: SLF001  pynetdicom has no public way; tests/peers holds it
+
+
+def _acknowledge_at_once(event: Any) -> None:
+    """Acknowledge the start of an answer at once: DCMTK and Orthanc leave Nagle on, and hold the rest back 40 ms else.
+
+    Linux forgets this whenever data is sent, so it is asked for after each PDU.
+    """
+    wrapped = event.assoc.dul.socket
+    if wrapped is not None and wrapped.socket is not None and hasattr(socket, "TCP_QUICKACK"):
+        wrapped.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

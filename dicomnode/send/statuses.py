@@ -1,0 +1,38 @@
+"""What a destination's answer to C-STORE means for an instance: there, try again, or never.
+
+Flow: send/scu > [statuses]
+Never: a socket; this is the table.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Meaning = Literal["sent", "transient", "permanent"]
+
+# First and last status of a range, its meaning, its name: PS3.4 table B.2-1 and PS3.7 annex C.
+STATUSES: tuple[tuple[int, int, Meaning, str], ...] = (
+    (0x0000, 0x0000, "sent", ""),
+    (0x0001, 0x0001, "sent", "requested optional attributes are not supported"),  # PS3.7 C.4.1
+    (0x0107, 0x0107, "sent", "attribute list error"),  # PS3.7 C.4.2
+    (0x0110, 0x0110, "transient", "processing failure"),  # PS3.7 C.5.10
+    # Our UIDs derive from what the object is made of: who has the UID has the object.
+    (0x0111, 0x0111, "sent", "the destination has this SOP instance already"),  # PS3.7 C.5.7
+    (0x0116, 0x0116, "sent", "attribute value out of range"),  # PS3.7 C.4.3
+    (0x0117, 0x0117, "permanent", "invalid SOP instance"),  # PS3.7 C.5.8
+    (0x0122, 0x0122, "permanent", "SOP class not supported"),  # PS3.7 C.5.21
+    (0x0124, 0x0124, "permanent", "not authorised"),  # PS3.7 C.5.11
+    (0x0213, 0x0213, "transient", "resource limitation"),  # PS3.7 C.5.18
+    (0xA700, 0xA7FF, "transient", "out of resources"),
+    (0xA900, 0xA9FF, "permanent", "data set does not match SOP class"),
+    (0xB000, 0xBFFF, "sent", "the destination changed or warned about it"),
+    (0xC000, 0xCFFF, "permanent", "cannot understand"),
+)
+
+
+def classify_status(status: int) -> tuple[Meaning, str]:
+    """Return what a status means and its name; one that the standard does not give to C-STORE is a refusal."""
+    for first, last, meaning, name in STATUSES:
+        if first <= status <= last:
+            return meaning, name
+    return "permanent", "a status that C-STORE does not have"

@@ -1,0 +1,209 @@
+"""`python -m models.train.calibrate --data FOLDER`: fit the confidence to runs whose error is known, bad ones included.
+
+Flow: anatomy > cases > registration > [calibrate] > registration/confidence.py (by hand) | card
+Never: a person the network was trained on; a figure from the people a fit has seen (each is judged by the others' fit).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import itertools
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.train.anatomy import Person, load_people, split_people
+from models.train.card import make_table, write_section
+from models.train.cases import HARD_SETS, SETS, Case, make_case
+from models.train.simulate import smooth_noise
+from registration.confidence import ACCEPT_FROM, COEFFICIENTS, signals
+from registration.descriptors import Network
+from registration.errors import RegistrationError
+from registration.pipeline import register
+from registration.volume import Volume
+
+log = logging.getLogger("models.train")
+
+RIGHT_MM = 5.0
+RIDGE = 0.3
+NEWTON_STEPS = 40
+WEIGHT_OF_BAD = 2.0  # accepting a wrong one costs more than asking about a right one
+BAD_KINDS = ("other head", "phantom", "mirrored", "blobs")
+CASE_KINDS = (*SETS, *SETS, *HARD_SETS)
+BINS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 1.0)
+
+
+def main() -> None:
+    """Run or load the runs, fit, judge by leaving out one person at a time, and write the card's section."""
+    parser = argparse.ArgumentParser(prog="python -m models.train.calibrate", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of T1 volumes (NIfTI) and one template")
+    parser.add_argument("--output", type=Path, default=Path("models"), help="folder of the card (%(default)s)")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", tempfile.gettempdir())) / "dicomnode-train"
+    parser.add_argument("--cache", type=Path, default=cache, help="folder for prepared people and runs (%(default)s)")
+    parser.add_argument(
+        "--runs", type=int, default=240, help="registrations; half of them meant to be bad (%(default)s)"
+    )
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    runs = load_runs(arguments)
+    names = [name for name in COEFFICIENTS if name in signals(runs[0]["metrics"])]
+    weights = fit(runs, names)
+    log.info("INTERCEPT = %.3f", weights[0])
+    for name, weight in zip(names, weights[1:], strict=True):
+        log.info('    "%s": %.3f,', name, weight)
+    judged = judge_by_others(runs, names)
+    date = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    command = f"python -m models.train.calibrate --data FOLDER --runs {len(runs)}"
+    write_section(arguments.output, "Confidence", command, date, describe_runs(runs, judged))
+
+
+def load_runs(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the runs, each registered once and kept beside the prepared people under the network's checksum."""
+    everybody = load_people(arguments.data, arguments.cache)
+    people = [everybody[name] for name in split_people(list(everybody))[1]]
+    network = Network.load(device="cpu", threads=2)
+    path = arguments.cache / f"runs-{network.sha256[:12]}.jsonl"
+    runs = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    with path.open("a", encoding="utf-8") as file:
+        for number in range(len(runs), arguments.runs):
+            run = make_run(number, people, network)
+            file.write(json.dumps(run) + "\n")
+            file.flush()
+            log.info("%d %s", number, {key: run[key] for key in ("kind", "tre_mm", "verdict", "confidence")})
+            runs.append(run)
+    return [run for run in runs[: arguments.runs] if run["metrics"]]
+
+
+def make_run(number: int, people: Sequence[Person], network: Network) -> dict[str, Any]:
+    """Register one case: even numbers the right PET, odd ones something that must not be accepted."""
+    rng = np.random.default_rng([7, number])
+    at = int(rng.integers(len(people)))
+    person = people[at]
+    kind = CASE_KINDS[int(rng.integers(len(CASE_KINDS)))]
+    bad = None if number % 2 == 0 else BAD_KINDS[(number // 2) % len(BAD_KINDS)]
+    other = people[(at + 1 + int(rng.integers(len(people) - 1))) % len(people)] if bad == "other head" else person
+    case = spoil(make_case(person, other, kind, rng), bad, rng)
+    run: dict[str, Any] = {"person": person.name, "kind": bad or kind.name, "bad": bad is not None}
+    try:
+        registration = register(case.fixed, case.moving, network)
+    except RegistrationError as error:
+        return {**run, "tre_mm": None, "verdict": f"error: {type(error).__name__}", "confidence": 0.0, "metrics": {}}
+    tre_mm = None if bad else case.tre_mm(registration.fixed_from_moving)
+    return {
+        **run,
+        "tre_mm": tre_mm,
+        "verdict": registration.verdict,
+        "confidence": registration.confidence,
+        "metrics": dict(registration.metrics),
+    }
+
+
+def spoil(case: Case, bad: str | None, rng: np.random.Generator) -> Case:
+    """Turn a case's PET into one that belongs to no answer."""
+    array = case.moving.array
+    if bad == "mirrored":
+        array = np.ascontiguousarray(array[:, :, ::-1])
+    elif bad == "phantom":
+        array = make_phantom(case.moving, rng)
+    elif bad == "blobs":
+        noise = smooth_noise(case.moving.shape, int(rng.integers(5, 14)), rng)
+        array = np.maximum(noise, 0) * np.float32(1000)
+    else:
+        return case
+    return Case(case.fixed, Volume(array, case.moving.affine), case.fixed_from_moving, case.brain_mm)
+
+
+def make_phantom(grid: Volume, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Make a cylinder of uniform uptake with cold and hot rods, somewhat noisy."""
+    k, j, i = np.indices(grid.shape).reshape(3, -1)
+    x, y, z = (grid.affine[:3, :3] @ np.stack([k, j, i]) + grid.affine[:3, 3:] - grid.centre_mm[:, None]).reshape(
+        3, *grid.shape
+    )
+    inside = (x**2 + y**2 < rng.uniform(80, 105) ** 2) & (np.abs(z) < rng.uniform(60, 90))
+    array = inside * 1.0
+    for angle in np.arange(6) * np.pi / 3 + rng.uniform(0, 1):
+        rod = (x - 50 * np.cos(angle)) ** 2 + (y - 50 * np.sin(angle)) ** 2 < rng.uniform(6, 18) ** 2
+        array[rod & inside] = rng.choice([0.0, 0.3, 4.0])
+    noisy = array + 0.05 * rng.standard_normal(grid.shape) * np.sqrt(array + 0.02)
+    return np.asarray(np.maximum(noisy, 0) * 1000, dtype=np.float32)
+
+
+def is_right(run: dict[str, Any]) -> bool:
+    """Tell whether a run's answer may be used."""
+    return run["tre_mm"] is not None and run["tre_mm"] < RIGHT_MM
+
+
+def fit(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> NDArray[np.float64]:
+    """Fit a logistic by Newton's method with a small ridge; a signal of the wrong sign is left out (weight 0)."""
+    table, right = make_arrays(runs, names)
+    importance = np.where(right > 0.5, 1.0, WEIGHT_OF_BAD)
+    used = np.ones(len(names) + 1, dtype=bool)
+    expected = np.array([0.0, *(np.sign(COEFFICIENTS[name]) for name in names)])
+    while True:
+        weights = np.zeros(len(names) + 1)
+        part = table[:, used]
+        for _ in range(NEWTON_STEPS):
+            share = 1 / (1 + np.exp(-part @ weights[used]))
+            slope = part.T @ (importance * (right - share)) - RIDGE * weights[used]
+            curve = (part.T * (importance * share * (1 - share))) @ part + RIDGE * np.eye(part.shape[1])
+            weights[used] += np.linalg.solve(curve, slope)
+        wrong = used & (weights * expected < 0)
+        if not wrong.any():
+            return weights
+        used &= ~wrong
+
+
+def make_arrays(
+    runs: Sequence[dict[str, Any]], names: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the signals with a leading 1, (n, 1 + signals), and who is right, (n,)."""
+    rows = [[1.0, *(signals(run["metrics"])[name] for name in names)] for run in runs]
+    return np.array(rows), np.array([float(is_right(run)) for run in runs])
+
+
+def judge_by_others(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> NDArray[np.float64]:
+    """Return each run's probability under the fit to all other people's runs."""
+    judged = np.zeros(len(runs))
+    for person in sorted({run["person"] for run in runs}):
+        mine = [number for number, run in enumerate(runs) if run["person"] == person]
+        others = [run for run in runs if run["person"] != person]
+        table, _ = make_arrays([runs[number] for number in mine], names)
+        judged[mine] = 1 / (1 + np.exp(-table @ fit(others, names)))
+    return judged
+
+
+def describe_runs(runs: Sequence[dict[str, Any]], judged: NDArray[np.float64]) -> str:
+    """Return the section's text: reliability, and what share of each kind reaches the level of `accept`."""
+    right = np.array([is_right(run) for run in runs])
+    reliability = []
+    for low, high in itertools.pairwise(BINS):
+        chosen = (judged >= low) & ((judged < high) | (high == 1.0))
+        if chosen.any():
+            share, mean = right[chosen].mean(), judged[chosen].mean()
+            reliability.append((f"{low:.2f}-{high:.2f}", int(chosen.sum()), f"{mean:.2f}", f"{share:.2f}"))
+    kinds = sorted({run["kind"] for run in runs})
+    rows = []
+    for kind in kinds:
+        mine = np.array([run["kind"] == kind for run in runs])
+        accepted = mine & (judged >= ACCEPT_FROM)
+        rows.append(
+            (kind, int(mine.sum()), int((mine & right).sum()), int(accepted.sum()), int((accepted & ~right).sum()))
+        )
+    return f"""{len(runs)} runs on held-out people, half of them meant to be bad; each judged by a fit to the other
+people. Right means a mean TRE under {RIGHT_MM:.0f} mm; every bad kind counts as wrong.
+
+{make_table(["confidence", "runs", "mean confidence", "share right"], reliability)}
+
+{make_table(["kind", "runs", "right", f"confidence at least {ACCEPT_FROM}", "of these wrong"], rows)}"""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Training samples: paired patches of an MR and of a PET simulated from it, each pair of draws in new poses.
+
+Flow: anatomy > simulate > [samples] > training | scoring
+Never: a pair from two people; a contrast that registration's own preprocessing would not give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from models.train.anatomy import Person
+from models.train.simulate import draw_rotation, simulate_pet, smooth_noise
+from registration.patches import HALF, PATCH_VOXELS
+from registration.preprocess import (
+    CUBE_VOXELS,
+    blur,
+    make_cube,
+    make_cube_grid,
+    normalise,
+    prepare_fixed,
+    prepare_moving,
+    smooth,
+)
+from registration.resample import Grid, make_spline, sample_grid
+from registration.transforms import RigidTransform
+from registration.volume import Volume
+
+JITTER_VOXELS = 0.75  # 1.5 mm: a candidate in the PET never lies exactly where the MR's key point does
+COMMON_TILT_DEG = (0.0, 20.0)
+POOL = 16  # scenes to choose from at any time
+DRAWS_OF_A_SCENE = 5
+CANDIDATES = 6000
+SHARE_KEPT_OUTSIDE = 0.3  # of points that are head but not brain
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A person on the 2 mm working grid.
+
+    Attributes
+    ----------
+    name : str
+    mr : (128, 128, 128) float32, as registration normalises it
+    foreground : (128, 128, 128) bool
+    tissue : (4, 128, 128, 128) uint8, as `Person.tissue`
+    grid : Grid
+    """
+
+    name: str
+    mr: NDArray[np.float32]
+    foreground: NDArray[np.bool_]
+    tissue: NDArray[np.uint8]
+    grid: Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """An MR and a PET that lie on one another, and points worth describing, in voxels."""
+
+    mr: Tensor
+    pet: Tensor
+    points: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Patches (n, 3, 64, 64) of MR and PET, and their places (n, 3) in MR voxels."""
+
+    mr: Tensor
+    pet: Tensor
+    places: NDArray[np.float64]
+
+
+def make_subject(person: Person) -> Subject:
+    """Bring a person down to 2 mm, the way registration does."""
+    prepared = prepare_fixed(person.mr)
+    grid = make_cube_grid(prepared.centre_mm)
+    cube = make_cube(make_spline(prepared.volume), prepared, grid, RigidTransform.identity())
+    layers = [
+        sample_grid(make_spline(smooth(Volume(layer, person.mr.affine), 2.0)), grid, RigidTransform.identity())
+        for layer in person.tissue
+    ]
+    tissue = np.rint(np.clip(layers, 0, 255)).astype(np.uint8)
+    return Subject(person.name, cube.array, cube.foreground, tissue, grid)
+
+
+def make_generic_subject(rng: np.random.Generator) -> Subject:
+    """Make a subject that is no anatomy: nested random shapes with four textures, for the first phase."""
+    shape = (CUBE_VOXELS, CUBE_VOXELS, CUBE_VOXELS)
+    axis = np.linspace(-1.3, 1.3, CUBE_VOXELS, dtype=np.float32)
+    distance = np.sqrt(axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2)
+    ball = distance + 0.1 * smooth_noise(shape, 5, rng) < 1
+    chosen = np.stack([smooth_noise(shape, int(rng.integers(8, 24)), rng) for _ in range(4)]).argmax(axis=0)
+    tissue = np.stack([(chosen == n) & ball for n in range(4)]).astype(np.uint8) * 255
+    levels = rng.uniform(0.2, 1.0, 4).astype(np.float32)
+    mr = blur((levels[chosen] * ball).astype(np.float32), np.full(3, 1.0))
+    return Subject("generic", normalise(mr, float(levels.max())), ball, tissue, make_cube_grid(np.zeros(3)))
+
+
+def make_scene(subject: Subject, rng: np.random.Generator, *, augment: bool) -> Scene:
+    """Simulate a PET of one subject, and vary both volumes if asked."""
+    prepared = prepare_moving(simulate_pet(subject.tissue, subject.grid.affine, rng))
+    mr, pet = subject.mr, normalise(prepared.volume.array, prepared.bright)
+    if augment:
+        mr, pet = vary_mr(mr, rng), cut_view(vary(pet, rng), subject.foreground, rng)
+    points = choose_points(subject, rng)
+    return Scene(torch.from_numpy(mr), torch.from_numpy(pet), points[pet[tuple(points.T)] > 0])
+
+
+def cut_view(pet: NDArray[np.float32], foreground: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Cut the field of view: often some of the head's lower end, now and then of its upper one."""
+    held = np.flatnonzero(foreground.any(axis=(1, 2)))
+    height = len(held)
+    low = round(height * rng.uniform(0, 0.35)) if rng.random() < 0.6 else 0
+    high = round(height * rng.uniform(0, 0.25)) if rng.random() < 0.3 else 0
+    cut = pet.copy()
+    cut[: held[0] + low if low else 0] = 0
+    cut[held[-1] + 1 - high if high else len(pet) :] = 0
+    return cut
+
+
+def vary(array: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Vary contrast and level."""
+    return np.asarray(np.clip(array ** np.float32(rng.uniform(0.8, 1.25)) * np.float32(rng.uniform(0.9, 1.1)), 0, 1))
+
+
+def vary_mr(array: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Vary the MR: a smooth coil bias, contrast, level, a little noise."""
+    bias = smooth_noise((CUBE_VOXELS,) * 3, 4, rng) * np.float32(rng.uniform(0, 0.15)) + np.float32(1)
+    noise = rng.standard_normal(array.shape, dtype=np.float32) * np.float32(rng.uniform(0, 0.02))
+    return vary(np.clip(array * bias + noise, 0, 1), rng)
+
+
+def choose_points(subject: Subject, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Choose voxels with structure, (n, 3) int64: mostly of the brain, some of the rest of the head."""
+    index = np.argwhere(subject.foreground)
+    index = np.clip(index[rng.integers(0, len(index), CANDIDATES)], 1, CUBE_VOXELS - 2)
+    k, j, i = index.T
+    mr = subject.mr
+    steep = np.abs(mr[k + 1, j, i] - mr[k - 1, j, i])
+    steep += np.abs(mr[k, j + 1, i] - mr[k, j - 1, i]) + np.abs(mr[k, j, i + 1] - mr[k, j, i - 1])
+    in_brain = subject.tissue[:3, k, j, i].sum(axis=0, dtype=np.int64) > 60
+    wanted = (steep > np.median(steep)) & (in_brain | (rng.random(len(index)) < SHARE_KEPT_OUTSIDE))
+    return np.asarray(index[wanted], dtype=np.int64)
+
+
+def draw_pairs(
+    scene: Scene, points: NDArray[np.int64], degrees: tuple[float, float], rng: np.random.Generator, *, augment: bool
+) -> Pairs:
+    """Cut patches round points in newly drawn poses: the PET turned against the MR by an angle between two values."""
+    tilt = draw_rotation(COMMON_TILT_DEG, rng) if augment else np.eye(3)
+    turn = draw_rotation(degrees, rng)
+    places = points.astype(np.float64)
+    landed = places + rng.standard_normal(places.shape) * (JITTER_VOXELS if augment else 0.25)
+    return Pairs(cut_turned(scene.mr, places, tilt), cut_turned(scene.pet, landed, turn @ tilt), places)
+
+
+def cut_turned(volume: Tensor, places: NDArray[np.float64], rotation: NDArray[np.float64]) -> Tensor:
+    """Cut the three patches round each place as they would be if the volume were turned: (n, 3, 64, 64) float32.
+
+    `places` (n, 3) are voxels k, j, i; outside the volume is 0, as in `registration.patches`.
+    """
+    axis = np.arange(PATCH_VOXELS) - HALF
+    row, column = (part.ravel() for part in np.meshgrid(axis, axis, indexing="ij"))
+    nothing = np.zeros_like(row)
+    planes = np.array([[nothing, row, column], [row, nothing, column], [row, column, nothing]]).transpose(0, 2, 1)
+    index = places[:, None, None, :] + planes @ rotation  # a row times a rotation: turned back
+    grid = torch.from_numpy((index[..., ::-1] * (2 / (CUBE_VOXELS - 1)) - 1).astype(np.float32))
+    grid = grid.reshape(1, len(places) * 3, PATCH_VOXELS, PATCH_VOXELS, 3)
+    patches = functional.grid_sample(volume[None, None], grid, align_corners=True)
+    return patches.reshape(len(places), 3, PATCH_VOXELS, PATCH_VOXELS)
+
+
+class SceneStream:
+    """Endless scenes of changing subjects out of a pool, in which the oldest is replaced every few draws."""
+
+    def __init__(self, subjects: Sequence[Subject], seed: int) -> None:
+        self._subjects = subjects
+        self._rng = np.random.default_rng(seed)
+        self._drawn = 0
+        self._pool: list[Scene] = []
+
+    def next_scene(self) -> Scene:
+        """Return any scene of the pool."""
+        if len(self._pool) < POOL:
+            self._pool.append(self._make())
+        elif self._drawn % DRAWS_OF_A_SCENE == 0:
+            self._pool[(self._drawn // DRAWS_OF_A_SCENE) % POOL] = self._make()
+        self._drawn += 1
+        return self._pool[int(self._rng.integers(len(self._pool)))]
+
+    def _make(self) -> Scene:
+        subject = self._subjects[int(self._rng.integers(len(self._subjects)))]
+        return make_scene(subject, self._rng, augment=True)

@@ -1,0 +1,118 @@
+"""What the steps of one registration share: the fixed side's features, what similarity is measured on, and poses.
+
+Flow: preprocess | keypoints | descriptors > [problem] > search | pipeline
+Never: a change after it is posed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registration.descriptors import Network, describe
+from registration.keypoints import find_fixed_points
+from registration.preprocess import CUBE_SPACING_MM, Cube, Prepared, blur, make_cube, make_cube_grid, smooth
+from registration.resample import Grid, Spline, make_spline
+from registration.similarity import Comparison, make_comparison
+from registration.transforms import RigidTransform
+from registration.volume import Volume
+
+FIXED_POINTS = 300
+BRAIN_RADIUS_MM = 70.0
+BRAIN_POINTS = 500
+COARSE_POINTS, FINE_POINTS = 6_000, 40_000
+COARSE_FWHM_MM = 8.0
+NEAR_HEAD_MM = 8.0
+LAST_BIN = 1.25  # times the bright level
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What every step needs and none changes.
+
+    Attributes
+    ----------
+    moving : Prepared
+    moving_spline : Spline
+        Of the prepared moving volume, since each look samples it again.
+    grid : Grid
+        The working grid round the fixed head.
+    centre_mm : (3,) float64, fixed LPS mm
+    fixed_points : (n, 3) float64, fixed LPS mm
+    fixed_descriptors : (n, 640) float32
+    coarse, fine : Comparison
+        For the search and for the polish.
+    brain_mm : (m, 3) float64, fixed LPS mm
+        Points within 70 mm of the middle, by which two poses are compared.
+    network : Network
+    seed : int
+    """
+
+    moving: Prepared
+    moving_spline: Spline
+    grid: Grid
+    centre_mm: NDArray[np.float64]
+    fixed_points: NDArray[np.float64]
+    fixed_descriptors: NDArray[np.float32]
+    coarse: Comparison
+    fine: Comparison
+    brain_mm: NDArray[np.float64]
+    network: Network
+    seed: int
+
+    def displacement_mm(self, a: RigidTransform, b: RigidTransform) -> float:
+        """Return how far apart two transforms lay the same point of the brain: the mean over the brain, mm."""
+        a_from_b = a @ b.inverse()
+        return float(np.linalg.norm(a_from_b.apply(self.brain_mm) - self.brain_mm, axis=1).mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Pose:
+    """A candidate answer: where it lays the moving volume, and how alike the two then are."""
+
+    fixed_from_moving: RigidTransform
+    similarity: float
+
+
+def pose_problem(fixed: Volume, prepared: tuple[Prepared, Prepared], network: Network, seed: int) -> Problem:
+    """Do steps 1 to 4 on the fixed side, and draw the voxels similarity is measured on."""
+    fixed_prepared, moving = prepared
+    grid = make_cube_grid(fixed_prepared.centre_mm)
+    cube = make_cube(make_spline(fixed_prepared.volume), fixed_prepared, grid, RigidTransform.identity())
+    index = find_fixed_points(cube, FIXED_POINTS)
+    sampled = choose_voxels(cube, fixed, np.random.default_rng(seed))
+    sampled_mm, values = to_mm(sampled, grid), cube.array[tuple(sampled.T)]
+    near = np.linalg.norm(sampled_mm - fixed_prepared.centre_mm, axis=1) < BRAIN_RADIUS_MM
+    blurred = smooth(moving.volume, COARSE_FWHM_MM)
+    ceiling = moving.bright * LAST_BIN
+    return Problem(
+        moving=moving,
+        moving_spline=make_spline(moving.volume),
+        grid=grid,
+        centre_mm=fixed_prepared.centre_mm,
+        fixed_points=to_mm(index, grid),
+        fixed_descriptors=describe(cube, index, network, is_moving=False),
+        coarse=make_comparison(sampled_mm[:COARSE_POINTS], values[:COARSE_POINTS], blurred, ceiling),
+        fine=make_comparison(sampled_mm, values, moving.volume, ceiling),
+        brain_mm=sampled_mm[near][:BRAIN_POINTS],
+        network=network,
+        seed=seed,
+    )
+
+
+def choose_voxels(cube: Cube, fixed: Volume, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw voxels of the head and a rim of air round it, inside the fixed field of view: (n, 3) int64."""
+    near = blur(cube.foreground.astype(np.float32), np.full(3, NEAR_HEAD_MM / CUBE_SPACING_MM / 2)) > 0.02
+    index = np.argwhere(near)
+    index = index[rng.integers(0, len(index), 2 * FINE_POINTS)]
+    index_from_grid = fixed.index_from_mm @ cube.affine
+    voxel = index @ index_from_grid[:3, :3].T + index_from_grid[:3, 3]
+    index = index[((voxel > -0.5) & (voxel < np.array(fixed.shape) - 0.5)).all(axis=1)]
+    return np.asarray(index[:FINE_POINTS], dtype=np.int64)
+
+
+def to_mm(index: NDArray[np.int64], grid: Grid) -> NDArray[np.float64]:
+    """Return the LPS mm of (n, 3) voxels of the grid."""
+    return np.asarray(index @ grid.affine[:3, :3].T + grid.affine[:3, 3])

@@ -1,0 +1,147 @@
+"""Where the answer is looked for: rounds of features, climbs by similarity, and more starts when in doubt.
+
+Flow: problem > [search] > pipeline
+Never: a verdict; the best pose by similarity wins, and `confidence` says how far to trust it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registration.descriptors import describe
+from registration.errors import TooFewPointsError
+from registration.estimation import estimate
+from registration.keypoints import find_moving_points
+from registration.matching import Matches, match
+from registration.preprocess import Prepared, make_cube
+from registration.problem import Pose, Problem, to_mm
+from registration.refinement import COARSE, FINE, QUICK, Search, refine
+from registration.similarity import measure
+from registration.transforms import RigidTransform
+
+MOVING_POINTS = 1400
+ROUNDS = ((np.inf, 12.0), (24.0, 8.0), (14.0, 6.0))  # search radius and RANSAC's tolerance, mm
+SETTLED_MM = 2.5  # a round that moves the brain less than this is the last
+SAME_MM = 3.0  # poses nearer than this lead the fine climb to one top
+CLOSE_CALL = 0.02  # of similarity: a coarse top this near the best is polished too
+TILT_DEG, TILT_MM = (14.0, -12.0, 16.0), (10.0, -8.0, 8.0)
+TURNS_DEG = ((45, 0, 0), (-45, 0, 0), (0, 45, 0), (0, -45, 0), (0, 0, 45), (0, 0, -45), (0, 0, 90), (0, 0, -90))
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """The moving volume's candidates as described under one pose.
+
+    Attributes
+    ----------
+    fixed_from_moving : RigidTransform
+        The pose.
+    places_mm : (n, 3) float64
+        The candidates in fixed LPS mm under the pose.
+    descriptors : (n, 640) float32
+    """
+
+    fixed_from_moving: RigidTransform
+    places_mm: NDArray[np.float64]
+    descriptors: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureEstimate:
+    """What features alone say: a pose, the last look taken, and how many matches stand behind it."""
+
+    pose: Pose
+    look: Look | None
+    inliers: int
+
+
+def centre_start(fixed: Prepared, moving: Prepared) -> RigidTransform:
+    """Return the shift that lays the middle of the uptake on the middle of the head."""
+    matrix = np.eye(4)
+    matrix[:3, 3] = fixed.centre_mm - moving.centre_mm
+    return RigidTransform(matrix)
+
+
+def look_at_moving(problem: Problem, fixed_from_moving: RigidTransform) -> Look:
+    """Do steps 1 to 4 on the moving side as it lies under a pose."""
+    cube = make_cube(problem.moving_spline, problem.moving, problem.grid, fixed_from_moving)
+    index = find_moving_points(cube, MOVING_POINTS)
+    return Look(fixed_from_moving, to_mm(index, problem.grid), describe(cube, index, problem.network, is_moving=True))
+
+
+def match_look(problem: Problem, look: Look, radius_mm: float = np.inf) -> Matches:
+    """Do step 5: match the fixed key points with the candidates of a look; both in fixed LPS mm under its pose."""
+    fixed = problem.fixed_points, problem.fixed_descriptors
+    return match(fixed, (look.places_mm, look.descriptors), radius_mm=radius_mm)
+
+
+def estimate_by_features(problem: Problem, start: RigidTransform, rounds: int = len(ROUNDS)) -> FeatureEstimate:
+    """Repeat steps 1 to 6 from a start; a round's transform is kept only if it makes the volumes more alike."""
+    best = FeatureEstimate(Pose(start, measure(problem.coarse, start.inverse().matrix)), None, 0)
+    for number, (radius_mm, tolerance_mm) in enumerate(ROUNDS[:rounds]):
+        current = best.pose.fixed_from_moving
+        try:
+            look = (
+                best.look if best.look and best.look.fixed_from_moving is current else look_at_moving(problem, current)
+            )
+            rng = np.random.default_rng([problem.seed, number])
+            step = estimate(match_look(problem, look, radius_mm), tolerance_mm, rng)
+        except TooFewPointsError:
+            return best
+        moved = step.fixed_from_moving @ current
+        similarity = measure(problem.coarse, moved.inverse().matrix)
+        if similarity <= best.pose.similarity:
+            return FeatureEstimate(best.pose, look, best.inliers)
+        best = FeatureEstimate(Pose(moved, similarity), look, step.inliers)
+        if problem.displacement_mm(moved, current) < SETTLED_MM:
+            return best
+    return best
+
+
+def make_starts(problem: Problem, by_features: RigidTransform, centre: RigidTransform) -> list[RigidTransform]:
+    """Return three starts that share as little as possible: features, centres, and centres tilted off them."""
+    tilt = RigidTransform.from_parameters(np.radians(TILT_DEG), np.array(TILT_MM), problem.centre_mm)
+    return [by_features, centre, tilt @ centre]
+
+
+def climb(problem: Problem, starts: Iterable[RigidTransform], search: Search = COARSE) -> list[Pose]:
+    """Climb from each start on the coarse comparison."""
+    return [Pose(*refine(problem.coarse, start, problem.centre_mm, search)) for start in starts]
+
+
+def polish(problem: Problem, rough: Sequence[Pose]) -> list[Pose]:
+    """Climb to the top on the fine comparison from the best rough pose, and from others that come close; best first."""
+    ordered = sorted(rough, key=lambda pose: -pose.similarity)
+    chosen = ordered[:1]
+    for pose in ordered[1:]:
+        is_new = all(
+            problem.displacement_mm(pose.fixed_from_moving, other.fixed_from_moving) > SAME_MM for other in chosen
+        )
+        if is_new and pose.similarity > ordered[0].similarity - CLOSE_CALL and len(chosen) < 3:
+            chosen.append(pose)
+    fine = [Pose(*refine(problem.fine, pose.fixed_from_moving, problem.centre_mm, FINE)) for pose in chosen]
+    return sorted(fine, key=lambda pose: -pose.similarity)
+
+
+def turn_starts(problem: Problem, start: RigidTransform) -> list[RigidTransform]:
+    """Return the start turned by large angles about the middle of the head."""
+    return [
+        RigidTransform.from_parameters(np.radians(np.array(turn, dtype=float)), np.zeros(3), problem.centre_mm) @ start
+        for turn in TURNS_DEG
+    ]
+
+
+def search_by_similarity(problem: Problem, known: Sequence[Pose], start: RigidTransform) -> list[Pose]:
+    """Climb a little from turned starts, and polish the best of those and of the known; best first."""
+    return polish(problem, [*known, *climb(problem, turn_starts(problem, start), QUICK)])
+
+
+def search_by_features(problem: Problem, known: Sequence[Pose], start: RigidTransform) -> list[Pose]:
+    """Look from turned starts by features, one round each, and polish the best of those and the known; best first."""
+    found = [estimate_by_features(problem, turned, rounds=1).pose for turned in turn_starts(problem, start)[:6]]
+    found.sort(key=lambda pose: -pose.similarity)
+    return polish(problem, [*known, *climb(problem, [pose.fixed_from_moving for pose in found[:3]])])

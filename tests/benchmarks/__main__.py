@@ -1,0 +1,28 @@
+"""`make bench`: runs the groups asked for, or all, prints a table and writes benchmarks.json.
+
+Flow: make bench > [__main__] > groups
+Never: an exit code that says a goal was missed; a benchmark tells, a test judges.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+
+from tests.benchmarks import registration
+from tests.benchmarks.rows import Row, write_rows
+
+GROUPS: Mapping[str, Callable[[], Iterable[Row]]] = {"registration": registration.measure}
+
+
+def main(asked: list[str]) -> int:
+    """Run these groups, or all."""
+    if unknown := [name for name in asked if name not in GROUPS]:
+        sys.stderr.write(f"no group is named {unknown[0]!r}; groups: {', '.join(GROUPS)}\n")
+        return 2
+    write_rows([row for name in asked or GROUPS for row in GROUPS[name]()])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

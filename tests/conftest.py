@@ -1,0 +1,85 @@
+"""What every test may ask for: real data, peers' programs; and the rule that CI skips nothing.
+
+Flow: pytest > [conftest] > tests
+Never: a peer from the virtual environment (pynetdicom installs scripts named after DCMTK's); a skip under CI.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+PROGRAM_FOLDERS = (Path("/usr/bin"), Path("/usr/sbin"))
+# PostgreSQL on Debian keeps its server programs out of /usr/bin, in a folder named after the version.
+POSTGRESQL_FOLDERS = "/usr/lib/postgresql"
+PACKAGES = {
+    "Orthanc": "orthanc",
+    "dciodvfy": "dicom3tools",
+    "dcentvfy": "dicom3tools",
+    "initdb": "postgresql",
+    "pg_ctl": "postgresql",
+    "postgres": "postgresql",
+    "dcm2niix": "dcm2niix",
+    "systemd-analyze": "systemd",
+    "systemd-sysusers": "systemd",
+    "systemd-tmpfiles": "systemd",
+}
+
+
+def is_ci() -> bool:
+    """Tell whether a missing peer is a failure rather than a skip."""
+    return os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Give the checkout these tests stand in."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Give the folder of real data, which is beside the checkout and never in it."""
+    if not (SHARED_DATA / "MANIFEST.sha256").is_file():
+        pytest.skip("real data: put the project's shared/data folder beside the checkout (../shared/data)")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def peer_program() -> Callable[[str], Path]:
+    """Give a function from a program's name to its absolute path in the system, never in the virtual environment."""
+    return find_peer_program
+
+
+def find_peer_program(name: str) -> Path:
+    """Return a peer's program of the system, or skip with the package to install."""
+    folders = [*PROGRAM_FOLDERS, *sorted(Path(POSTGRESQL_FOLDERS).glob("*/bin"), reverse=True)]
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    pytest.skip(f"{name} is not installed: apt-get install {PACKAGES.get(name, 'dcmtk')}, or `make peers` as root")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skipped test into a failure under CI."""
+    report = yield
+    if is_ci() and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped under CI, where nothing may be: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Turn a skipped module into a failure under CI."""
+    report = yield
+    if is_ci() and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped under CI, where nothing may be: {report.longrepr}"
+    return report

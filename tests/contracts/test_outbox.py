@@ -1,0 +1,206 @@
+"""The outbox behaves alike on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import Connection
+
+from dicomnode.database.engine import Database
+from dicomnode.database.outbox import (
+    Failure,
+    OutboxRow,
+    add_outbox_rows,
+    claim_outbox,
+    extend_leases,
+    fail_due_rows,
+    fetch_outbox,
+    fetch_outbox_row,
+    record_dead,
+    record_retry,
+    record_sent,
+    release_rows,
+    retry_outbox_row,
+)
+from dicomnode.errors import LeaseLostError, StateError
+from tests.rows import add_finished_job
+
+KINDS = ("pt", "pt", "rgb", "rgb", "reg")
+
+
+def _owe(database: Database, *destinations: str, kinds: tuple[str, ...] = KINDS) -> list[int]:
+    _, output_ids = add_finished_job(database, kinds)
+    with database.write() as connection:
+        add_outbox_rows(connection, output_ids, destinations, now=30.0)
+    return output_ids
+
+
+def _claim(database: Database, destination: str = "pacs", now: float = 40.0, limit: int = 100) -> list[OutboxRow]:
+    return claim_outbox(database, destination, now, lease_s=60.0, limit=limit)
+
+
+def _row(database: Database, row_id: int) -> OutboxRow:
+    with database.read() as connection:
+        return fetch_outbox_row(connection, row_id)
+
+
+def test_each_output_is_owed_to_each_destination_once(database: Database) -> None:
+    output_ids = _owe(database, "pacs", "archive")
+
+    with database.write() as connection:
+        assert add_outbox_rows(connection, output_ids, ["pacs"], now=31.0) == 0
+        rows = fetch_outbox(connection)
+    assert [(row.destination, row.output_id) for row in rows] == [
+        (destination, output_id) for destination in ("archive", "pacs") for output_id in output_ids
+    ]
+
+
+def test_nothing_is_owed_where_there_is_no_destination(database: Database) -> None:
+    _owe(database)
+
+    with database.read() as connection:
+        assert fetch_outbox(connection) == []
+
+
+def test_rows_are_claimed_job_by_job_with_the_registration_object_last(database: Database) -> None:
+    _owe(database, "pacs")
+    _owe(database, "pacs")
+
+    assert [row.kind for row in _claim(database)] == [*KINDS, *KINDS]
+
+
+def test_a_claim_of_part_takes_the_first_and_the_next_the_rest(database: Database) -> None:
+    output_ids = _owe(database, "pacs")
+
+    taken = [row.output_id for _ in range(3) for row in _claim(database, limit=2)]
+
+    assert taken == output_ids
+
+
+def test_concurrent_claimers_never_take_one_row_twice(database: Database) -> None:
+    output_ids = [output_id for _ in range(6) for output_id in _owe(database, "pacs")]
+
+    def claim_all(_: int) -> list[int]:
+        taken = []
+        while rows := _claim(database, limit=2):
+            taken += [row.output_id for row in rows]
+        return taken
+
+    with ThreadPoolExecutor(6) as threads:
+        taken = [output_id for of_one in threads.map(claim_all, range(6)) for output_id in of_one]
+
+    assert sorted(taken) == sorted(output_ids)
+
+
+def test_an_expired_lease_gives_the_rows_to_the_next_and_the_late_one_cannot_write(database: Database) -> None:
+    _owe(database, "pacs", kinds=("pt",))
+    [late] = _claim(database, now=40.0)
+
+    assert _claim(database, now=100.0) == []
+    [held] = _claim(database, now=100.1)
+
+    assert held.token == late.token + 1
+    records: list[Callable[[Connection], None]] = [
+        lambda connection: record_sent(connection, late, 101.0),
+        lambda connection: record_retry(connection, late, 200.0, "no answer"),
+        lambda connection: record_dead(connection, late, "refused"),
+    ]
+    for record in records:
+        with pytest.raises(LeaseLostError), database.write() as connection:
+            record(connection)
+    assert _row(database, held.id) == held
+
+
+def test_an_extended_lease_keeps_the_rows(database: Database) -> None:
+    _owe(database, "pacs")
+
+    extend_leases(database, _claim(database, now=40.0), 200.0)
+
+    assert _claim(database, now=150.0) == []
+
+
+def test_a_released_row_is_due_again_with_no_attempt_used(database: Database) -> None:
+    _owe(database, "pacs", kinds=("pt",))
+
+    release_rows(database, _claim(database))
+
+    [row] = _claim(database)
+    assert row.attempts == 0
+
+
+def test_outcomes_are_recorded_with_their_reason(database: Database) -> None:
+    _owe(database, "pacs", kinds=("pt", "rgb", "reg"))
+    sent, later, refused = _claim(database)
+
+    with database.write() as connection:
+        record_sent(connection, sent, 41.0, "a warning")
+        record_retry(connection, later, 70.0, "out of resources")
+        record_dead(connection, refused, "not authorised")
+        rows = {row.id: row for row in fetch_outbox(connection)}
+
+    assert [(row.state, row.reason, row.attempts, row.lease_until) for row in rows.values()] == [
+        ("sent", "a warning", 1, None),
+        ("retry", "out of resources", 1, None),
+        ("dead", "not authorised", 1, None),
+    ]
+    assert rows[sent.id].sent_at == 41.0
+    assert _claim(database, now=69.0) == []
+    assert [row.id for row in _claim(database, now=70.0)] == [later.id]
+
+
+def test_one_failed_association_puts_off_everything_due_to_the_destination(database: Database) -> None:
+    _owe(database, "pacs", "archive")
+
+    assert fail_due_rows(database, "pacs", 40.0, Failure("nobody listens", 50.0), attempts_at_most=3) == 0
+
+    with database.read() as connection:
+        rows = fetch_outbox(connection)
+    pacs = [(row.state, row.attempts, row.not_before) for row in rows if row.destination == "pacs"]
+    assert pacs == [("retry", 1, 50.0)] * len(KINDS)
+    assert {row.state for row in rows if row.destination == "archive"} == {"owed"}
+
+
+def test_used_up_attempts_end_a_row(database: Database) -> None:
+    _owe(database, "pacs", kinds=("pt",))
+    fail_due_rows(database, "pacs", 40.0, Failure("nobody listens", 50.0), attempts_at_most=2)
+    _owe(database, "pacs", kinds=("pt",))
+
+    assert fail_due_rows(database, "pacs", 50.0, Failure("nobody listens", 70.0), attempts_at_most=2) == 1
+
+    with database.read() as connection:
+        assert [row.state for row in fetch_outbox(connection)] == ["dead", "retry"]
+
+
+def test_a_rejected_association_ends_every_due_row(database: Database) -> None:
+    _owe(database, "pacs")
+
+    assert fail_due_rows(database, "pacs", 40.0, Failure("calling AE title", None), attempts_at_most=9) == len(KINDS)
+
+
+def test_rows_that_are_held_or_not_due_share_no_failure(database: Database) -> None:
+    _owe(database, "pacs", kinds=("pt", "rgb", "reg"))
+    held, later = _claim(database, limit=2)
+    with database.write() as connection:
+        record_retry(connection, later, 500.0, "out of resources")
+
+    fail_due_rows(database, "pacs", 41.0, Failure("nobody listens", 50.0), attempts_at_most=9)
+
+    assert (_row(database, held.id), _row(database, later.id).not_before) == (held, 500.0)
+
+
+def test_only_a_person_owes_a_dead_row_again(database: Database) -> None:
+    _owe(database, "pacs", kinds=("pt",))
+    [row] = _claim(database)
+    with database.write() as connection:
+        record_dead(connection, row, "refused")
+    assert _claim(database) == []
+
+    with database.write() as connection:
+        retry_outbox_row(connection, row.id, now=90.0)
+
+    [again] = _claim(database, now=90.0)
+    assert (again.state, again.attempts) == ("owed", 0)
+    with pytest.raises(StateError, match="it is owed, dead is needed"), database.write() as connection:
+        retry_outbox_row(connection, row.id, now=91.0)

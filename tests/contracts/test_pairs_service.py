@@ -1,0 +1,159 @@
+"""A round of pairing, from received rows to pairs and jobs, on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dicomnode.database.engine import Database
+from dicomnode.database.index import close_association
+from dicomnode.database.jobs import Job, claim_job, fetch_jobs
+from dicomnode.database.pairs import Pair, fetch_pairs
+from dicomnode.pairing.service import step
+from dicomnode.settings import PairingSettings
+from tests.rows import MR, PET, grown, receive, series_state
+
+SETTINGS = PairingSettings(series_quiet_period_s=20.0, study_quiet_period_s=60.0)
+LONG_AFTER = 10_000.0
+
+
+def _pairs(database: Database) -> list[Pair]:
+    with database.read() as connection:
+        return fetch_pairs(connection)
+
+
+def _jobs(database: Database) -> list[Job]:
+    with database.read() as connection:
+        return fetch_jobs(connection)
+
+
+def test_a_complete_pair_gets_one_job(database: Database) -> None:
+    receive(database, MR, now=100.0)
+    receive(database, PET, now=100.0)
+
+    for _ in range(3):
+        step(database, SETTINGS, now=120.0)
+
+    [pair], [job] = _pairs(database), _jobs(database)
+    assert (pair.fixed_series_uid, pair.moving_series_uid, pair.state) == (MR.series_uid, PET.series_uid, "ready")
+    assert (job.pair_id, job.state, job.created_at) == (pair.id, "waiting", 120.0)
+    assert [series_state(database, sent)[0] for sent in (MR, PET)] == ["paired", "paired"]
+
+
+def test_nothing_happens_before_the_quiet_period_or_while_an_association_is_open(database: Database) -> None:
+    association_id = receive(database, MR, now=100.0, stays_open=True)
+    receive(database, PET, now=100.0)
+
+    step(database, SETTINGS, now=LONG_AFTER)
+    assert series_state(database, MR)[0] == "receiving"
+    with database.write() as connection:
+        close_association(connection, association_id, LONG_AFTER)
+    step(database, SETTINGS, now=LONG_AFTER + 19.0)
+    assert _pairs(database) == []
+    step(database, SETTINGS, now=LONG_AFTER + 20.0)
+    assert len(_pairs(database)) == 1
+
+
+def test_a_series_without_a_partner_is_paired_when_it_comes(database: Database) -> None:
+    receive(database, PET, now=100.0)
+    step(database, SETTINGS, now=120.0)
+    assert series_state(database, PET) == ("unpaired", "no MR of this patient")
+
+    receive(database, MR, now=500.0)
+    step(database, SETTINGS, now=520.0)
+
+    assert len(_pairs(database)) == 1
+    assert series_state(database, PET)[0] == "paired"
+
+
+def test_another_patients_pet_is_not_paired(database: Database) -> None:
+    receive(database, MR, now=100.0)
+    receive(database, replace(PET, patient=replace(PET.patient, patient_id="4712")), now=100.0)
+
+    step(database, SETTINGS, now=120.0)
+
+    assert _pairs(database) == []
+    assert [series_state(database, sent)[0] for sent in (MR, PET)] == ["unpaired", "unpaired"]
+
+
+def test_a_conflict_is_held_without_a_job(database: Database) -> None:
+    receive(database, MR, now=100.0)
+    receive(database, replace(PET, patient=replace(PET.patient, sex="M")), now=100.0)
+
+    step(database, SETTINGS, now=120.0)
+
+    assert [(pair.state, pair.reason) for pair in _pairs(database)] == [
+        ("held", "PatientSex differs between the MR and the PET")
+    ]
+    assert _jobs(database) == []
+    assert series_state(database, PET) == ("paired", "PatientSex differs between the MR and the PET")
+
+
+def test_a_refused_series_says_why(database: Database) -> None:
+    receive(database, replace(MR, slices=1), now=100.0)
+
+    step(database, SETTINGS, now=120.0)
+
+    assert series_state(database, MR) == ("refused", "1 slices, at least 8 needed")
+
+
+def test_the_same_instances_again_make_no_new_job(database: Database) -> None:
+    for now in (100.0, 300.0):
+        receive(database, MR, now=now)
+        receive(database, PET, now=now)
+        step(database, SETTINGS, now=now + 20.0)
+
+    assert len(_jobs(database)) == 1
+
+
+@pytest.mark.parametrize("was_started", [True, False])
+def test_late_slices_make_a_new_job_in_place_of_one_that_has_not_started(database: Database, was_started: bool) -> None:
+    receive(database, MR, now=100.0)
+    receive(database, PET, now=100.0)
+    step(database, SETTINGS, now=120.0)
+    if was_started:
+        claim_job(database, 121.0, lease_s=60.0)
+
+    receive(database, grown(MR, 12), now=200.0, first=11)
+    assert series_state(database, MR)[0] == "receiving"
+    step(database, SETTINGS, now=220.0)
+
+    old, new = _jobs(database)
+    assert (old.state, new.state) == ("running" if was_started else "done", "waiting")
+    assert was_started or old.reason == f"superseded by pair {new.pair_id}: the instances of a series changed"
+    assert old.pair_id != new.pair_id
+
+
+def test_late_slices_of_a_held_pair_hold_the_newer_one_only(database: Database) -> None:
+    receive(database, MR, now=100.0)
+    other = replace(PET, patient=replace(PET.patient, sex="M"))
+    receive(database, other, now=100.0)
+    step(database, SETTINGS, now=120.0)
+
+    receive(database, grown(other, 12), now=200.0, first=11)
+    step(database, SETTINGS, now=220.0)
+
+    assert [pair.state for pair in _pairs(database)] == ["rejected", "held"]
+
+
+def test_slices_that_come_between_reading_and_writing_keep_a_series_open(database: Database) -> None:
+    receive(database, MR, now=100.0)
+    step(database, SETTINGS, now=119.0)
+    receive(database, grown(MR, 12), now=119.0, first=11)
+
+    step(database, SETTINGS, now=121.0)
+
+    assert series_state(database, MR)[0] == "receiving"
+
+
+def test_a_nearer_mr_that_comes_later_makes_a_pair_of_its_own(database: Database) -> None:
+    prior = replace(MR, study=7, study_date="20260101")
+    receive(database, prior, now=100.0)
+    receive(database, PET, now=100.0)
+    step(database, SETTINGS, now=120.0)
+
+    receive(database, MR, now=500.0)
+    step(database, SETTINGS, now=520.0)
+
+    assert [pair.fixed_series_uid for pair in _pairs(database)] == [prior.series_uid, MR.series_uid]

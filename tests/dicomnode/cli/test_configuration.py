@@ -1,0 +1,141 @@
+"""`dicomnode config`: the file written, checked against this machine, and shown.
+
+Flow: cli/configuration > [test_configuration]
+Never: a port other than one the test holds itself.
+"""
+
+from __future__ import annotations
+
+import socket
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from dicomnode.running import announce_node
+from dicomnode.settings import Settings
+from dicomnode.shipped import EXAMPLE, find_shipped
+from tests.dicomnode.cli.conftest import Run
+
+
+def write(config: Path, *lines: str) -> None:
+    config.write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+def test_init_writes_the_example(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "etc" / "n.toml"
+    ran = run("config", "init", "--config", path)
+    assert ran.code == 0
+    assert path.read_text(encoding="utf-8") == find_shipped(EXAMPLE).read_text(encoding="utf-8")
+    units = Path(ran.out.rstrip().rpartition(" ")[2])
+    assert (units / "dicomnode.service").is_file()
+
+
+def test_init_leaves_a_file_that_is_there(run: Run, config: Path) -> None:
+    before = config.read_text(encoding="utf-8")
+    ran = run("config", "init", "--config", config)
+    assert ran.code == 2
+    assert "is there already" in ran.err
+    assert config.read_text(encoding="utf-8") == before
+
+
+def test_init_names_a_folder_it_cannot_write(run: Run) -> None:
+    ran = run("config", "init", "--config", "/proc/n.toml")
+    assert ran.code == 2
+    assert "/proc/n.toml: cannot be written" in ran.err
+
+
+def test_check_finds_nothing_wrong(run: Run, tmp_path: Path, config: Path) -> None:
+    write(
+        config, "[node]", f'storage_root = "{tmp_path}"', f"port = {free_port()}", "[limits]", "disk_reserve_bytes = 0"
+    )
+    ran = run("config", "check", "--config", config)
+    assert (ran.code, ran.out, ran.err) == (0, f"{config}: nothing wrong\n", "")
+    assert run("config", "check", "--config", config, "--json").json == {
+        "file": str(config), "is_valid": True, "problems": [], "warnings": [],
+    }  # fmt: skip
+
+
+def test_check_names_every_problem(run: Run, config: Path) -> None:
+    write(config, "[node]", "port = 0", 'ae_title = ""')
+    ran = run("config", "check", "--config", config)
+    assert ran.code == 2
+    assert ran.err.splitlines() == [
+        f"{config}:3: node.ae_title: an AE title is 1 to 16 characters, this one is empty",
+        f"{config}:2: node.port: found 0; input should be greater than or equal to 1",
+    ]
+    found = run("config", "check", "--config", config, "--json")
+    assert (found.code, found.json["is_valid"], len(found.json["problems"])) == (2, False, 2)
+
+
+def test_check_names_a_port_in_use(run: Run, tmp_path: Path, config: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        write(config, "[node]", f'storage_root = "{tmp_path}"', f"port = {port}")
+        ran = run("config", "check", "--config", config)
+        assert ran.code == 2
+        assert f"{config}:3: node.port: port {port} of 127.0.0.1 is in use by another program; stop it" in ran.err
+        with announce_node(tmp_path):  # held by the node itself
+            assert "in use" not in run("config", "check", "--config", config).err
+
+
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [
+        ("{tmp}/a-file", "a-file is a file; name a folder"),
+        ("/proc/nowhere/dicomnode", "/proc/nowhere/dicomnode is not there, and /proc is not writable"),
+        ("/proc", "/proc is not writable for this user"),
+    ],
+)
+def test_check_names_a_storage_root_that_cannot_be_written(
+    run: Run, tmp_path: Path, config: Path, root: str, message: str
+) -> None:
+    (tmp_path / "a-file").touch()
+    write(config, "[node]", f'storage_root = "{root.format(tmp=tmp_path)}"', f"port = {free_port()}")
+    ran = run("config", "check", "--config", config)
+    assert ran.code == 2
+    assert ran.err.startswith(f"{config}:2: node.storage_root: ")
+    assert message in ran.err
+
+
+def test_check_leaves_no_trace(run: Run, tmp_path: Path, config: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    run("config", "check", "--config", config)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_check_names_an_address_of_another_machine(run: Run, tmp_path: Path, config: Path) -> None:
+    write(config, "[node]", 'bind = "192.0.2.1"', f'storage_root = "{tmp_path}"')  # RFC 5737: nobody's
+    ran = run("config", "check", "--config", config)
+    assert f"{config}:2: node.bind: 192.0.2.1 is not an address of this machine" in ran.err
+
+
+def test_check_warns_of_an_unknown_host_and_a_full_disk(run: Run, tmp_path: Path, config: Path) -> None:
+    peer = ["[[peers]]", 'name = "p"', 'ae_title = "P"', 'host = "no-such-host.invalid"', "port = 104"]
+    node = ["[node]", f'storage_root = "{tmp_path}"', f"port = {free_port()}"]
+    write(config, *node, *peer, "[limits]", "disk_reserve_bytes = 1000000000000000000")
+    ran = run("config", "check", "--config", config)
+    assert ran.code == 0
+    assert f"warning: {config}:7: peers[0].host: no-such-host.invalid is not known" in ran.err
+    assert f"warning: {config}:10: limits.disk_reserve_bytes: " in ran.err
+
+
+def test_show_gives_the_settings_in_force(run: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DICOMNODE_NODE__AE_TITLE", "FROM ENV")
+    shown = tomllib.loads(run("config", "show", "--config", config).out)
+    assert shown["node"]["ae_title"] == "FROM ENV"
+    assert shown["send"] == Settings().send.model_dump(mode="json")
+    assert run("config", "show", "--config", config, "--json").json == shown
+
+
+def test_show_hides_a_password(run: Run, config: Path) -> None:
+    write(config, "[database]", 'url = "postgresql+psycopg://node:s3cret@db/dicomnode"')
+    out = run("config", "show", "--config", config).out
+    assert "s3cret" not in out
+    assert "postgresql+psycopg://node:***@db/dicomnode" in out
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port: int = holder.getsockname()[1]
+        return port

@@ -1,0 +1,151 @@
+"""`dicomnode series|pairs|jobs|outbox`: rows as the node writes them, listed, shown and decided.
+
+Flow: cli/listings, cli/decisions > [test_listings]
+Never: a row the node could not have written (tests/rows).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dicomnode.database.engine import Database
+from dicomnode.database.jobs import JobClaim, claim_job, move_claimed_job
+from dicomnode.database.outbox import add_outbox_rows
+from tests.dicomnode.cli.conftest import Run
+from tests.rows import MR, PATIENT, PET, add_finished_job, add_ready_pair, add_waiting_job, receive
+
+IDENTITY = ("4711", "Doe", "19700102")
+
+
+def add_destination(config: Path) -> None:
+    text = config.read_text(encoding="utf-8")
+    peer = '[[peers]]\nname = "pacs"\nae_title = "P"\nhost = "h"\nport = 104\nmay = ["receive"]\n'
+    config.write_text(f'{text}{peer}[[destinations]]\npeer = "pacs"\n', encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["series", "pairs", "jobs", "outbox"])
+def test_nothing_yet(run: Run, config: Path, database: Database, name: str) -> None:
+    assert run(name, "list", "--config", config).out == f"no {name}\n"
+    assert run(name, "list", "--config", config, "--json").json == []
+
+
+@pytest.mark.parametrize("name", ["series", "pairs", "jobs", "outbox"])
+def test_a_root_without_a_database_is_left_alone(run: Run, config: Path, tmp_path: Path, name: str) -> None:
+    ran = run(name, "list", "--config", config)
+    assert ran.code == 2
+    assert "no such database; the node makes it when it first runs (dicomnode serve)" in ran.err
+    assert not (tmp_path / "storage").exists()
+
+
+def test_series_are_listed_without_an_identity(run: Run, config: Path, database: Database) -> None:
+    receive(database, replace(MR, description="T1 \x1b[31mred"), now=1700000000.25)
+    receive(database, PET, now=1700000001.0)
+    table = run("series", "list", "--config", config).out
+    assert "T1 \\x1b[31mred" in table
+    rows = run("series", "list", "--config", config, "--json").json
+    assert [(row["series_uid"], row["state"], row["instance_count"]) for row in rows] == [
+        (MR.series_uid, "receiving", 10),
+        (PET.series_uid, "receiving", 10),
+    ]
+    assert rows[0]["last_received_at"] == "2023-11-14T22:13:20.250+00:00"
+    for word in IDENTITY:
+        assert word not in table
+        assert word not in str(rows)
+
+
+def test_one_series_is_shown_with_whose_it_is(run: Run, config: Path, database: Database) -> None:
+    receive(database, MR, now=1.0)
+    shown = run("series", "show", MR.series_uid, "--config", config, "--json").json
+    assert shown["patient"] == vars(PATIENT)
+    for word in IDENTITY:
+        assert word in run("series", "show", MR.series_uid, "--config", config).out
+
+
+def test_rows_of_one_state_are_listed(run: Run, config: Path, database: Database) -> None:
+    add_ready_pair(database, state="held")
+    assert len(run("pairs", "list", "--state", "held", "--config", config, "--json").json) == 1
+    assert run("pairs", "list", "--state", "ready", "--config", config).out == "no pairs in state ready\n"
+
+
+def test_a_pair_is_shown_with_its_series(run: Run, config: Path, database: Database) -> None:
+    pair_id = add_ready_pair(database)
+    shown = run("pairs", "show", pair_id, "--config", config, "--json").json
+    assert (shown["fixed_series_uid"], shown["moving_series_uid"]) == (MR.series_uid, PET.series_uid)
+    assert MR.series_uid in run("pairs", "show", pair_id, "--config", config).out
+
+
+def test_a_job_is_shown_with_its_outputs_and_the_outbox_with_its_destination(
+    run: Run, config: Path, database: Database
+) -> None:
+    job_id, output_ids = add_finished_job(database, ("pt", "reg"))
+    with database.write() as connection:
+        add_outbox_rows(connection, output_ids, ["pacs"], now=30.0)
+    shown = run("jobs", "show", job_id, "--config", config, "--json").json
+    assert [output["kind"] for output in shown["outputs"]] == ["pt", "reg"]
+    owed = run("outbox", "list", "--config", config, "--json").json
+    assert [(row["kind"], row["destination"], row["state"]) for row in owed] == [
+        ("pt", "pacs", "owed"),
+        ("reg", "pacs", "owed"),
+    ]
+    assert run("outbox", "show", owed[0]["id"], "--config", config, "--json").json == owed[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("series", "show", "1.2"), "none received with this SeriesInstanceUID"),
+        (("pairs", "show", 9), "pair 9: "),
+        (("jobs", "show", 9), "job 9: there is no job with this number"),
+        (("outbox", "show", 9), "outbox row 9: there is no row with this number"),
+        (("pairs", "accept", 9), "pair 9: "),
+        (("pairs", "reject", 9), "pair 9: "),
+        (("jobs", "retry", 9), "job 9: there is no job with this number"),
+    ],
+)
+def test_a_row_that_is_not_there_is_one_line(
+    run: Run, config: Path, database: Database, arguments: tuple[object, ...], message: str
+) -> None:
+    ran = run(*arguments, "--config", config)
+    assert ran.code == 2
+    assert message in ran.err
+    assert ran.err.count("\n") == 1
+
+
+def test_a_held_pair_that_is_accepted_gets_a_job(run: Run, config: Path, database: Database) -> None:
+    pair_id = add_ready_pair(database, state="held")
+    assert run("pairs", "accept", pair_id, "--config", config).out == f"pair {pair_id}: accepted\n"
+    jobs = run("jobs", "list", "--config", config, "--json").json
+    assert [(job["pair_id"], job["state"]) for job in jobs] == [(pair_id, "waiting")]
+    assert run("pairs", "accept", pair_id, "--config", config).code == 2
+
+
+def test_a_held_pair_that_is_rejected_gets_none(run: Run, config: Path, database: Database) -> None:
+    pair_id = add_ready_pair(database, state="held")
+    rejected = run("pairs", "reject", pair_id, "--config", config, "--json").json
+    assert (rejected["id"], rejected["state"]) == (pair_id, "rejected")
+    assert run("jobs", "list", "--config", config, "--json").json == []
+
+
+def test_a_reviewed_result_that_is_accepted_is_owed_to_every_destination(
+    run: Run, config: Path, database: Database
+) -> None:
+    job_id, output_ids = add_finished_job(database, ("pt", "reg"), state="review")
+    add_destination(config)
+    pair_id = run("jobs", "show", job_id, "--config", config, "--json").json["pair_id"]
+    assert run("pairs", "accept", pair_id, "--config", config).code == 0
+    owed = run("outbox", "list", "--config", config, "--json").json
+    assert sorted((row["output_id"], row["destination"]) for row in owed) == [(i, "pacs") for i in output_ids]
+
+
+def test_a_failed_job_is_run_again(run: Run, config: Path, database: Database) -> None:
+    job_id = add_waiting_job(database)
+    assert run("jobs", "retry", job_id, "--config", config).code == 2
+    job = claim_job(database, now=20.0, lease_s=60.0)
+    assert job is not None
+    with database.write() as connection:
+        move_claimed_job(connection, JobClaim(job.id, job.token), "failed", reason="it broke")
+    assert run("jobs", "retry", job_id, "--config", config).out == f"job {job_id}: waiting\n"
+    assert run("jobs", "show", job_id, "--config", config, "--json").json["state"] == "waiting"

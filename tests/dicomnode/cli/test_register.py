@@ -1,0 +1,105 @@
+"""`dicomnode register`: what it refuses in one line, and what it says of a pair that does not belong together.
+
+Flow: cli/register > [test_register]
+Never: how good a registration is (tests/registration), or that it is the node's (tests/system).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import CTImageStorage
+
+from dicomnode.cli.register import EXIT_CODES
+from tests.builders import Patient, make_patient
+from tests.dicomnode.cli.conftest import Run
+
+KEYS = ["fixed_from_moving", "verdict", "confidence", "metrics", "timings_s", "device", "model_sha256", "outputs"]
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Patient:
+    return make_patient(tmp_path_factory.mktemp("patient"))
+
+
+def refuse(run: Run, fixed: Path, moving: Path, output: Path) -> str:
+    ran = run("register", "--fixed", fixed, "--moving", moving, "--output", output, "--json")
+    assert ran.code == 2
+    assert ran.out == ""
+    (line,) = [line for line in ran.err.splitlines() if line.startswith("dicomnode: ")]
+    assert "Traceback" not in ran.err
+    return line
+
+
+def test_a_folder_that_is_not_there(run: Run, tmp_path: Path) -> None:
+    assert f"--fixed {tmp_path}/none: no such folder" in refuse(run, tmp_path / "none", tmp_path, tmp_path / "out")
+
+
+def test_a_folder_without_dicom(run: Run, tmp_path: Path, patient: Patient) -> None:
+    (tmp_path / "text.dcm").write_text("not DICOM", encoding="utf-8")
+    line = refuse(run, patient.mr_folder, tmp_path, tmp_path / "out")
+    assert f"--moving {tmp_path}: found 0 DICOM series, needed 1: none" in line
+
+
+def test_a_folder_of_two_series(run: Run, tmp_path: Path, patient: Patient) -> None:
+    line = refuse(run, patient.mr_folder.parent, patient.pet_folder, tmp_path / "out")
+    assert "found 2 DICOM series, needed 1: " in line
+    assert f"({len(patient.mr_files)} files)" in line
+
+
+def test_one_slice(run: Run, tmp_path: Path, patient: Patient) -> None:
+    (tmp_path / "mr").mkdir()
+    (tmp_path / "mr" / "one.dcm").write_bytes(patient.mr_files[0].read_bytes())
+    line = refuse(run, tmp_path / "mr", patient.pet_folder, tmp_path / "out")
+    assert "slice" in line
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_ct(run: Run, tmp_path: Path, patient: Patient) -> None:
+    (tmp_path / "ct").mkdir()
+    for path in patient.pet_files:
+        header = pydicom.dcmread(path)
+        header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = CTImageStorage
+        header.Modality = "CT"
+        header.save_as(tmp_path / "ct" / path.name)
+    assert "modality CT" in refuse(run, patient.mr_folder, tmp_path / "ct", tmp_path / "out")
+
+
+def test_an_output_folder_that_cannot_be_made(run: Run, patient: Patient) -> None:
+    line = refuse(run, patient.mr_folder, patient.pet_folder, Path("/proc/out"))
+    assert "--output /proc/out: cannot be made" in line
+
+
+def test_a_device_that_there_is_not(
+    run: Run, tmp_path: Path, patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DICOMNODE_REGISTRATION__DEVICE", "tpu")
+    line = refuse(run, patient.mr_folder, patient.pet_folder, tmp_path / "out")
+    assert "environment variable DICOMNODE_REGISTRATION__DEVICE: registration.device: found 'tpu'" in line
+
+
+def test_what_does_not_belong_together_is_rejected_with_3_and_nothing_written(
+    run: Run, tmp_path: Path, patient: Patient
+) -> None:
+    (tmp_path / "noise").mkdir()
+    random = np.random.default_rng(0)
+    for path in patient.pet_files:
+        instance = pydicom.dcmread(path)
+        shape = (instance.Rows, instance.Columns)
+        instance.PixelData = random.integers(0, 2000, shape, dtype=np.uint16).tobytes()
+        instance.save_as(tmp_path / "noise" / path.name)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old.dcm").touch()
+    flags = ("--fixed", patient.mr_folder, "--moving", tmp_path / "noise", "--output", tmp_path / "out")
+    ran = run("register", *flags, "--json")
+    assert ran.code == EXIT_CODES["reject"] == 3
+    answer = ran.json
+    assert list(answer) == KEYS
+    assert (answer["verdict"], answer["outputs"]) == ("reject", [])
+    assert np.shape(answer["fixed_from_moving"]) == (4, 4)
+    assert answer["confidence"] < 0.5
+    assert "% load\n" in ran.err
+    assert f"{tmp_path}/out also holds 1 files of an earlier run" in ran.err

@@ -1,0 +1,28 @@
+"""Peers' hosts become addresses, and a name that nobody knows is a warning, not a failure."""
+
+from __future__ import annotations
+
+from structlog.testing import capture_logs
+
+from dicomnode.receive.addresses import resolve_peers
+from dicomnode.settings import PeerSettings
+
+
+def peer(name: str, host: str) -> PeerSettings:
+    return PeerSettings(name=name, ae_title="ANY", host=host, port=104)
+
+
+def test_hosts_become_addresses() -> None:
+    found = resolve_peers([peer("a", "192.0.2.8"), peer("b", "localhost"), peer("c", "2001:DB8::1")])
+    assert found["a"] == {"192.0.2.8"}
+    assert "127.0.0.1" in found["b"]
+    assert found["c"] == {"2001:db8::1"}
+
+
+def test_an_unknown_name_is_a_warning() -> None:
+    with capture_logs() as logs:
+        assert resolve_peers([peer("a", "no-such-host.invalid"), peer("b", "x" * 64)]) == {"a": set(), "b": set()}
+    assert [(entry["event"], entry["peer"]) for entry in logs] == [
+        ("receive.peer_unresolved", "a"),
+        ("receive.peer_unresolved", "b"),
+    ]

@@ -1,0 +1,139 @@
+"""A data set is walked to its end: what is cut off, misplaced or endlessly nested is refused, odd but legal is not."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom import Dataset
+from pydicom.encaps import encapsulate
+
+from dicomnode.errors import InstanceNotUnderstoodError
+from dicomnode.receive.elements import (
+    DEPTH_MAX,
+    EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
+    IMPLICIT_LITTLE,
+    Encoding,
+    collect_values,
+)
+from tests.receiving import encode, make_data_set
+
+PATIENT_ID, ROWS, PIXELS = 0x00100020, 0x00280010, 0x7FE00010
+ENCODINGS = {
+    "implicit little": (IMPLICIT_LITTLE, {"is_implicit": True}),
+    "explicit little": (EXPLICIT_LITTLE, {}),
+    "explicit big": (EXPLICIT_BIG, {"is_little_endian": False}),
+}
+
+
+def nested(depth: int) -> bytes:
+    """Return sequences of undefined length within one another, explicit little endian."""
+    start = struct.pack("<HH2sHLHHL", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF)
+    end = struct.pack("<HHLHHL", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+    return start * depth + end * depth
+
+
+def with_sequence(is_undefined: bool) -> Dataset:
+    item = Dataset()
+    item.PatientID = "inside"
+    data_set = make_data_set(PatientID="outside", ReferencedImageSequence=[item, Dataset()])
+    data_set["ReferencedImageSequence"].is_undefined_length = is_undefined
+    item.is_undefined_length_sequence_item = is_undefined
+    return data_set
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+@pytest.mark.parametrize("is_undefined", [True, False])
+def test_top_level_values_are_found(name: str, is_undefined: bool) -> None:
+    encoding, how = ENCODINGS[name]
+    data = encode(with_sequence(is_undefined), **how)
+    found = collect_values(data, encoding, {PATIENT_ID, ROWS})
+    assert found == {PATIENT_ID: b"outside ", ROWS: struct.pack(encoding.byte_order + "H", 16)}
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+@pytest.mark.parametrize("is_undefined", [True, False])
+def test_every_cut_is_found(name: str, is_undefined: bool) -> None:
+    encoding, how = ENCODINGS[name]
+    data_set = with_sequence(is_undefined)
+    data = encode(data_set, **how)
+    # A cut between two elements leaves a whole, shorter data set; any other must be seen.
+    whole = {len(encode(data_set[: element.tag + 1], **how)) for element in data_set}
+    missed = [cut for cut in range(1, len(data)) if cut not in whole and _is_accepted(data[:cut], encoding)]
+    assert missed == []
+
+
+def _is_accepted(data: bytes, encoding: Encoding) -> bool:
+    try:
+        collect_values(data, encoding, {PATIENT_ID})
+    except InstanceNotUnderstoodError:
+        return False
+    return True
+
+
+def test_encapsulated_pixels_end_with_their_delimiter() -> None:
+    data_set = make_data_set(PixelData=encapsulate([bytes(100), bytes(51)]))
+    data_set["PixelData"].is_undefined_length = True
+    data = encode(data_set)
+    assert collect_values(data, EXPLICIT_LITTLE, {PIXELS}) == {}
+    with pytest.raises(InstanceNotUnderstoodError, match="ends inside"):
+        collect_values(data[:-8], EXPLICIT_LITTLE, {PIXELS})
+    with pytest.raises(InstanceNotUnderstoodError, match="needs"):
+        collect_values(data[:-20], EXPLICIT_LITTLE, {PIXELS})
+
+
+def test_un_of_undefined_length_holds_implicit_elements() -> None:
+    # PS3.5 6.2.2, note 2: an explicit instance whose private sequence went through a system that did not know it.
+    length = int.from_bytes(b"LO\0\0", "little")  # read as explicit, this would be an empty LO
+    item = struct.pack("<HHL", 0x0009, 0x1001, length) + bytes(length)
+    sequence = struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF) + item + struct.pack("<HHL", 0xFFFE, 0xE00D, 0)
+    unknown = struct.pack("<HH2sHL", 0x0009, 0x1000, b"UN", 0, 0xFFFFFFFF) + sequence
+    data = unknown + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0) + encode(make_data_set())
+    assert collect_values(data, EXPLICIT_LITTLE, {PATIENT_ID}) == {PATIENT_ID: b"P-17"}
+
+
+def test_of_a_tag_that_stands_twice_the_last_counts() -> None:
+    data = encode(make_data_set(PatientID="first")) + encode(make_data_set(PatientID="second"))
+    assert collect_values(data, EXPLICIT_LITTLE, {PATIENT_ID}) == {PATIENT_ID: b"second"}
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"this is no DICOM, it is a letter", "needs"),
+        (b"\x08", "ends inside"),
+        (struct.pack("<HH2sH", 0x0000, 0x0002, b"UI", 0), r"\(0000,0002\) at byte 0 does not belong"),
+        (struct.pack("<HHL", 0xFFFE, 0xE000, 0), r"\(FFFE,E000\) at byte 0 does not belong"),
+        (struct.pack("<HH2sH", 0x7FE0, 0x0010, b"OW", 0), "ends inside the header of"),
+        (
+            struct.pack("<HH2sHLHH2sH", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF, 0x0010, 0x0020, b"LO", 0),
+            r"\(0010,0020\) at byte 12 does not belong in a sequence",
+        ),
+        (nested(DEPTH_MAX + 1), "nest deeper than 64"),
+        (nested(100_000), "nest deeper than 64"),
+    ],
+    ids=["text", "one byte", "command", "item", "header", "no item", "deep", "very deep"],
+)
+def test_what_is_no_data_set_is_refused(data: bytes, complaint: str) -> None:
+    with pytest.raises(InstanceNotUnderstoodError, match=complaint):
+        collect_values(data, EXPLICIT_LITTLE, {PATIENT_ID})
+
+
+def test_a_legal_depth_is_accepted() -> None:
+    assert collect_values(nested(DEPTH_MAX), EXPLICIT_LITTLE, {PATIENT_ID}) == {}
+
+
+@given(st.binary(max_size=400), st.sampled_from([IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG]))
+def test_any_bytes_are_walked_or_refused(data: bytes, encoding: Encoding) -> None:
+    _is_accepted(data, encoding)
+
+
+@given(st.data())
+def test_any_damage_is_walked_or_refused(data: st.DataObject) -> None:
+    good = bytearray(encode(with_sequence(is_undefined=True)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
+    _is_accepted(bytes(good), EXPLICIT_LITTLE)

@@ -1,0 +1,146 @@
+"""Who may associate and who may store, and what an administrator reads when somebody may not."""
+
+from __future__ import annotations
+
+import pytest
+
+from dicomnode.receive.policy import Admission, Caller, Refusal, admit, normalise_address
+from dicomnode.settings import NodeSettings, PeerSettings, ReceiveSettings, Settings
+from dicomnode.status import RejectReason
+
+CALLING, CALLED = RejectReason.CALLING_AE_TITLE_NOT_RECOGNISED, RejectReason.CALLED_AE_TITLE_NOT_RECOGNISED
+PEERS = (
+    PeerSettings(name="mr", ae_title="MODALITY7", host="10.1.2.8", port=104, may=("store",)),
+    PeerSettings(name="pacs", ae_title="PACS", host="pacs.example", port=104, may=("receive",)),
+    PeerSettings(name="pet-a", ae_title="PET", host="10.1.2.20", port=104),
+    PeerSettings(name="pet-b", ae_title="PET", host="10.1.2.21", port=104, may=("store",)),
+    PeerSettings(name="echo", ae_title="TWICE", host="10.1.2.40", port=104),
+    PeerSettings(name="both", ae_title="TWICE", host="10.1.2.40", port=105, may=("store",)),
+    PeerSettings(name="gone", ae_title="GONE", host="gone.example", port=104, may=("store",)),
+)
+ADDRESSES = {
+    "mr": frozenset({"10.1.2.8"}),
+    "pacs": frozenset({"10.1.2.30", "2001:db8::30"}),
+    "pet-a": frozenset({"10.1.2.20"}),
+    "pet-b": frozenset({"10.1.2.21"}),
+    "echo": frozenset({"10.1.2.40"}),
+    "both": frozenset({"10.1.2.40"}),
+    "gone": frozenset[str](),
+}
+
+
+def settings(receive: ReceiveSettings | None = None) -> Settings:
+    return Settings(node=NodeSettings(ae_title="DICOMNODE"), receive=receive or ReceiveSettings(), peers=PEERS)
+
+
+def judge(
+    calling: str, address: str, called: str = "DICOMNODE", receive: ReceiveSettings | None = None
+) -> Admission | Refusal:
+    return admit(settings(receive), ADDRESSES, Caller(called, calling, address))
+
+
+@pytest.mark.parametrize(
+    ("calling", "address", "admission"),
+    [
+        ("MODALITY7", "10.1.2.8", Admission("MODALITY7", "mr", may_store=True)),
+        (" MODALITY7      ", "10.1.2.8", Admission("MODALITY7", "mr", may_store=True)),
+        ("MODALITY7\0\0\0", "10.1.2.8", Admission("MODALITY7", "mr", may_store=True)),
+        ("MODALITY7", "::ffff:10.1.2.8", Admission("MODALITY7", "mr", may_store=True)),
+        ("PACS", "10.1.2.30", Admission("PACS", "pacs", may_store=False)),
+        ("PACS", "2001:0db8:0:0::30", Admission("PACS", "pacs", may_store=False)),
+        ("PET", "10.1.2.20", Admission("PET", "pet-a", may_store=False)),
+        ("PET", "10.1.2.21", Admission("PET", "pet-b", may_store=True)),
+        ("TWICE", "10.1.2.40", Admission("TWICE", "both", may_store=True)),
+    ],
+)
+def test_configured_peers_are_admitted(calling: str, address: str, admission: Admission) -> None:
+    assert judge(calling, address) == admission
+
+
+@pytest.mark.parametrize(
+    ("calling", "address", "rule", "message"),
+    [
+        (
+            "MODALITY7",
+            "10.1.2.9",
+            "address of the peer",
+            "'MODALITY7' called us from 10.1.2.9, but is configured at 10.1.2.8 (peer mr)",
+        ),
+        (
+            "PACS",
+            "10.1.2.8",
+            "address of the peer",
+            "'PACS' called us from 10.1.2.8, but is configured at pacs.example = 10.1.2.30, 2001:db8::30 (peer pacs)",
+        ),
+        (
+            "PET",
+            "10.1.2.8",
+            "address of the peer",
+            "'PET' called us from 10.1.2.8, but is configured at 10.1.2.20 (peer pet-a), 10.1.2.21 (peer pet-b)",
+        ),
+        (
+            "GONE",
+            "10.1.2.8",
+            "address of the peer",
+            "'GONE' called us from 10.1.2.8, but is configured at gone.example = no known address (peer gone)",
+        ),
+        (
+            "NOBODY",
+            "10.1.2.8",
+            "configured peers",
+            "'NOBODY' called us from 10.1.2.8, but no configured peer has this AE title",
+        ),
+        (
+            "modality7",
+            "10.1.2.8",
+            "configured peers",
+            "'modality7' called us from 10.1.2.8, but no configured peer has this AE title",
+        ),
+        (
+            "A\nB\x1b[31m",
+            "10.1.2.8",
+            "calling AE title",
+            "10.1.2.8 called us as 'A\\nB\\x1b[31m': an AE title holds printable ASCII without backslash, "
+            "this one holds '\\n'",
+        ),
+        (
+            "",
+            "10.1.2.8",
+            "calling AE title",
+            "10.1.2.8 called us as '': an AE title is 1 to 16 characters, this one is empty",
+        ),
+    ],
+)
+def test_others_are_refused_in_words(calling: str, address: str, rule: str, message: str) -> None:
+    assert judge(calling, address) == Refusal(CALLING, rule, message)
+
+
+def test_another_called_ae_title_is_refused() -> None:
+    message = "'MODALITY7' at 10.1.2.8 called 'OTHER', but this node is 'DICOMNODE'"
+    assert judge("MODALITY7", "10.1.2.8", "OTHER") == Refusal(CALLED, "called AE title", message)
+    unchecked = ReceiveSettings(check_called_ae_title=False)
+    assert isinstance(judge("MODALITY7", "10.1.2.8", "OTHER", unchecked), Admission)
+    assert isinstance(judge("MODALITY7", "10.1.2.8", " DICOMNODE  "), Admission)
+
+
+def test_anybody_means_anybody_with_an_ae_title() -> None:
+    anybody = ReceiveSettings(accept="any")
+    assert judge("NOBODY", "10.9.9.9", receive=anybody) == Admission("NOBODY", "", may_store=True)
+    hostile = "<img src=x>"
+    assert judge(hostile, "10.9.9.9", receive=anybody) == Admission(hostile, "", may_store=True)
+    assert isinstance(judge("A\\B", "10.9.9.9", receive=anybody), Refusal)
+    assert isinstance(judge("NOBODY", "10.9.9.9", "OTHER", anybody), Refusal)
+
+
+@pytest.mark.parametrize(
+    ("address", "normal"),
+    [
+        ("10.1.2.8", "10.1.2.8"),
+        ("::ffff:10.1.2.8", "10.1.2.8"),
+        ("2001:0DB8::0001", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("no address", "no address"),
+    ],
+)
+def test_addresses_are_written_in_one_way(address: str, normal: str) -> None:
+    assert normalise_address(address) == normal

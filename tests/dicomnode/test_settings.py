@@ -1,0 +1,167 @@
+"""Settings and the configuration file: defaults, the example, and what each mistake is answered with.
+
+Flow: settings, settings_file > [test_settings]
+Never: a port that is bound; the environment of whoever runs the tests.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicomnode.errors import ConfigurationError
+from dicomnode.settings import DestinationSettings, PeerSettings, Section, Settings
+from dicomnode.settings_file import check_configuration, load_settings
+from dicomnode.shipped import EXAMPLE, find_shipped
+
+PEER = '[[peers]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 104\nmay = ["store"]\n'
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("DICOMNODE_")]:
+        monkeypatch.delenv(name)
+
+
+def read_example() -> str:
+    return find_shipped(EXAMPLE).read_text(encoding="utf-8")
+
+
+def load(tmp_path: Path, text: str) -> Settings:
+    path = tmp_path / "n.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_settings(path)
+
+
+def refuse(tmp_path: Path, text: str) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, text)
+    return str(caught.value).removeprefix(f"{tmp_path}/")
+
+
+def test_the_example_gives_the_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path, read_example()) == Settings()
+
+
+def test_the_example_names_every_key_with_its_default() -> None:
+    defaults = Settings().model_dump(mode="json", exclude={"peers", "destinations"})
+    assert tomllib.loads(read_example()) == defaults
+
+
+@pytest.mark.parametrize(("table", "model"), [("peers", PeerSettings), ("destinations", DestinationSettings)])
+def test_the_example_shows_every_key_of_a_list(table: str, model: type[Section]) -> None:
+    rows = read_example().splitlines()
+    start = rows.index(f"# [[{table}]]")
+    shown: dict[str, Any] = {}
+    for row in rows[start + 1 :]:
+        if " = " not in row:
+            break
+        shown |= tomllib.loads(row.removeprefix("# "))
+    assert list(shown) == list(model.model_fields)
+    model(**shown)
+
+
+def test_every_key_of_the_example_has_a_comment() -> None:
+    bare = [row for row in read_example().splitlines() if " = " in row.removeprefix("# ") and row.count("#") == 0]
+    assert bare == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[node]\nprot = 104\n", 'n.toml:2: node.prot: unknown key; did you mean "port"?'),
+        ("[nodes]\nport = 104\n", 'n.toml:1: nodes: unknown key; did you mean "node"?'),
+        ("[database]\nzzz = 1\n", "n.toml:2: database.zzz: unknown key; known here: url"),
+        ('[node]\n\n# a comment\nport = "x"\n', "n.toml:4: node.port: found 'x'; input should be a valid integer"),
+        ('[node]\nport = "11112"\n', "n.toml:2: node.port: found '11112', needed a whole number"),
+        ("[node]\nport = true\n", "n.toml:2: node.port: found true, needed a whole number"),
+        ("[node]\nport = 70000\n", "n.toml:2: node.port: found 70000; input should be less than or equal to 65535"),
+        ('[receive]\ncheck_called_ae_title = "yes"\n', "needed true or false"),
+        ('[node]\nae_title = "A2345678901234567"\n', "an AE title is 1 to 16 characters, this one has 17"),
+        ('[node]\nae_title = "A\\\\B"\n', "an AE title holds printable ASCII without backslash, this one holds '\\\\'"),
+        ('[node]\nae_title = "A\\u0007B"\n', "this one holds '\\x07'"),
+        ('[node]\nae_title = "  "\n', "an AE title is 1 to 16 characters, this one is empty"),
+        (PEER + PEER, "n.toml:8: peers[1].name: the name 'pacs' stands twice; give each peer its own"),
+        (PEER + "colour = 3\n", "n.toml:7: peers[0].colour: unknown key; known here: name, ae_title"),
+        (PEER.replace("port = 104\n", ""), "n.toml:1: peers[0].port: missing; every entry needs it"),
+        (PEER.replace('"store"', '"fetch"'), "n.toml:6: peers[0].may[0]: found 'fetch'"),
+        ('[[destinations]]\npeer = "pacs"\n', "n.toml:2: destinations[0].peer: no peer is named 'pacs'; peers: none"),
+        (PEER + '[[destinations]]\npeer = "pacs"\n', "n.toml:8: destinations[0].peer: peer 'pacs' may not receive"),
+        ('[node]\nbind = "0.0.0.0"\n[receive]\naccept = "any"\n', "n.toml:4: receive.accept: 'any' is for a loopback"),
+        ("[node]\nport = \n", "n.toml:2: not TOML: Invalid value (at line 2, column 8)"),
+        ("[node]\nport = 1\nport = 2\n", "n.toml:3: not TOML: Cannot overwrite a value"),
+    ],
+)
+def test_a_mistake_is_named_with_file_line_key_and_fix(tmp_path: Path, text: str, message: str) -> None:
+    found = refuse(tmp_path, text)
+    assert message in found
+    assert "\n" not in found
+
+
+def test_a_destination_twice_is_named(tmp_path: Path) -> None:
+    peer = PEER.replace('["store"]', '["receive"]')
+    found = refuse(tmp_path, peer + '[[destinations]]\npeer = "pacs"\n' * 2)
+    assert found == "n.toml:10: destinations[1].peer: peer 'pacs' is a destination twice; remove one"
+
+
+def test_every_mistake_is_found_at_once(tmp_path: Path) -> None:
+    text = '[node]\nport = 0\nae_title = ""\n[jobs]\nworkers = 0\n'
+    settings, problems = check_configuration(text, "f.toml")
+    assert settings is None
+    assert [problem.place for problem in problems] == ["f.toml:3", "f.toml:2", "f.toml:5"]
+    assert refuse(tmp_path, text).endswith("(and 2 more: dicomnode config check)")
+
+
+def test_a_missing_file_is_answered_with_how_to_make_one(tmp_path: Path) -> None:
+    path = tmp_path / "none.toml"
+    with pytest.raises(ConfigurationError, match="no such file; make one with: dicomnode config init --config"):
+        load_settings(path)
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "latin.toml"
+    path.write_bytes(b"# caf\xe9\n")
+    with pytest.raises(ConfigurationError, match="not UTF-8 at byte 5"):
+        load_settings(path)
+
+
+def test_the_environment_goes_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DICOMNODE_NODE__PORT", "4242")
+    settings = load(tmp_path, '[node]\nport = 104\nae_title = "FROM FILE"\n')
+    assert (settings.node.port, settings.node.ae_title) == (4242, "FROM FILE")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("DICOMNODE_NODE__PORT", "many", "environment variable DICOMNODE_NODE__PORT: node.port: found 'many'"),
+        ("DICOMNODE_NODE__PROT", "1", "variable DICOMNODE_NODE__PROT: node.prot: unknown key; did you"),
+        ("DICOMNODE_PEERS", "not json", "environment: error parsing value for field"),
+    ],
+)
+def test_a_mistake_in_the_environment_names_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert message in refuse(tmp_path, "[node]\nport = 104\n")
+
+
+def test_a_database_url_with_a_password_is_not_shown(tmp_path: Path) -> None:
+    assert "s3cret" not in refuse(tmp_path, '[database]\nurl = ["postgresql://u:s3cret@h/d"]\n')
+
+
+def test_settings_do_not_change() -> None:
+    settings = Settings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.node.port = 104
+
+
+def test_sqlite_stands_below_the_storage_root(tmp_path: Path) -> None:
+    settings = load(tmp_path, '[node]\nstorage_root = "/srv/d"\n')
+    assert settings.database_url == "sqlite:////srv/d/dicomnode.sqlite"
+    url = "postgresql+psycopg://h/d"
+    assert load(tmp_path, f'[database]\nurl = "{url}"\n').database_url == url

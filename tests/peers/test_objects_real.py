@@ -1,0 +1,157 @@
+"""Real series of five makers: read as SimpleITK reads them, or refused with the reason; and outputs made from them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+
+from dicomnode.errors import SeriesRefusedError
+from dicomnode.outputs.objects import make_outputs, write_outputs
+from dicomnode.volumes.headers import quiet_reading
+from dicomnode.volumes.series import find_series, load_series
+from tests.dicomnode.outputs.known_requests import PET, SMALL_MOTION, make_registration, make_request
+from tests.dicomnode.series_files import Change
+from tests.peers.test_objects_readers import affine_of, corners_mm, read_with_simpleitk
+
+sitk: Any = SimpleITK  # untyped
+pytestmark = pytest.mark.real_data
+
+
+@pytest.fixture(scope="module")
+def real_series(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    """Give every series of the MR archives, named by archive and the end of its UID."""
+    series = {}
+    for archive in sorted((shared_data / "mr_dicom").glob("*.tar.xz")):
+        folder = tmp_path_factory.mktemp("archive")
+        with tarfile.open(archive) as packed:
+            packed.extractall(folder, filter="data")
+        for uid, paths in find_series(folder).items():
+            series[f"{archive.name.removesuffix('.tar.xz')} {uid[-6:]}"] = paths
+    return series
+
+
+ACCEPTED = {
+    "siemens_prisma_t1_HFS_HFP": (35, 256, 256),
+    "uih_umr770_t1_sessionA": (160, 512, 460),
+}
+REFUSED = {
+    "nih_ge_siemens_epi": ["40 images at 15 positions", "Siemens mosaic"],
+    "philips_achieva_fmri_phantom": [r"27 images at 9 positions, .* TemporalPositionIdentifier \(1, 2, 3\)"],
+    "toshiba_galan_26": ["covers 78.0 x 192.0 x 192.0 mm"],
+}
+
+
+def of_archive(series: dict[str, list[Path]], archive: str) -> list[list[Path]]:
+    found = [paths for name, paths in series.items() if name.startswith(archive + " ")]
+    assert found, f"no series in {archive}"
+    return found
+
+
+@pytest.mark.parametrize("archive", ACCEPTED)
+def test_t1_series_are_placed_and_valued_as_simpleitk_has_them(
+    real_series: dict[str, list[Path]], archive: str
+) -> None:
+    for paths in of_archive(real_series, archive):
+        volume = load_series(paths).volume
+        assert volume.shape == ACCEPTED[archive]
+        names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(paths[0].parent))
+        image = read_with_simpleitk([Path(name) for name in names])
+        theirs = corners_mm(affine_of(image), volume.shape)
+        ours = corners_mm(volume.affine, volume.shape)
+        assert np.abs(theirs - ours).max() < 1e-3
+        np.testing.assert_allclose(volume.array, sitk.GetArrayFromImage(image), rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("archive", REFUSED)
+def test_other_series_are_refused_with_their_reason(real_series: dict[str, list[Path]], archive: str) -> None:
+    reasons = []
+    for paths in of_archive(real_series, archive):
+        with pytest.raises(SeriesRefusedError) as refusal:
+            load_series(paths)
+        reasons.append(str(refusal.value))
+    assert len(reasons) == len(REFUSED[archive])
+    for expected in REFUSED[archive]:
+        assert any(re.search(expected, reason) for reason in reasons), reasons
+
+
+def test_odd_and_single_files_are_refused_without_a_crash(shared_data: Path) -> None:
+    paths = sorted((shared_data / "odd_dicom").glob("*.dcm")) + sorted((shared_data / "pt_dicom").glob("*.dcm"))
+    assert len(paths) > 10
+    for path in paths:
+        with pytest.raises(SeriesRefusedError):
+            load_series([path])
+
+
+def test_outputs_on_a_real_sagittal_half_millimetre_t1_are_valid(
+    real_series: dict[str, list[Path]], tmp_path: Path, peer_program: Callable[[str], Path]
+) -> None:
+    (paths,) = of_archive(real_series, "uih_umr770_t1_sessionA")
+    request = replace(make_request(), fixed=load_series(paths), registration=make_registration(SMALL_MOTION))
+    files = write_outputs(request, tmp_path)
+    assert len(files) == 321
+    for file in (files[0], files[80], files[160], files[240], files[320]):
+        result = subprocess.run(
+            [peer_program("dciodvfy"), "-new", file.path], capture_output=True, text=True, check=False
+        )
+        assert not [line for line in result.stderr.splitlines() if line.startswith(("Error", "Abort"))], file.path.name
+    image = read_with_simpleitk([file.path for file in files if file.kind == "pt"])
+    shape = request.fixed.volume.shape
+    difference = corners_mm(affine_of(image), shape) - corners_mm(request.fixed.volume.affine, shape)
+    assert np.abs(difference).max() < 1e-3
+
+
+SERIES_KEYWORDS = ("Units", "DecayCorrection", "SeriesDate", "SeriesTime", "PatientWeight", "PatientSize")
+ISOTOPE_KEYWORDS = (
+    "RadionuclideTotalDose",
+    "RadionuclideHalfLife",
+    "RadiopharmaceuticalStartTime",
+    "RadiopharmaceuticalStartDateTime",
+)
+
+
+def test_real_pet_headers_keep_what_an_suv_needs(shared_data: Path) -> None:
+    paths = sorted((shared_data / "pt_headers_json").glob("*.json"))
+    assert len(paths) >= 8
+    for number, path in enumerate(paths):
+        words = json.loads(path.read_text())[0]
+        request = make_request(moving=replace(PET, uid=f"1.2.77.{number}", change=put_words(words)))
+        image = next(instance for _, instance in make_outputs(request))
+        isotope = image.RadiopharmaceuticalInformationSequence[0]
+        for place, keywords in ((image, SERIES_KEYWORDS), (isotope, ISOTOPE_KEYWORDS)):
+            for keyword in keywords:
+                if keyword in words:
+                    got, wanted = place[keyword].value, words[keyword]
+                    is_same = got == wanted.strip() if isinstance(wanted, str) else float(got) == wanted
+                    assert is_same, f"{path.name}: {keyword}"
+        factors = words["PhilipsPETPrivateGroup"]
+        for keyword, element in (("SUVScaleFactor", 0x1000), ("ActivityConcentrationScaleFactor", 0x1009)):
+            if keyword in factors:
+                assert float(image[0x7053, element].value) == float(factors[keyword]), f"{path.name}: {keyword}"
+
+
+def put_words(words: dict[str, Any]) -> Change:
+    """Put a real header's words, as these files hold them, into our slices."""
+
+    def change(header: pydicom.Dataset, _k: int) -> None:
+        isotope = header.RadiopharmaceuticalInformationSequence[0]
+        with quiet_reading():
+            for keyword, value in words.items():
+                if keyword != "PhilipsPETPrivateGroup":
+                    setattr(isotope if keyword.startswith("Radio") else header, keyword, value)
+        block = header.private_block(0x7053, "Philips PET Private Group", create=True)
+        for keyword, offset in (("SUVScaleFactor", 0x00), ("ActivityConcentrationScaleFactor", 0x09)):
+            if keyword in words["PhilipsPETPrivateGroup"]:
+                block.add_new(offset, "DS", str(words["PhilipsPETPrivateGroup"][keyword]))
+
+    return change

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from registration.confidence import COEFFICIENTS, confidence, is_doubtful, signals, verdict
+
+GOOD = {
+    "fresh_to_final_mm": 1.5,
+    "starts_apart_mm": 0.3,
+    "match_share": 0.85,
+    "matches_kept": 170.0,
+    "overlap": 0.9,
+    "similarity": 1.18,
+    "peak": 1.8,
+}
+BAD = {
+    "fresh_to_final_mm": 99.0,
+    "starts_apart_mm": 60.0,
+    "match_share": 0.02,
+    "matches_kept": 40.0,
+    "overlap": 0.4,
+    "similarity": 1.01,
+    "peak": 1.0,
+}
+WORSE = {
+    "fresh_to_final_mm": 40.0,
+    "starts_apart_mm": 30.0,
+    "match_share": 0.1,
+    "overlap": 0.36,
+    "similarity": 1.02,
+    "peak": 1.0,
+}
+
+
+def test_agreement_is_accepted_and_disagreement_rejected() -> None:
+    assert verdict(confidence(GOOD), GOOD) == "accept"
+    assert verdict(confidence(BAD), BAD) == "reject"
+    assert confidence(GOOD) > 0.9 > 0.3 > confidence(BAD)
+
+
+@pytest.mark.parametrize("name", WORSE)
+def test_no_signal_that_gets_worse_raises_the_confidence(name: str) -> None:
+    assert confidence({**GOOD, name: WORSE[name]}) <= confidence(GOOD)
+
+
+@pytest.mark.parametrize(("name", "value"), [("overlap", 0.45), ("matches_kept", 12.0)])
+def test_thin_evidence_is_never_accepted(name: str, value: float) -> None:
+    assert verdict(0.999, {**GOOD, name: value}) == "review"
+
+
+def test_doubt_calls_for_more_starts() -> None:
+    assert not is_doubtful(GOOD)
+    assert is_doubtful({**GOOD, "starts_apart_mm": 20.0})
+    assert is_doubtful({**GOOD, "fresh_to_final_mm": 30.0})
+    assert is_doubtful({**GOOD, "match_share": 0.05})
+
+
+def test_every_coefficient_has_its_signal_and_all_are_finite() -> None:
+    assert set(COEFFICIENTS) == set(signals(GOOD))
+    assert np.isfinite(list(signals(BAD).values())).all()
+    assert 0.0 <= confidence(BAD) <= confidence(GOOD) <= 1.0

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from registration.preprocess import blur
+from registration.refinement import COARSE, FINE, Search, minimise, minimise_along, refine
+from registration.similarity import make_comparison, measure
+from registration.transforms import RigidTransform
+from registration.volume import Volume
+
+
+def test_a_tilted_bowl_in_six_dimensions() -> None:
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    lowest = rng.uniform(-15, 15, 6)
+
+    def bowl(point: NDArray[np.float64]) -> float:
+        return float(((axes @ (point - lowest)) ** 2 * [1, 2, 3, 5, 8, 13]).sum())
+
+    found, value = minimise(bowl, np.zeros(6), Search(step_mm=4.0, stop_mm=0.02, sweeps=20))
+
+    np.testing.assert_allclose(found, lowest, atol=0.1)
+    assert value < 0.05
+
+
+@pytest.mark.parametrize("lowest", [-40.0, -3.0, 0.0, 0.7, 25.0])
+def test_along_a_line(lowest: float) -> None:
+    direction = np.array([0.6, 0.8])
+
+    point, value = minimise_along(
+        lambda p: (float(p @ direction) - lowest) ** 2, (np.zeros(2), lowest**2), direction, 2.0
+    )
+
+    assert point @ direction == pytest.approx(lowest, abs=0.3)
+    assert value <= lowest**2
+
+
+def test_a_line_search_never_ends_higher_than_it_began() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.random(1000)
+    point, value = minimise_along(
+        lambda p: float(table[int(abs(p[0]) * 37) % 1000]), (np.zeros(1), float(table[0])), np.ones(1), 3.0
+    )
+
+    assert value <= table[0]
+    assert value == table[int(abs(point[0]) * 37) % 1000]
+
+
+def test_refinement_finds_a_known_pose() -> None:
+    rng = np.random.default_rng(0)
+    array = blur(rng.random((40, 40, 40), dtype=np.float32), np.full(3, 3.0))
+    array = (array - array.min()) / np.ptp(array)
+    volume = Volume(array, np.diag([4.0, 4.0, 4.0, 1.0]))
+    truth = RigidTransform.from_parameters(np.array([0.03, -0.05, 0.04]), np.array([3.0, -2.0, 4.0]), np.full(3, 78.0))
+    index = rng.integers(8, 32, (5000, 3))
+    moving_mm = np.asarray(index * 4.0, dtype=np.float64)
+    comparison = make_comparison(truth.apply(moving_mm), array[tuple(index.T)], volume, 1.0)
+
+    rough, _ = refine(comparison, RigidTransform.identity(), np.full(3, 78.0), COARSE)
+    found, similarity = refine(comparison, rough, np.full(3, 78.0), FINE)
+
+    apart = found.apply(moving_mm) - truth.apply(moving_mm)
+    assert np.linalg.norm(apart, axis=1).mean() < 0.15
+    assert similarity == pytest.approx(measure(comparison, found.inverse().matrix), abs=1e-9)

@@ -1,0 +1,397 @@
+"""What is owed is delivered: to real peers, one of them down, slow or full, and never by hammering it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE, evt
+
+from dicomnode.database.engine import Database, open_database
+from dicomnode.database.jobs import JobClaim, claim_job, move_claimed_job, record_outputs
+from dicomnode.database.migrate import migrate
+from dicomnode.database.outbox import OutboxRow, add_outbox_rows, fetch_outbox
+from dicomnode.send.service import SendService
+from dicomnode.settings import DestinationSettings, NodeSettings, PeerSettings, SendSettings, Settings
+from tests.dicomnode.series_files import SeriesSpec, write_series
+from tests.peers_programs import LOOPBACK, Orthanc, StoreScp, data_set_bytes, free_port
+from tests.rows import add_waiting_job
+from tests.waiting import wait_until
+
+DELIVERY_TIMEOUT_S = 60.0
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    url = _settings(tmp_path).database_url
+    migrate(url)
+    opened = open_database(url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path, database: Database, clock: Clock) -> Iterator[Callable[..., SendService]]:
+    """Give a function that starts a sender to peers named with their ports; it is stopped with the test."""
+    started: list[SendService] = []
+
+    def start_service(**ports: int) -> SendService:
+        service = SendService(_settings(tmp_path, ports), database, clock, np.random.default_rng(0))
+        started.append(service)
+        return service
+
+    yield start_service
+    for service in started:
+        service.stop(5.0)
+
+
+def _settings(root: Path, ports: dict[str, int] | None = None) -> Settings:
+    ports = ports or {}
+    return Settings(
+        node=NodeSettings(storage_root=root),
+        peers=tuple(
+            PeerSettings(name=name, ae_title=name.upper(), host=LOOPBACK, port=port, may=("receive",))
+            for name, port in ports.items()
+        ),
+        destinations=tuple(DestinationSettings(peer=name) for name in ports),
+        send=SendSettings(attempts=4, retry_first_s=10.0, retry_ceiling_s=100.0, timeout_s=5.0),
+    )
+
+
+def _owe(database: Database, root: Path, destinations: list[str], *, slices: int = 6) -> list[Path]:
+    """Make a job with real output files, the last a "reg", and owe them; return the files in order."""
+    job_id = add_waiting_job(database)
+    job = claim_job(database, 500.0, lease_s=60.0)
+    assert job is not None
+    folder = root / "outputs" / str(job_id)
+    paths = write_series(folder, SeriesSpec(shape=(slices, 24, 20), uid=f"1.2.826.0.1.3680043.8.498.{job_id}"))
+    rows = []
+    for number, path in enumerate(paths):
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        rows.append(
+            {
+                "kind": "reg" if number == slices - 1 else "pt",
+                "sop_instance_uid": str(header.SOPInstanceUID),
+                "sop_class_uid": str(header.SOPClassUID),
+                "series_uid": str(header.SeriesInstanceUID),
+                "transfer_syntax_uid": str(header.file_meta.TransferSyntaxUID),
+                "path": str(path.relative_to(root)),
+                "size_bytes": path.stat().st_size,
+                "sha256": "0" * 64,
+            }
+        )
+    with database.write() as connection:
+        move_claimed_job(connection, JobClaim(job.id, job.token), "done")
+        add_outbox_rows(connection, record_outputs(connection, job.id, rows), destinations, 500.0)
+    return paths
+
+
+def _rows(database: Database, destination: str) -> list[OutboxRow]:
+    with database.read() as connection:
+        return [row for row in fetch_outbox(connection) if row.destination == destination]
+
+
+def _states(database: Database, destination: str) -> list[str]:
+    return [row.state for row in _rows(database, destination)]
+
+
+def _are_all(database: Database, destination: str, state: str) -> bool:
+    return set(_states(database, destination)) == {state}
+
+
+def _step_until_idle(service: SendService) -> None:
+    service.step()
+    running = [lane.running for lane in service._lanes.values() if lane.running is not None]
+    wait_until(lambda: all(future.done() for future in running), DELIVERY_TIMEOUT_S, "the senders are idle")
+
+
+@contextmanager
+def _answering(answer: Callable[[Any], int]) -> Iterator[int]:
+    """A peer that answers each C-STORE with the status that `answer` returns; gives its port."""
+    entity = AE("ANSWERING")
+    entity.add_supported_context("1.2.840.10008.5.1.4.1.1.4", [ExplicitVRLittleEndian])
+    server = entity.start_server((LOOPBACK, 0), block=False, evt_handlers=[(evt.EVT_C_STORE, answer)])
+    assert server is not None
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+
+
+@contextmanager
+def _hanging_up() -> Iterator[tuple[int, list[int]]]:
+    """A port that ends every connection at once; gives it and a list that grows with each."""
+    connections: list[int] = []
+    listener = socket.create_server((LOOPBACK, 0))
+
+    def hang_up() -> None:
+        while True:
+            try:
+                client, address = listener.accept()
+            except OSError:
+                return
+            connections.append(address[1])
+            client.close()
+
+    thread = threading.Thread(target=hang_up)
+    thread.start()
+    try:
+        yield listener.getsockname()[1], connections
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+def test_orthanc_and_storescp_get_everything_the_same(
+    start: Callable[..., SendService], database: Database, tmp_path: Path
+) -> None:
+    paths = _owe(database, tmp_path, ["pacs", "archive"])
+
+    with Orthanc(tmp_path / "orthanc", "PACS") as orthanc, StoreScp(tmp_path) as storescp:
+        service = start(pacs=orthanc.port, archive=storescp.port)
+        _step_until_idle(service)
+        at_orthanc = {data_set_bytes(file) for file in orthanc.fetch_files().values()}
+        at_storescp = {data_set_bytes(path.read_bytes()) for path in storescp.files()}
+
+    assert at_orthanc == at_storescp == {data_set_bytes(path.read_bytes()) for path in paths}
+    assert [(row.state, row.attempts, row.reason) for row in _rows(database, "pacs")] == [("sent", 1, "")] * 6
+
+
+def test_the_registration_object_goes_last(
+    start: Callable[..., SendService], database: Database, tmp_path: Path
+) -> None:
+    received: list[str] = []
+
+    def store(event: Any) -> int:
+        received.append(str(event.request.AffectedSOPInstanceUID))
+        return 0x0000
+
+    _owe(database, tmp_path, ["pacs"])
+    _owe(database, tmp_path, ["pacs"])
+
+    with _answering(store) as port:
+        _step_until_idle(start(pacs=port))
+
+    assert received == [row.sop_instance_uid for row in _rows(database, "pacs")]
+    assert [row.kind for row in _rows(database, "pacs")] == ["pt"] * 5 + ["reg"] + ["pt"] * 5 + ["reg"]
+
+
+def test_a_destination_that_was_down_gets_everything_when_it_is_back(
+    start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    port = free_port()
+    _owe(database, tmp_path, ["pacs", "archive"])
+
+    with StoreScp(tmp_path) as up:
+        service = start(pacs=port, archive=up.port)
+        _step_until_idle(service)
+        assert (_states(database, "archive"), _states(database, "pacs")) == (["sent"] * 6, ["retry"] * 6)
+        assert "nobody listens there" in _rows(database, "pacs")[0].reason
+        with Orthanc(tmp_path / "orthanc", "PACS", port) as orthanc:
+            clock.now += 10.0
+            _step_until_idle(service)
+            assert orthanc.count_instances() == 6
+
+    assert _are_all(database, "pacs", "sent")
+
+
+def test_a_dead_destination_costs_one_connection_for_each_step_of_its_back_off(
+    start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    _owe(database, tmp_path, ["pacs"], slices=300)
+
+    with _hanging_up() as (port, connections):
+        service = start(pacs=port)
+        for _ in range(5):
+            _step_until_idle(service)
+        assert len(connections) == 1
+        clock.now += 10.0
+        for _ in range(5):
+            _step_until_idle(service)
+        assert len(connections) == 2
+
+    assert {(row.state, row.attempts, row.lease_until) for row in _rows(database, "pacs")} == {("retry", 2, None)}
+
+
+def test_what_a_new_job_owes_does_not_wake_a_destination_that_is_down(
+    start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    _owe(database, tmp_path, ["pacs"])
+
+    with _hanging_up() as (port, connections):
+        service = start(pacs=port)
+        _step_until_idle(service)
+        _owe(database, tmp_path, ["pacs"])
+        clock.now += 1.0
+        _step_until_idle(service)
+
+        assert len(connections) == 1
+
+
+def test_used_up_attempts_end_in_dead(
+    start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    _owe(database, tmp_path, ["pacs"])
+    service = start(pacs=free_port())
+
+    for _ in range(4):
+        _step_until_idle(service)
+        clock.now += 100.0
+
+    assert {(row.state, row.attempts) for row in _rows(database, "pacs")} == {("dead", 4)}
+
+
+def test_a_refused_instance_is_dead_at_once_and_the_others_arrive(
+    start: Callable[..., SendService], database: Database, tmp_path: Path
+) -> None:
+    _owe(database, tmp_path, ["pacs"])
+    answers = iter([0x0000, 0xC000, 0xB000, 0x0000, 0x0000, 0x0000])
+
+    with _answering(lambda _event: next(answers)) as port:
+        _step_until_idle(start(pacs=port))
+
+    rows = _rows(database, "pacs")
+    assert [row.state for row in rows] == ["sent", "dead", "sent", "sent", "sent", "sent"]
+    assert rows[1].reason == "pacs: 0xC000 cannot understand"
+    assert rows[2].reason.startswith("pacs: 0xB000")
+
+
+def test_a_full_destination_is_left_alone_and_resumed_with_what_is_missing(
+    start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    _owe(database, tmp_path, ["pacs"])
+    received: list[str] = []
+    room_for = 2
+
+    def store(event: Any) -> int:
+        if len(received) == room_for:
+            return 0xA700
+        received.append(str(event.request.AffectedSOPInstanceUID))
+        return 0x0000
+
+    with _answering(store) as port:
+        service = start(pacs=port)
+        _step_until_idle(service)
+        rows = _rows(database, "pacs")
+        assert [row.state for row in rows] == ["sent", "sent", "retry", "owed", "owed", "owed"]
+        assert [row.lease_until for row in rows] == [None] * 6
+        room_for = 100
+        clock.now += 10.0
+        _step_until_idle(service)
+
+    assert _are_all(database, "pacs", "sent")
+    assert sorted(received) == sorted(row.sop_instance_uid for row in _rows(database, "pacs"))
+
+
+def test_an_instance_that_always_fails_does_not_hold_up_the_others(
+    start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    _owe(database, tmp_path, ["pacs"])
+    poison = _rows(database, "pacs")[0].sop_instance_uid
+
+    with _answering(lambda event: 0x0110 if event.request.AffectedSOPInstanceUID == poison else 0) as port:
+        service = start(pacs=port)
+        for _ in range(12):
+            _step_until_idle(service)
+            clock.now += 10.0
+
+    assert _states(database, "pacs")[1:] == ["sent"] * 5
+
+
+def test_a_file_that_is_missing_is_told_and_the_others_arrive(
+    start: Callable[..., SendService], database: Database, tmp_path: Path
+) -> None:
+    _owe(database, tmp_path, ["pacs"])[2].unlink()
+
+    with _answering(lambda _event: 0x0000) as port:
+        _step_until_idle(start(pacs=port))
+
+    assert _states(database, "pacs") == ["sent", "sent", "retry", "sent", "sent", "sent"]
+    assert "0002.dcm" in _rows(database, "pacs")[2].reason
+
+
+def test_stopping_finishes_the_instance_on_its_way_and_keeps_the_rest_owed(
+    start: Callable[..., SendService], database: Database, tmp_path: Path
+) -> None:
+    _owe(database, tmp_path, ["pacs"])
+    on_its_way, may_end = threading.Event(), threading.Event()
+
+    def store(_event: Any) -> int:
+        on_its_way.set()
+        may_end.wait(DELIVERY_TIMEOUT_S)
+        return 0x0000
+
+    with _answering(store) as port:
+        service = start(pacs=port)
+        service.step()
+        assert on_its_way.wait(DELIVERY_TIMEOUT_S)
+        stopper = threading.Thread(target=service.stop, args=(DELIVERY_TIMEOUT_S,))
+        stopper.start()
+        wait_until(service._stopping.is_set, 5)
+        may_end.set()
+        stopper.join()
+
+    rows = _rows(database, "pacs")
+    assert [row.state for row in rows] == ["sent"] + ["owed"] * 5
+    assert [row.lease_until for row in rows] == [None] * 6
+
+
+def test_stopping_aborts_a_destination_that_does_not_answer(
+    start: Callable[..., SendService], database: Database, tmp_path: Path
+) -> None:
+    _owe(database, tmp_path, ["pacs"])
+    on_its_way, may_end = threading.Event(), threading.Event()
+
+    def hold(_event: Any) -> int:
+        on_its_way.set()
+        may_end.wait(DELIVERY_TIMEOUT_S)
+        return 0x0000
+
+    with _answering(hold) as port:
+        service = start(pacs=port)
+        service.step()
+        assert on_its_way.wait(DELIVERY_TIMEOUT_S)
+        service.stop(0.1)
+        may_end.set()
+
+    assert _states(database, "pacs") == ["retry"] + ["owed"] * 5
+    assert [row.lease_until for row in _rows(database, "pacs")] == [None] * 6
+
+
+def test_a_destination_that_moved_is_tried_at_once_after_a_reload(
+    start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    _owe(database, tmp_path, ["pacs"])
+    service = start(pacs=free_port())
+    _step_until_idle(service)
+
+    with _answering(lambda _event: 0x0000) as port:
+        service.reload(_settings(tmp_path, {"pacs": port}))
+        clock.now += 10.0  # the rows' own wait; the destination's is forgotten
+        _step_until_idle(service)
+
+    assert _are_all(database, "pacs", "sent")
