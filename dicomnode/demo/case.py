@@ -30,6 +30,7 @@ from dicomnode.demo.scans import (
 from dicomnode.errors import SeriesRefusedError
 
 SEED = 7
+MR_FOLDER, PET_FOLDER = "MR", "PET"
 # How the head lay in the MR scanner, and how the PET's frame lies to the MR's: degrees about x, y, z, and mm.
 MR_POSE = ((2.0, -3.0, 4.0), (3.0, -16.0, 20.0))
 MISALIGNMENT = ((12.0, -7.0, 15.0), (18.0, -14.0, 22.0))
@@ -57,7 +58,7 @@ class Case:
 
 
 def make_case(folder: Path) -> Case:
-    """Make the demonstration's patient and write both series below `folder`."""
+    """Make the demonstration's patient and write both series below `folder`, in `MR/` and `PET/`."""
     head = make_head(SEED)
     mr_from_head = rigid_matrix(*MR_POSE, np.zeros(3))
     truth = rigid_matrix(*MISALIGNMENT, mr_from_head[:3, 3])
@@ -67,8 +68,8 @@ def make_case(folder: Path) -> Case:
         head=head,
         mr=mr,
         pet=pet,
-        mr_files=write_mr(folder / "mr", mr, Visit(Person(), "demo/mr")),
-        pet_files=write_pet(folder / "pet", pet, Visit(Person(), "demo/pet", date="20260304", time="094500")),
+        mr_files=write_mr(folder / MR_FOLDER, mr, Visit(Person(), "demo/mr")),
+        pet_files=write_pet(folder / PET_FOLDER, pet, Visit(Person(), "demo/pet", date="20260304", time="094500")),
         fixed_from_moving=fixed_from_moving(mr, pet),
         points_mm=move_points(pet.scan_from_head, head.brain_points(BRAIN_POINTS)),
     )

@@ -16,7 +16,7 @@ import pydicom
 
 from dicomnode.app import Node
 from dicomnode.database.engine import open_database
-from dicomnode.demo.case import Case, make_case, make_panels, measure_tre_mm
+from dicomnode.demo.case import MR_FOLDER, PET_FOLDER, Case, make_case, make_panels, measure_tre_mm
 from dicomnode.demo.pacs import AE_TITLE as PACS_AE_TITLE
 from dicomnode.demo.pacs import FOLDERS, HOST, StandInPacs, open_pacs
 from dicomnode.demo.picture import write_picture
@@ -39,6 +39,7 @@ QUIET_S = 0.5
 RESERVE_BYTES = 64 * 2**20
 EXIT_OK, EXIT_MISSED = 0, 1
 PICTURE = "demo.png"
+WRITTEN = (MR_FOLDER, PET_FOLDER, *FOLDERS.values())
 
 
 def run_demo(output: Path) -> int:
@@ -47,8 +48,8 @@ def run_demo(output: Path) -> int:
     Parameters
     ----------
     output : Path
-        Gets `REG/`, `PT/` and `fused/` with the instances as the stand-in PACS received them, and `demo.png`. What an
-        earlier demonstration left there goes.
+        Gets `MR/` and `PET/` with what the scanners send, `REG/`, `PT/` and `fused/` with the instances as the
+        stand-in PACS received them, and `demo.png`. What an earlier demonstration left there goes.
 
     Returns
     -------
@@ -57,20 +58,23 @@ def run_demo(output: Path) -> int:
     """
     story = Story()
     _clear(output)
-    with tempfile.TemporaryDirectory(prefix="dicomnode-demo-") as scratch:
-        case = make_case(Path(scratch) / "scanners")
-        story.tell("patient", _describe(case))
-        with open_pacs(output) as pacs, _running_node(Path(scratch) / "node", pacs.port) as node:
-            story.tell("started", f"node DICOMNODE on {HOST}:{node.port}, stand-in PACS on {HOST}:{pacs.port}")
-            there = PeerSettings(name="node", ae_title=node.settings.node.ae_title, host=HOST, port=node.port)
-            for scanner, files in (("DEMO_MR", case.mr_files), ("DEMO_PET", case.pet_files)):
-                send_series(files, scanner, there)
-                story.tell("sent", f"{len(files)} instances by C-STORE from {scanner}, each answered with Success")
-            database = open_database(node.settings.database_url)
-            try:
-                is_delivered = follow(story, database, time.monotonic() + DEADLINE_S)
-            finally:
-                database.close()
+    case = make_case(output)
+    story.tell("patient", _describe(case))
+    with (
+        tempfile.TemporaryDirectory(prefix="dicomnode-demo-") as root,
+        open_pacs(output) as pacs,
+        _running_node(Path(root), pacs.port) as node,
+    ):
+        story.tell("started", f"node DICOMNODE on {HOST}:{node.port}, stand-in PACS on {HOST}:{pacs.port}")
+        there = PeerSettings(name="node", ae_title=node.settings.node.ae_title, host=HOST, port=node.port)
+        for scanner, files in (("DEMO_MR", case.mr_files), ("DEMO_PET", case.pet_files)):
+            send_series(files, scanner, there)
+            story.tell("sent", f"{len(files)} instances by C-STORE from {scanner}, each answered with Success")
+        database = open_database(node.settings.database_url)
+        try:
+            is_delivered = follow(story, database, time.monotonic() + DEADLINE_S)
+        finally:
+            database.close()
     return _judge(story, case, pacs) if is_delivered else EXIT_MISSED
 
 
@@ -133,7 +137,7 @@ def _judge(story: Story, case: Case, pacs: StandInPacs) -> int:
     )
     write_picture(pacs.folder / PICTURE, panels, caption)
     story.tell("error", f"{mean_mm:.2f} mm in the mean, {errors_mm.max():.2f} mm at most, over {len(errors_mm)} points")
-    story.tell("written", f"{', '.join(f'{name}/' for name in FOLDERS.values())} and {PICTURE} in {pacs.folder}")
+    story.tell("written", f"{', '.join(f'{name}/' for name in WRITTEN)} and {PICTURE} in {pacs.folder}")
     if mean_mm >= GOAL_MM:
         story.tell("missed", f"the mean error is {mean_mm:.2f} mm, less than {GOAL_MM:g} mm was wanted")
         return EXIT_MISSED
@@ -143,7 +147,7 @@ def _judge(story: Story, case: Case, pacs: StandInPacs) -> int:
 
 def _clear(output: Path) -> None:
     """Remove what an earlier demonstration wrote, and nothing else."""
-    for name in FOLDERS.values():
-        for path in (output / name).glob("[0-9]*.dcm"):
+    for name in WRITTEN:
+        for path in (output / name).glob("*.dcm"):
             path.unlink()
     (output / PICTURE).unlink(missing_ok=True)

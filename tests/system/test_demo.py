@@ -7,6 +7,7 @@ Never: the picture's beauty; a person looks at docs/demo.png.
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ import pydicom
 import pytest
 
 from tests.builders import CommandResult, run_command
+from tests.conftest import REPOSITORY
 
 MOST_PICTURE_BYTES = 300_000  # it goes into the README
 STAGES = ("patient", "started", "sent", "complete", "paired", "running", "accept", "delivered", "error", "done")
@@ -67,4 +69,15 @@ def test_the_picture_is_small_and_shows_colour(result: CommandResult, folder: Pa
 def test_nothing_is_left_behind_but_the_results(result: CommandResult, folder: Path) -> None:
     assert result.returncode == 0
     assert {path.name for path in folder.iterdir()} == {"demo"}
-    assert {path.name for path in (folder / "demo").iterdir()} == {"REG", "PT", "fused", "demo.png"}
+    assert {path.name for path in (folder / "demo").iterdir()} == {"MR", "PET", "REG", "PT", "fused", "demo.png"}
+
+
+def test_what_it_wrote_is_registered_by_the_command_that_readme_shows(result: CommandResult, folder: Path) -> None:
+    assert result.returncode == 0
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    program, *arguments = shlex.split(next(line for line in readme.splitlines() if "$ dicomnode register " in line))[1:]
+    assert program == "dicomnode"
+    registered = run_command(*arguments, cwd=folder)
+    assert registered.returncode == 0, registered.stderr
+    assert registered.json["verdict"] == "accept"
+    assert (folder / "fused").is_dir()
