@@ -28,6 +28,7 @@ LISTINGS = {
 DECISIONS = {
     "pairs": {"accept": "run a held pair, or send a reviewed result", "reject": "never run a held pair, or never send"},
     "jobs": {"retry": "run a failed job again"},
+    "outbox": {"retry": "owe a dead row again"},
 }
 
 

@@ -1,6 +1,6 @@
-"""`dicomnode pairs accept|reject` and `dicomnode jobs retry`: a person's word, recorded.
+"""`dicomnode pairs accept|reject`, `jobs retry` and `outbox retry`: a person's word, recorded.
 
-Flow: cli > [decisions] > pairing > database
+Flow: cli > [decisions] > pairing, database
 Never: a rule of its own about what may be decided.
 """
 
@@ -12,6 +12,7 @@ import time
 
 from dicomnode.cli.listings import fetch_record, open_node_database
 from dicomnode.cli.output import write_json
+from dicomnode.database.outbox import retry_outbox_row
 from dicomnode.pairing import decisions
 from dicomnode.settings_file import load_settings
 
@@ -37,6 +38,13 @@ def retry_jobs(arguments: argparse.Namespace) -> int:
     with open_node_database(load_settings(arguments.config)) as database:
         decisions.retry_job(database, arguments.key, time.time())
     return _say(arguments, f"job {arguments.key}: waiting")
+
+
+def retry_outbox(arguments: argparse.Namespace) -> int:
+    """Owe again what a destination refused for good, or what used up its attempts."""
+    with open_node_database(load_settings(arguments.config)) as database, database.write() as connection:
+        retry_outbox_row(connection, arguments.key, time.time())
+    return _say(arguments, f"outbox row {arguments.key}: owed")
 
 
 def _say(arguments: argparse.Namespace, line: str) -> int:

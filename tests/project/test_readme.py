@@ -30,7 +30,14 @@ def find_commands() -> Iterator[tuple[str, str]]:
                     yield str(page.relative_to(REPOSITORY)), line.strip()[2:]
 
 
-COMMANDS = sorted(set(find_commands()))
+def find_commands_in_operations() -> Iterator[tuple[str, str]]:
+    """Yield (page, command) for each whole command the operations page names in its text."""
+    page = "docs/operations.md"
+    for command in re.findall(r"`(dicomnode [^`]+)`", (REPOSITORY / page).read_text(encoding="utf-8")):
+        yield page, command
+
+
+COMMANDS = sorted({*find_commands(), *find_commands_in_operations()})
 TARGETS = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
@@ -51,6 +58,15 @@ def test_a_command_that_is_shown_exists(page: str, command: str) -> None:
         make_parser().parse_args(arguments)  # ends the test (SystemExit) with what is wrong
     else:
         assert program in OTHER_PROGRAMS
+
+
+def test_the_operations_page_names_events_that_are_logged() -> None:
+    text = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8").partition("\n## Logs\n")[2]
+    named = set(re.findall(r"^\| `([a-z]+\.[a-z_]+)` \|", text, re.MULTILINE))
+    sources = [path.read_text(encoding="utf-8") for path in (REPOSITORY / "dicomnode").rglob("*.py")]
+    logged = {event for source in sources for event in re.findall(r'log\.\w+\(\s*"([a-z]+\.[a-z_]+)"', source)}
+    assert named
+    assert named <= logged
 
 
 def test_every_target_is_explained_by_help() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import JobClaim, claim_job, move_claimed_job
-from dicomnode.database.outbox import add_outbox_rows
+from dicomnode.database.outbox import add_outbox_rows, claim_outbox, record_dead
 from tests.dicomnode.cli.conftest import Run
 from tests.rows import MR, PATIENT, PET, add_finished_job, add_ready_pair, add_waiting_job, receive
 
@@ -103,6 +103,7 @@ def test_a_job_is_shown_with_its_outputs_and_the_outbox_with_its_destination(
         (("pairs", "accept", 9), "pair 9: "),
         (("pairs", "reject", 9), "pair 9: "),
         (("jobs", "retry", 9), "job 9: there is no job with this number"),
+        (("outbox", "retry", 9), "outbox row 9: there is no row with this number"),
     ],
 )
 def test_a_row_that_is_not_there_is_one_line(
@@ -149,3 +150,16 @@ def test_a_failed_job_is_run_again(run: Run, config: Path, database: Database) -
         move_claimed_job(connection, JobClaim(job.id, job.token), "failed", reason="it broke")
     assert run("jobs", "retry", job_id, "--config", config).out == f"job {job_id}: waiting\n"
     assert run("jobs", "show", job_id, "--config", config, "--json").json["state"] == "waiting"
+
+
+def test_a_dead_row_is_owed_again(run: Run, config: Path, database: Database) -> None:
+    _, output_ids = add_finished_job(database, ("reg",))
+    with database.write() as connection:
+        add_outbox_rows(connection, output_ids, ["pacs"], now=30.0)
+    (row,) = claim_outbox(database, "pacs", now=31.0, lease_s=60.0, limit=1)
+    assert run("outbox", "retry", row.id, "--config", config).err.endswith("it is owed, dead is needed\n")
+    with database.write() as connection:
+        record_dead(connection, row, "refused")
+    assert run("outbox", "retry", row.id, "--config", config).out == f"outbox row {row.id}: owed\n"
+    again = run("outbox", "show", row.id, "--config", config, "--json").json
+    assert (again["state"], again["attempts"]) == ("owed", 0)
