@@ -20,6 +20,9 @@ DOUBT_FRESH_MM = 15.0
 DOUBT_SHARE = 0.15
 LEAST_OVERLAP_TO_ACCEPT = 0.5
 LEAST_MATCHES_TO_ACCEPT = 20
+# Similarity over that of the pose turned by 4 degrees: 1.11 and more in 12 right poses, 1.07 and less for 12 PETs of
+# another person (simulated, people never trained on).
+LEAST_SHARPNESS_TO_ACCEPT = 1.09
 
 # Fitted by models/train/calibrate.py; models/MODEL_CARD.md has the figures and the date.
 INTERCEPT = 0.0
@@ -59,7 +62,11 @@ def verdict(probability: float, metrics: Mapping[str, float]) -> Verdict:
     """Decide: `accept` needs a high probability and enough evidence behind it, whatever the logistic says."""
     if probability < REJECT_BELOW:
         return "reject"
-    enough = metrics["overlap"] >= LEAST_OVERLAP_TO_ACCEPT and metrics["matches_kept"] >= LEAST_MATCHES_TO_ACCEPT
+    enough = (
+        metrics["overlap"] >= LEAST_OVERLAP_TO_ACCEPT
+        and metrics["matches_kept"] >= LEAST_MATCHES_TO_ACCEPT
+        and metrics["sharpness"] >= LEAST_SHARPNESS_TO_ACCEPT
+    )
     return "accept" if probability >= ACCEPT_FROM and enough else "review"
 
 

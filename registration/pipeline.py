@@ -8,7 +8,7 @@ Never: DICOM, a file but the network's, a clock that decides anything, random st
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,13 +33,14 @@ from registration.search import (
     search_by_features,
     search_by_similarity,
 )
-from registration.similarity import NO_SOLUTION, joint_histogram, measure
+from registration.similarity import NO_SOLUTION, Comparison, joint_histogram, measure
 from registration.transforms import RigidTransform
 from registration.volume import Volume
 
 RIGHT_MATCH_MM = 12.0  # a match found without a radius that lands this near supports a pose
 REUSE_MM = 4.0  # a look from a pose this near is as good as a new one
 FAR_MM = 99.0  # stands for "no estimate" in metrics
+SMALL_TURNS_DEG = ((4, 0, 0), (-4, 0, 0), (0, 4, 0), (0, -4, 0), (0, 0, 4), (0, 0, -4))
 DECOYS_DEG = ((20, 0, 0), (-20, 0, 0), (0, 20, 0), (0, -20, 0), (0, 0, 20), (0, 0, -20))
 
 Progress = Callable[[str, float], None]
@@ -158,25 +159,32 @@ def judge(problem: Problem, polished: list[Pose], rough: list[Pose], features: F
         "starts_apart_mm": min(float(np.median(apart)), FAR_MM),
         "overlap": overlap,
         "similarity": polished[0].similarity,
-        "peak": peak_height(problem, polished[0]),
+        "peak": peak_height(problem.coarse, polished[0], DECOYS_DEG, problem),
+        "sharpness": peak_height(problem.fine, polished[0], SMALL_TURNS_DEG, problem),
         "inliers": float(features.inliers),
         **fresh_look(problem, best, features.look),
     }
 
 
-def peak_height(problem: Problem, pose: Pose) -> float:
-    """Return how far similarity stands above that of the same pose turned by 20 degrees, in multiples of the latter."""
+def peak_height(
+    comparison: Comparison, pose: Pose, turns_deg: Sequence[tuple[int, int, int]], problem: Problem
+) -> float:
+    """Return how far similarity stands above that of the same pose turned, in multiples of the latter.
+
+    Turned by a few degrees it tells one head from two: the folds of one head lie on one another only where the turn is
+    right, two heads are alike in the large alone.
+    """
     decoys = [
         measure(
-            problem.coarse,
+            comparison,
             (RigidTransform.from_parameters(np.radians(turn), np.zeros(3), problem.centre_mm) @ pose.fixed_from_moving)
             .inverse()
             .matrix,
         )
-        for turn in DECOYS_DEG
+        for turn in turns_deg
     ]
     around = [value - 1 for value in decoys if value > NO_SOLUTION]
-    here = measure(problem.coarse, pose.fixed_from_moving.inverse().matrix) - 1
+    here = measure(comparison, pose.fixed_from_moving.inverse().matrix) - 1
     return min(here / max(float(np.mean(around)), 1e-3), 20.0) if around else 1.0
 
 

@@ -13,6 +13,7 @@ GOOD = {
     "overlap": 0.9,
     "similarity": 1.18,
     "peak": 1.8,
+    "sharpness": 1.2,
 }
 BAD = {
     "fresh_to_final_mm": 99.0,
@@ -22,6 +23,7 @@ BAD = {
     "overlap": 0.4,
     "similarity": 1.01,
     "peak": 1.0,
+    "sharpness": 1.0,
 }
 WORSE = {
     "fresh_to_final_mm": 40.0,
@@ -44,7 +46,7 @@ def test_no_signal_that_gets_worse_raises_the_confidence(name: str) -> None:
     assert confidence({**GOOD, name: WORSE[name]}) <= confidence(GOOD)
 
 
-@pytest.mark.parametrize(("name", "value"), [("overlap", 0.45), ("matches_kept", 12.0)])
+@pytest.mark.parametrize(("name", "value"), [("overlap", 0.45), ("matches_kept", 12.0), ("sharpness", 1.05)])
 def test_thin_evidence_is_never_accepted(name: str, value: float) -> None:
     assert verdict(0.999, {**GOOD, name: value}) == "review"
 
