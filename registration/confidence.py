@@ -1,4 +1,4 @@
-"""How far a registration may be trusted: a calibrated probability, and the verdict it leads to.
+"""How far a registration may be trusted: an estimated probability, and the verdict it leads to.
 
 Flow: pipeline > [confidence]
 Never: a look at the images; only whether estimates that do not share a cause agree. A mirror image cannot be seen by
@@ -24,7 +24,7 @@ LEAST_MATCHES_TO_ACCEPT = 20
 # another person (simulated, people never trained on).
 LEAST_SHARPNESS_TO_ACCEPT = 1.09
 
-# Fitted by models/train/calibrate.py; models/MODEL_CARD.md has the figures and the date.
+# Set by hand: not yet fitted to runs. models/train/calibrate.py fits them, and models/MODEL_CARD.md says when it has.
 INTERCEPT = 0.0
 COEFFICIENTS: Mapping[str, float] = {
     "fresh_mm": -1.0,

@@ -8,7 +8,7 @@ Never: DICOM, a file but the network's, a clock that decides anything, random st
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,7 @@ from registration.search import (
     search_by_features,
     search_by_similarity,
 )
-from registration.similarity import NO_SOLUTION, Comparison, joint_histogram, measure
+from registration.similarity import NO_SOLUTION, joint_histogram, measure
 from registration.transforms import RigidTransform
 from registration.volume import Volume
 
@@ -41,7 +41,7 @@ RIGHT_MATCH_MM = 12.0  # a match found without a radius that lands this near sup
 REUSE_MM = 4.0  # a look from a pose this near is as good as a new one
 FAR_MM = 99.0  # stands for "no estimate" in metrics
 SMALL_TURNS_DEG = ((4, 0, 0), (-4, 0, 0), (0, 4, 0), (0, -4, 0), (0, 0, 4), (0, 0, -4))
-DECOYS_DEG = ((20, 0, 0), (-20, 0, 0), (0, 20, 0), (0, -20, 0), (0, 0, 20), (0, 0, -20))
+SHARPEST = 20.0  # where nothing is left of the likeness once turned
 
 Progress = Callable[[str, float], None]
 
@@ -56,7 +56,7 @@ class Registration:
         LPS mm of the moving volume to LPS mm of the fixed one.
     verdict : "accept", "review" or "reject"
     confidence : float
-        0 to 1, the calibrated probability that the mean target registration error over the brain is under 5 mm.
+        0 to 1, the estimated probability that the mean target registration error over the brain is under 5 mm.
     metrics : mapping of str to float
         The signals behind the confidence, and counts; units are in the names.
     timings_s : mapping of str to float
@@ -150,7 +150,7 @@ class Stopwatch:
 
 
 def judge(problem: Problem, polished: list[Pose], rough: list[Pose], features: FeatureEstimate) -> dict[str, float]:
-    """Measure what speaks for the best pose: features, independent starts, the peak's height, the overlap."""
+    """Measure what speaks for the best pose: features, independent starts, the peak's sharpness, the overlap."""
     best = polished[0].fixed_from_moving
     apart = [problem.displacement_mm(pose.fixed_from_moving, best) for pose in rough]
     _, overlap = joint_histogram(problem.fine, best.inverse().matrix)
@@ -159,33 +159,25 @@ def judge(problem: Problem, polished: list[Pose], rough: list[Pose], features: F
         "starts_apart_mm": min(float(np.median(apart)), FAR_MM),
         "overlap": overlap,
         "similarity": polished[0].similarity,
-        "peak": peak_height(problem.coarse, polished[0], DECOYS_DEG, problem),
-        "sharpness": peak_height(problem.fine, polished[0], SMALL_TURNS_DEG, problem),
+        "sharpness": find_sharpness(problem, polished[0]),
         "inliers": float(features.inliers),
         **fresh_look(problem, best, features.look),
     }
 
 
-def peak_height(
-    comparison: Comparison, pose: Pose, turns_deg: Sequence[tuple[int, int, int]], problem: Problem
-) -> float:
-    """Return how far similarity stands above that of the same pose turned, in multiples of the latter.
+def find_sharpness(problem: Problem, pose: Pose) -> float:
+    """Return how far similarity stands above that of the same pose turned by 4 degrees, in multiples of the latter.
 
-    Turned by a few degrees it tells one head from two: the folds of one head lie on one another only where the turn is
-    right, two heads are alike in the large alone.
+    The folds of one head lie on one another only where the turn is right to a few degrees. Two heads are alike in the
+    large alone: turned a little, they are hardly less alike.
     """
-    decoys = [
-        measure(
-            comparison,
-            (RigidTransform.from_parameters(np.radians(turn), np.zeros(3), problem.centre_mm) @ pose.fixed_from_moving)
-            .inverse()
-            .matrix,
-        )
-        for turn in turns_deg
+    turned = [
+        RigidTransform.from_parameters(np.radians(turn), np.zeros(3), problem.centre_mm) @ pose.fixed_from_moving
+        for turn in SMALL_TURNS_DEG
     ]
-    around = [value - 1 for value in decoys if value > NO_SOLUTION]
-    here = measure(comparison, pose.fixed_from_moving.inverse().matrix) - 1
-    return min(here / max(float(np.mean(around)), 1e-3), 20.0) if around else 1.0
+    values = [measure(problem.fine, transform.inverse().matrix) for transform in turned]
+    around = [value - 1 for value in values if value > NO_SOLUTION]
+    return min((pose.similarity - 1) / max(float(np.mean(around)), 1e-3), SHARPEST) if around else 1.0
 
 
 def fresh_look(problem: Problem, best: RigidTransform, look: Look | None) -> dict[str, float]:

@@ -15,7 +15,7 @@ HEADER = """# Model card: cnn_sift
 
 The descriptor network of dicomnode's registration: two 64x64x3 patches of one place, one of MR and one of PET, become
 two vectors of 256 numbers that point the same way. It finds candidates; a search by mutual information polishes them,
-and a calibrated confidence says how far to trust the result. It diagnoses nothing.
+and a confidence says how far to trust the result. It diagnoses nothing.
 
 Each section below is written by the command it names.
 """

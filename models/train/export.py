@@ -148,7 +148,7 @@ def write_model(model: onnx.ModelProto, folder: Path, facts: dict[str, object]) 
     digest = hashlib.sha256(content).hexdigest()
     (folder / FILE_NAME).write_bytes(content)
     card = tomlkit.document()
-    card.add(tomlkit.comment("Written by models/train; registration/network.py loads no model that differs from this."))
+    card.add(tomlkit.comment("Written by models/train; registration/descriptors.py loads no model that differs."))
     for key, value in {"file": FILE_NAME, "sha256": digest, "bytes": len(content), **facts}.items():
         card.add(key, value)
     (folder / CARD_NAME).write_text(tomlkit.dumps(card), encoding="utf-8")

@@ -12,7 +12,6 @@ GOOD = {
     "matches_kept": 170.0,
     "overlap": 0.9,
     "similarity": 1.18,
-    "peak": 1.8,
     "sharpness": 1.2,
 }
 BAD = {
@@ -22,7 +21,6 @@ BAD = {
     "matches_kept": 40.0,
     "overlap": 0.4,
     "similarity": 1.01,
-    "peak": 1.0,
     "sharpness": 1.0,
 }
 WORSE = {
@@ -31,7 +29,6 @@ WORSE = {
     "match_share": 0.1,
     "overlap": 0.36,
     "similarity": 1.02,
-    "peak": 1.0,
 }
 
 

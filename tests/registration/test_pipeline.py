@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from registration.confidence import ACCEPT_FROM, LEAST_SHARPNESS_TO_ACCEPT
 from registration.descriptors import Network
 from registration.errors import EmptyVolumeError, InvalidVolumeError, RegistrationError
 from registration.pipeline import Registration, register
@@ -101,6 +102,19 @@ def test_progress_is_told_stage_by_stage_up_to_the_whole(fixed: Volume, moving: 
     shares = [share for _, share in told]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
+
+
+def test_a_pet_of_another_head_is_not_accepted_though_every_other_signal_agrees(
+    fixed: Volume, answer: Registration, network: Network
+) -> None:
+    other = place_elsewhere(make_head((3.0, 2.0, 2.0), is_pet=True, seed=1), TRUTH)
+
+    found = register(fixed, other, network)
+
+    assert answer.verdict == "accept"
+    assert found.verdict == "review"
+    assert found.confidence > ACCEPT_FROM
+    assert found.metrics["sharpness"] < LEAST_SHARPNESS_TO_ACCEPT < answer.metrics["sharpness"]
 
 
 def test_a_pet_of_noise_is_not_accepted(fixed: Volume, moving: Volume, network: Network) -> None:
