@@ -16,6 +16,7 @@ from typing import Any
 
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from dicomnode.errors import PeerBusyError, PeerRejectedError, PeerUnreachableError
@@ -55,9 +56,10 @@ def open_association(peer: PeerSettings, caller: Caller, contexts: Iterable[Cont
     # The file's bytes go out as they are; pynetdicom would decode and encode them again.
     _config.STORE_SEND_CHUNKED_DATASET = True
     entity, gate = _make_entity(caller), _Gate()
+    rejections: list[A_ASSOCIATE_RJ] = []
     try:
-        association = _associate(entity, peer, offered, gate)
-        _check_established(association, peer)
+        association = _associate(entity, peer, offered, (gate, rejections))
+        _check_established(association, peer, rejections)
         yield from _held(association)
     finally:
         gate.open()
@@ -117,7 +119,10 @@ def _make_entity(caller: Caller) -> _Entity:
     return entity
 
 
-def _associate(entity: _Entity, peer: PeerSettings, offered: Iterable[ContextKey], gate: _Gate) -> Association:
+def _associate(
+    entity: _Entity, peer: PeerSettings, offered: Iterable[ContextKey], told: tuple[_Gate, list[A_ASSOCIATE_RJ]]
+) -> Association:
+    gate, rejections = told
     try:
         return entity.associate(
             peer.host,
@@ -128,26 +133,36 @@ def _associate(entity: _Entity, peer: PeerSettings, offered: Iterable[ContextKey
                 (evt.EVT_CONN_OPEN, _send_small_packets_at_once),
                 (evt.EVT_DATA_SENT, _acknowledge_at_once),
                 (evt.EVT_ESTABLISHED, _close_gate, [gate]),
+                (evt.EVT_PDU_RECV, _note_rejection, [rejections]),
             ],
         )
     except OSError as error:  # the host's name has no address
         raise PeerUnreachableError(f"{peer.name}: {peer.host}: {error.strerror}") from error
 
 
-def _check_established(association: Association, peer: PeerSettings) -> None:
-    """Turn every way in which an association does not come about into one of our errors."""
+def _check_established(association: Association, peer: PeerSettings, rejections: Iterable[A_ASSOCIATE_RJ]) -> None:
+    """Turn every way in which an association does not come about into one of our errors.
+
+    `association.is_rejected` is not asked: it stays False where the peer rejects and hangs up so fast that pynetdicom
+    sees the closed connection first.
+    """
     if association.is_established:
         return
     where = f"{peer.name} ({peer.ae_title} at {peer.host}:{peer.port})"
-    answer = association.acceptor.primitive
-    if association.is_rejected and answer is not None:
-        words = f"{where} rejected the association: {answer.reason_str}"
-        if answer.result == REJECTED_TRANSIENT:
+    for rejection in rejections:
+        words = f"{where} rejected the association: {rejection.reason_str}"
+        if rejection.result == REJECTED_TRANSIENT:
             raise PeerBusyError(words)
         raise PeerRejectedError(words)
     if association.rejected_contexts and not association.accepted_contexts:
         raise PeerRejectedError(f"{where} takes none of {len(association.rejected_contexts)} presentation contexts")
     raise PeerUnreachableError(f"{where}: no association; nobody listens there, or the peer broke it off")
+
+
+def _note_rejection(event: Any, rejections: list[A_ASSOCIATE_RJ]) -> None:
+    """Keep the peer's refusal and its reason."""
+    if isinstance(event.pdu, A_ASSOCIATE_RJ):
+        rejections.append(event.pdu)
 
 
 def _send_small_packets_at_once(event: Any) -> None:
