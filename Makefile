@@ -25,9 +25,9 @@ help:
 	@echo 'make run     the node with the defaults of config/dicomnode.example.toml, keeping its files in storage/'
 	@echo 'make check   lint, format, types and import layers'
 	@echo 'make fix     mend what lint and format can mend'
-	@echo 'make bench   measure against the peers; ARGS="registration" picks groups'
+	@echo 'make bench   measure against the peers; ARGS="registration" picks groups, FULL=1 runs all cases'
 	@echo 'make layers  the import rules alone'
-	@echo 'make train   install what models/train needs (torch, from its own index)'
+	@echo 'make train   make the networks again from a folder of T1 volumes; DATA=folder, TORCH_INDEX=where torch comes from'
 	@echo 'make lock    resolve requirements/*.lock again from pyproject.toml (needs uv)'
 
 # --- the virtual environment, in steps so that each is done again only when what it reads has changed
@@ -54,6 +54,11 @@ $(STAMPS)/package: pyproject.toml | $(STAMPS)/runtime
 $(STAMPS)/dev: requirements/dev.lock | $(STAMPS)/package
 	@echo 'set-up: installing what tests and checks need'
 	@$(PIP) --require-hashes -r requirements/dev.lock
+	@touch $@
+
+$(STAMPS)/bench: requirements/bench.lock | $(STAMPS)/dev
+	@echo 'set-up: installing the peers that registration is measured against'
+	@$(PIP) --require-hashes -r requirements/bench.lock
 	@touch $@
 
 setup: $(STAMPS)/runtime $(STAMPS)/package $(STAMPS)/dev
@@ -91,16 +96,20 @@ fix: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup peers
+bench: setup peers $(STAMPS)/bench
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
 # torch is not in the lock: its CPU and CUDA builds have one name. TORCH_INDEX is the index that has the one you want.
 train: setup
+	@[ -d '$(DATA)' ] || { echo 'make train DATA=folder: the folder of T1 volumes to train on is needed'; exit 2; }
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(PIP) --no-build-isolation --editable '.[train]'
+	for profile in default paper; do \
+	  $(BIN)/python -m models.train --data '$(DATA)' --output models --profile $$profile; done
 
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11
 lock:
 	printf 'hatchling>=1.27\neditables>=0.5\n' | $(LOCK) - -o requirements/build.lock
 	$(LOCK) pyproject.toml -o requirements/runtime.lock
 	$(LOCK) pyproject.toml --extra dev --extra postgres -c requirements/runtime.lock -o requirements/dev.lock
+	$(LOCK) pyproject.toml --extra dev --extra bench -c requirements/dev.lock -o requirements/bench.lock

@@ -110,6 +110,7 @@ class JobSettings(Section):
 class RegistrationSettings(Section):
     """How a PET is laid on an MR."""
 
+    profile: Literal["default", "paper"] = "default"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 2
     seed: Annotated[int, Field(ge=0)] = 0

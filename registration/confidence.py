@@ -1,8 +1,8 @@
 """How far a registration may be trusted: an estimated probability, and the verdict it leads to.
 
 Flow: pipeline > [confidence]
-Never: a look at the images; only whether estimates that do not share a cause agree. A mirror image cannot be seen by
-any of these signals: the header's geometry is trusted, and volumes/ refuses headers that contradict themselves.
+Never: a look at the images; only whether estimates that do not share a cause agree. Of these signals sharpness alone
+tells a mirror image: the header's geometry is trusted, and volumes/ refuses headers that contradict themselves.
 """
 
 from __future__ import annotations
@@ -20,29 +20,32 @@ DOUBT_FRESH_MM = 15.0
 DOUBT_SHARE = 0.15
 LEAST_OVERLAP_TO_ACCEPT = 0.5
 LEAST_MATCHES_TO_ACCEPT = 20
-# Similarity over that of the pose turned by 4 degrees: 1.11 and more in 12 right poses, 1.07 and less for 12 PETs of
-# another person (simulated, people never trained on).
+# Similarity over that of the pose turned by 4 degrees: at most 1.08 for 50 PETs of another person (simulated, people
+# never trained on), and above it for 94 of 99 right poses.
 LEAST_SHARPNESS_TO_ACCEPT = 1.09
 
-# Set by hand: not yet fitted to runs. models/train/calibrate.py fits them, and models/MODEL_CARD.md says when it has.
-INTERCEPT = 0.0
+# Fitted by `python -m models.train.calibrate --runs 200`, 2026-11-25: see models/MODEL_CARD.md. 0 where a signal adds
+# nothing to the others.
+INTERCEPT = -3.776
 COEFFICIENTS: Mapping[str, float] = {
-    "fresh_mm": -1.0,
-    "starts_mm": -1.0,
-    "match_share": 4.0,
-    "overlap": 1.0,
-    "similarity": 20.0,
+    "fresh": 0.777,
+    "starts": 1.305,
+    "match_share": 0.0,
+    "matches_near": 1.204,
+    "overlap": 0.0,
+    "sharpness": 5.307,
 }
 
 
 def signals(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Bring a registration's metrics to the scale on which the logistic adds them; larger is not always better."""
+    """Bring a registration's metrics to the scale on which the logistic adds them; larger is better."""
     return {
-        "fresh_mm": math.log1p(min(metrics["fresh_to_final_mm"], 50.0)),
-        "starts_mm": math.log1p(min(metrics["starts_apart_mm"], 50.0)),
+        "fresh": -math.log1p(min(metrics["fresh_to_final_mm"], 50.0)),
+        "starts": -math.log1p(min(metrics["starts_apart_mm"], 50.0)),
         "match_share": metrics["match_share"],
+        "matches_near": -math.log1p(min(metrics["match_apart_mm"], 50.0)),
         "overlap": min(metrics["overlap"], 1.0),
-        "similarity": metrics["similarity"] - 1.0,
+        "sharpness": 20.0 * math.log(min(max(metrics["sharpness"], 0.9), 1.3)),  # as wide as the others
     }
 
 
@@ -52,14 +55,14 @@ def confidence(metrics: Mapping[str, float]) -> float:
     Parameters
     ----------
     metrics : mapping
-        `fresh_to_final_mm`, `starts_apart_mm`, `match_share`, `overlap`, `similarity`, as `Registration.metrics`.
+        `Registration.metrics`, of which `signals` takes what it needs.
     """
     logit = INTERCEPT + sum(COEFFICIENTS[name] * value for name, value in signals(metrics).items())
     return 1.0 / (1.0 + math.exp(-max(-40.0, min(40.0, logit))))
 
 
-def verdict(probability: float, metrics: Mapping[str, float]) -> Verdict:
-    """Decide: `accept` needs a high probability and enough evidence behind it, whatever the logistic says."""
+def verdict(probability: float, metrics: Mapping[str, float], *, is_calibrated: bool = True) -> Verdict:
+    """Decide: `accept` needs a calibrated probability that is high, and enough evidence behind it besides."""
     if probability < REJECT_BELOW:
         return "reject"
     enough = (
@@ -67,7 +70,7 @@ def verdict(probability: float, metrics: Mapping[str, float]) -> Verdict:
         and metrics["matches_kept"] >= LEAST_MATCHES_TO_ACCEPT
         and metrics["sharpness"] >= LEAST_SHARPNESS_TO_ACCEPT
     )
-    return "accept" if probability >= ACCEPT_FROM and enough else "review"
+    return "accept" if is_calibrated and probability >= ACCEPT_FROM and enough else "review"
 
 
 def is_doubtful(metrics: Mapping[str, float]) -> bool:

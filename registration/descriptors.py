@@ -23,13 +23,12 @@ from registration.errors import DeviceError, ModelError
 from registration.gradients import describe_gradients
 from registration.patches import PATCH_VOXELS, cut_patches, pad_for_patches
 from registration.preprocess import Cube
+from registration.profiles import Profile
 
-CNN_SHARE = 0.6  # of the joined descriptor; SIFT's histograms have the rest
 BATCH = {"cpu": 64, "cuda": 1024}
-FILE_NAME = "cnn_sift.onnx"
 PACKAGE = Path(__file__).resolve().parent
 # in a wheel the model lies inside the package, in a checkout beside it
-PLACES = (PACKAGE / "model" / FILE_NAME, PACKAGE.parent / "models" / FILE_NAME)
+FOLDERS = (PACKAGE / "model", PACKAGE.parent / "models")
 
 # onnxruntime's own exceptions share no base class but Exception
 RUNTIME_ERRORS: tuple[type[Exception], ...] = (
@@ -54,6 +53,8 @@ class Network:
     session : onnxruntime.InferenceSession
     device : str
         "cpu" or "cuda": where it really runs.
+    name : str
+        Stem of the file: what `Profile.network` asks for.
     sha256 : str
         Of the model's file, as its card names it.
     threads : int
@@ -61,17 +62,18 @@ class Network:
 
     session: Any
     device: str
+    name: str
     sha256: str
     threads: int
 
     @classmethod
-    def load(cls, path: Path | None = None, *, device: Device = "auto", threads: int = 2) -> Network:
+    def load(cls, path: Path | str = "cnn_sift", *, device: Device = "auto", threads: int = 2) -> Network:
         """Load the network.
 
         Parameters
         ----------
-        path : Path, optional
-            The ONNX file, its card beside it with the ending .toml; None takes the one shipped.
+        path : Path or str
+            The ONNX file, its card beside it with the ending .toml; or the name of one that is shipped.
         device : "auto", "cpu" or "cuda"
             "cuda" fails if the whole network cannot run there; "auto" takes it if it can, and says what it took.
         threads : int
@@ -86,28 +88,29 @@ class Network:
         """
         if threads < 1:
             raise DeviceError(f"{threads} threads, at least 1 needed")
+        path = path if isinstance(path, Path) else find_model(path)
         content, digest = read_model(path)
-        if device == "cpu":
-            return cls(_open(content, "cpu", threads), "cpu", digest, threads)
-        try:
-            return cls(_open(content, "cuda", threads), "cuda", digest, threads)
-        except DeviceError:
-            if device == "cuda":
-                raise
-            return cls(_open(content, "cpu", threads), "cpu", digest, threads)
+        if device != "cpu":
+            try:
+                return cls(_open(content, "cuda", threads), "cuda", path.stem, digest, threads)
+            except DeviceError:
+                if device == "cuda":
+                    raise
+        return cls(_open(content, "cpu", threads), "cpu", path.stem, digest, threads)
 
     def describe(self, patches: NDArray[np.float32], *, is_moving: bool) -> NDArray[np.float32]:
-        """Describe (n, 3, 64, 64) patches of one modality: (n, 256) float32 of unit length."""
+        """Describe (n, 3, 64, 64) patches of one modality: (n, d) float32 of unit length, d the network's own."""
         size = BATCH[self.device]
-        flag = np.array(is_moving)
         parts = [
-            self.session.run(None, {"patches": patches[at : at + size], "is_moving": flag})[0]
+            self.session.run(None, _feeds(self.session, patches[at : at + size], is_moving=is_moving))[0]
             for at in range(0, len(patches), size)
         ]
         return np.concatenate(parts)
 
 
-def describe(cube: Cube, index: NDArray[np.int64], network: Network, *, is_moving: bool) -> NDArray[np.float32]:
+def describe(
+    cube: Cube, index: NDArray[np.int64], network: Network, profile: Profile, *, is_moving: bool
+) -> NDArray[np.float32]:
     """Describe points of a cube by the joined descriptor.
 
     Parameters
@@ -115,23 +118,40 @@ def describe(cube: Cube, index: NDArray[np.int64], network: Network, *, is_movin
     cube : Cube
     index : (n, 3) int64, voxels
     network : Network
+    profile : Profile
+        Which planes, and the share w of the network.
     is_moving : bool
         Which of the network's stems sees the patches.
 
     Returns
     -------
-    (n, 640) float32
-        [sqrt(w) CNN ; sqrt(1 - w) RootSIFT in three planes]: a product of two is the weighted mean of both cosines.
+    (n, d) float32
+        [sqrt(w) CNN ; sqrt(1 - w) RootSIFT]: a product of two is the weighted mean of both cosines. A part without a
+        share is left out.
     """
-    learnt = network.describe(cut_patches(pad_for_patches(cube.array), index), is_moving=is_moving)
-    gradients = describe_gradients(cube.array, index)
-    return np.concatenate([np.sqrt(CNN_SHARE) * learnt, np.sqrt(1 - CNN_SHARE) * gradients], axis=1, dtype=np.float32)
+    parts, share = [], profile.cnn_share
+    if share > 0:
+        patches = cut_patches(pad_for_patches(cube.array), index, profile.planes)
+        parts.append(np.sqrt(share) * network.describe(patches, is_moving=is_moving))
+    if share < 1:
+        parts.append(np.sqrt(1 - share) * describe_gradients(cube.array, index, profile.planes))
+    return np.concatenate(parts, axis=1, dtype=np.float32)
 
 
-def read_model(path: Path | None) -> tuple[bytes, str]:
+def find_model(name: str) -> Path:
+    """Return where the model of this name is shipped, or would be."""
+    places = [folder / f"{name}.onnx" for folder in FOLDERS]
+    return next((place for place in places if place.is_file()), places[-1])
+
+
+def _feeds(session: Any, patches: NDArray[np.float32], *, is_moving: bool) -> dict[str, NDArray[Any]]:
+    """Return what a session takes: a network with one stem for both modalities does not ask which it is."""
+    feeds: dict[str, NDArray[Any]] = {"patches": patches, "is_moving": np.array(is_moving)}
+    return {found.name: feeds[found.name] for found in session.get_inputs()}
+
+
+def read_model(path: Path) -> tuple[bytes, str]:
     """Read the ONNX file and check it against its card; returns its bytes and their sha256."""
-    if path is None:
-        path = next((place for place in PLACES if place.is_file()), PLACES[-1])
     card_path = path.with_suffix(".toml")
     for needed in (path, card_path):
         if not needed.is_file():
@@ -177,7 +197,7 @@ def _open(content: bytes, device: Literal["cpu", "cuda"], threads: int) -> Any:
         # bytes have no folder, so a model that refers to external data cannot be opened
         session = onnxruntime.InferenceSession(content, options, providers=[provider])
         blank = np.zeros((1, 3, PATCH_VOXELS, PATCH_VOXELS), dtype=np.float32)
-        session.run(["descriptors"], {"patches": blank, "is_moving": np.array(True)})
+        session.run(["descriptors"], _feeds(session, blank, is_moving=True))
     except RUNTIME_ERRORS as error:
         if device == "cuda":
             raise DeviceError(f"CUDA cannot run the network: {error}") from error

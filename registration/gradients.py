@@ -1,4 +1,4 @@
-"""SIFT's descriptor, upright, in three planes at any voxel: 3 x 128 values from dense maps.
+"""SIFT's descriptor, upright, in up to three planes at any voxel: 128 values a plane from dense maps.
 
 Flow: preprocess > [gradients] > descriptors
 Never: an orientation of its own; patient coordinates give the orientation.
@@ -20,10 +20,12 @@ CELLS_MM = (-15.0, -5.0, 5.0, 15.0)
 CELL_SIGMA_MM = 4.0
 WINDOW_SIGMA_MM = 20.0
 CLIP = 0.2
-PLANES = ((1, 2), (0, 2), (0, 1))  # the two axes of the axial, coronal and sagittal plane
+AXES = ((1, 2), (0, 2), (0, 1))  # of rows and columns in the axial, coronal and sagittal plane
 
 
-def describe_gradients(array: NDArray[np.float32], index: NDArray[np.int64]) -> NDArray[np.float32]:
+def describe_gradients(
+    array: NDArray[np.float32], index: NDArray[np.int64], planes: tuple[int, ...] = (0, 1, 2)
+) -> NDArray[np.float32]:
     """Describe the surroundings of points by gradient directions.
 
     Parameters
@@ -31,15 +33,17 @@ def describe_gradients(array: NDArray[np.float32], index: NDArray[np.int64]) -> 
     array : (k, j, i) float32
         On the working grid; even numbers of voxels.
     index : (n, 3) int64
+    planes : tuple of int
+        0 axial, 1 coronal, 2 sagittal.
 
     Returns
     -------
-    (n, 384) float32
-        RootSIFT of the axial, coronal and sagittal plane, together of unit length (or zero where all is flat).
+    (n, 128 for each plane) float32
+        RootSIFT of the planes, together of unit length (or zero where all is flat).
     """
     slopes = [np.asarray(np.gradient(array, axis=axis), dtype=np.float32) for axis in range(3)]
-    parts = [_describe_plane(slopes[rows], slopes[columns], (rows, columns), index) for rows, columns in PLANES]
-    return np.concatenate(parts, axis=1) * np.float32(1 / np.sqrt(3))
+    parts = [_describe_plane(slopes[AXES[p][0]], slopes[AXES[p][1]], AXES[p], index) for p in planes]
+    return np.concatenate(parts, axis=1) * np.float32(1 / np.sqrt(len(planes)))
 
 
 def _describe_plane(

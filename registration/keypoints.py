@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from registration.errors import TooFewPointsError
 from registration.preprocess import CUBE_SPACING_MM, Cube
+from registration.profiles import Profile
 
 SLICE_STEP = 3
 CELL_MM = 16.0
@@ -24,7 +25,7 @@ FEWEST_POINTS = 12
 MARGIN_VOXELS = 1
 
 
-def find_fixed_points(cube: Cube, count: int) -> NDArray[np.int64]:
+def find_fixed_points(cube: Cube, count: int, profile: Profile) -> NDArray[np.int64]:
     """Find the best key points, spread over the head: (n, 3) int64 voxels, n <= count, best of each cell first.
 
     Raises
@@ -32,14 +33,14 @@ def find_fixed_points(cube: Cube, count: int) -> NDArray[np.int64]:
     TooFewPointsError
         If there are fewer than 12.
     """
-    points, responses = find_sift_points(cube)
+    points, responses = find_sift_points(cube, profile.planes)
     if len(points) < FEWEST_POINTS:
         raise TooFewPointsError(f"{len(points)} key points in the fixed volume, {FEWEST_POINTS} needed")
     return spread(points, responses, count)
 
 
-def find_moving_points(cube: Cube, count: int) -> NDArray[np.int64]:
-    """Find candidates inside tissue with uptake: three quarters on an even grid, the rest the best SIFT points.
+def find_moving_points(cube: Cube, count: int, profile: Profile) -> NDArray[np.int64]:
+    """Find candidates inside tissue with uptake: three quarters on an even grid (or none), then the best SIFT points.
 
     Returns
     -------
@@ -50,8 +51,8 @@ def find_moving_points(cube: Cube, count: int) -> NDArray[np.int64]:
     TooFewPointsError
         If there are fewer than 12.
     """
-    on_grid = fill_evenly(cube.foreground, count * 3 // 4)
-    points, responses = find_sift_points(cube)
+    on_grid = fill_evenly(cube.foreground, count * 3 // 4 if profile.has_grid else 0)
+    points, responses = find_sift_points(cube, profile.planes)
     both = np.unique(np.concatenate([on_grid, spread(points, responses, count - len(on_grid))]), axis=0)
     if len(both) < FEWEST_POINTS:
         raise TooFewPointsError(f"{len(both)} candidates in the moving volume, {FEWEST_POINTS} needed")
@@ -69,8 +70,8 @@ def fill_evenly(foreground: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
     return np.empty((0, 3), dtype=np.int64)
 
 
-def find_sift_points(cube: Cube) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Find SIFT key points in every third slice of three orientations.
+def find_sift_points(cube: Cube, planes: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Find SIFT key points in every third slice of the planes: 0 axial, 1 coronal, 2 sagittal.
 
     Returns
     -------
@@ -80,7 +81,7 @@ def find_sift_points(cube: Cube) -> tuple[NDArray[np.int64], NDArray[np.float64]
     """
     image = np.rint(cube.array * 255).astype(np.uint8)
     found = []
-    for axis in range(3):
+    for axis in planes:
         turned = np.moveaxis(image, axis, 0)
         inside = np.moveaxis(cube.foreground, axis, 0)
         for at in range(SLICE_STEP // 2, len(turned), SLICE_STEP):

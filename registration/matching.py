@@ -14,10 +14,29 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-RATIO = 0.975
-APART_MM = 12.0  # a runner-up nearer than this is the same place
-SOFT_RADIUS_MM = 12.0
 SOFT_WIDTH = 0.03  # of similarity: candidates this much worse than the best count 1/e
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When two points match.
+
+    Attributes
+    ----------
+    ratio : float
+        Largest distance of the best candidate's descriptor over the runner-up's.
+    apart_mm : float
+        The runner-up is the best candidate further than this from the best one: nearer ones are the same place.
+    mutual_mm : float
+        How far the candidate's own best key point may lie from the key point.
+    soft_mm : float
+        The place of a match is the centroid of the candidates this near the best one, weighted by similarity.
+    """
+
+    ratio: float
+    apart_mm: float
+    mutual_mm: float
+    soft_mm: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +62,15 @@ class Matches:
         return len(self.fixed)
 
 
+def no_matches() -> Matches:
+    """Return matches of length 0."""
+    return Matches(np.empty((0, 3)), np.empty((0, 3)), np.empty(0), np.empty(0, dtype=np.int64))
+
+
 def match(
     fixed: tuple[NDArray[np.float64], NDArray[np.float32]],
     moving: tuple[NDArray[np.float64], NDArray[np.float32]],
+    rule: Rule,
     *,
     radius_mm: float = np.inf,
 ) -> Matches:
@@ -55,14 +80,14 @@ def match(
     ----------
     fixed, moving : (points (n, 3) float64 LPS mm, descriptors (n, d) float32 of unit length)
         Both in one frame: the moving points under the estimate so far.
+    rule : Rule
     radius_mm : float
         Candidates further than this from the fixed point are not looked at.
 
     Returns
     -------
     Matches
-        Those that pass the ratio and whose candidate's own best key point is near; the moving place is the centroid of
-        the candidates round the best one, weighted by similarity.
+        Those that pass the ratio and whose candidate's own best key point is near; their moving places are centroids.
     """
     fixed_mm, moving_mm = fixed[0], moving[0]
     similarity = fixed[1] @ moving[1].T
@@ -72,12 +97,12 @@ def match(
     rows = np.arange(len(best))
     top = similarity[rows, best]
     between = distances(moving_mm[best], moving_mm)
-    second = np.where(between >= APART_MM, similarity, np.float32(-1)).max(axis=1)
+    second = np.where(between > rule.apart_mm, similarity, np.float32(-1)).max(axis=1)
     ratio = _distance(top) / np.maximum(_distance(second), 1e-6)
     returned = similarity.argmax(axis=0)[best]
-    is_mutual = np.linalg.norm(fixed_mm[returned] - fixed_mm, axis=1) <= APART_MM
-    keep = np.flatnonzero((top > 0) & (ratio <= RATIO) & is_mutual)
-    soft = np.where(between[keep] <= SOFT_RADIUS_MM, np.exp((similarity[keep] - top[keep, None]) / SOFT_WIDTH), 0.0)
+    is_mutual = np.linalg.norm(fixed_mm[returned] - fixed_mm, axis=1) <= rule.mutual_mm
+    keep = np.flatnonzero((top > 0) & (ratio <= rule.ratio) & is_mutual)
+    soft = np.where(between[keep] <= rule.soft_mm, np.exp((similarity[keep] - top[keep, None]) / SOFT_WIDTH), 0.0)
     places = (soft / soft.sum(axis=1, keepdims=True)) @ moving_mm
     return Matches(fixed_mm[keep], places, 1.0 - ratio[keep].astype(np.float64) + 0.02, keep)
 

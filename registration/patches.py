@@ -1,4 +1,4 @@
-"""64x64 patches round points, in three planes, which are the network's three channels: step 2 of the method.
+"""64x64 patches round points, in the planes that become the network's three channels: step 2 of the method.
 
 Flow: keypoints > [patches] > descriptors; models/train cuts its samples here too
 Never: interpolation; points are whole voxels of the working grid.
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 PATCH_VOXELS = 64
 HALF = PATCH_VOXELS // 2
+CHANNELS = 3
 
 
 def pad_for_patches(array: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -18,8 +19,10 @@ def pad_for_patches(array: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.pad(array, HALF)
 
 
-def cut_patches(padded: NDArray[np.float32], index: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Cut the axial, coronal and sagittal patch round each point.
+def cut_patches(
+    padded: NDArray[np.float32], index: NDArray[np.int64], planes: tuple[int, ...] = (0, 1, 2)
+) -> NDArray[np.float32]:
+    """Cut a patch round each point in every plane.
 
     Parameters
     ----------
@@ -27,6 +30,8 @@ def cut_patches(padded: NDArray[np.float32], index: NDArray[np.int64]) -> NDArra
         From `pad_for_patches`.
     index : (n, 3) int64
         Voxel k, j, i in the array before padding.
+    planes : tuple of int
+        0 axial, 1 coronal, 2 sagittal; fewer than three are repeated until all channels are filled.
 
     Returns
     -------
@@ -34,9 +39,10 @@ def cut_patches(padded: NDArray[np.float32], index: NDArray[np.int64]) -> NDArra
         The point is at row and column 32. Rows and columns run along j and i (axial), k and i (coronal), k and j
         (sagittal).
     """
-    patches = np.empty((len(index), 3, PATCH_VOXELS, PATCH_VOXELS), dtype=np.float32)
-    for patch, (k, j, i) in zip(patches, index.tolist(), strict=True):
-        patch[0] = padded[k + HALF, j : j + PATCH_VOXELS, i : i + PATCH_VOXELS]
-        patch[1] = padded[k : k + PATCH_VOXELS, j + HALF, i : i + PATCH_VOXELS]
-        patch[2] = padded[k : k + PATCH_VOXELS, j : j + PATCH_VOXELS, i + HALF]
+    patches = np.empty((len(index), CHANNELS, PATCH_VOXELS, PATCH_VOXELS), dtype=np.float32)
+    for patch, place in zip(patches, index.tolist(), strict=True):
+        for channel in range(CHANNELS):
+            plane = planes[channel % len(planes)]
+            window = [slice(at, at + PATCH_VOXELS) for at in place]
+            patch[channel] = padded[(*window[:plane], place[plane] + HALF, *window[plane + 1 :])]
     return patches

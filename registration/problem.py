@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registration.descriptors import Network, describe
+from registration.errors import ModelError
 from registration.keypoints import find_fixed_points
 from registration.preprocess import CUBE_SPACING_MM, Cube, Prepared, blur, make_cube, make_cube_grid, smooth
+from registration.profiles import Profile
 from registration.resample import Grid, Spline, make_spline
 from registration.similarity import Comparison, make_comparison
 from registration.transforms import RigidTransform
@@ -41,12 +43,13 @@ class Problem:
         The working grid round the fixed head.
     centre_mm : (3,) float64, fixed LPS mm
     fixed_points : (n, 3) float64, fixed LPS mm
-    fixed_descriptors : (n, 640) float32
+    fixed_descriptors : (n, d) float32
     coarse, fine : Comparison
         For the search and for the polish.
     brain_mm : (m, 3) float64, fixed LPS mm
         Points within 70 mm of the middle, by which two poses are compared.
     network : Network
+    profile : Profile
     seed : int
     """
 
@@ -60,6 +63,7 @@ class Problem:
     fine: Comparison
     brain_mm: NDArray[np.float64]
     network: Network
+    profile: Profile
     seed: int
 
     def displacement_mm(self, a: RigidTransform, b: RigidTransform) -> float:
@@ -76,12 +80,22 @@ class Pose:
     similarity: float
 
 
-def pose_problem(fixed: Volume, prepared: tuple[Prepared, Prepared], network: Network, seed: int) -> Problem:
-    """Do steps 1 to 4 on the fixed side, and draw the voxels similarity is measured on."""
+def pose_problem(
+    fixed: Volume, prepared: tuple[Prepared, Prepared], network: Network, profile: Profile, seed: int
+) -> Problem:
+    """Do steps 1 to 4 on the fixed side, and draw the voxels similarity is measured on.
+
+    Raises
+    ------
+    ModelError
+        If the network is not the profile's.
+    """
+    if network.name != profile.network:
+        raise ModelError(f"network {network.name} given, the profile {profile.name} needs {profile.network}")
     fixed_prepared, moving = prepared
     grid = make_cube_grid(fixed_prepared.centre_mm)
     cube = make_cube(make_spline(fixed_prepared.volume), fixed_prepared, grid, RigidTransform.identity())
-    index = find_fixed_points(cube, FIXED_POINTS)
+    index = find_fixed_points(cube, FIXED_POINTS, profile)
     sampled = choose_voxels(cube, fixed, np.random.default_rng(seed))
     sampled_mm, values = to_mm(sampled, grid), cube.array[tuple(sampled.T)]
     near = np.linalg.norm(sampled_mm - fixed_prepared.centre_mm, axis=1) < BRAIN_RADIUS_MM
@@ -93,11 +107,12 @@ def pose_problem(fixed: Volume, prepared: tuple[Prepared, Prepared], network: Ne
         grid=grid,
         centre_mm=fixed_prepared.centre_mm,
         fixed_points=to_mm(index, grid),
-        fixed_descriptors=describe(cube, index, network, is_moving=False),
+        fixed_descriptors=describe(cube, index, network, profile, is_moving=False),
         coarse=make_comparison(sampled_mm[:COARSE_POINTS], values[:COARSE_POINTS], blurred, ceiling),
         fine=make_comparison(sampled_mm, values, moving.volume, ceiling),
         brain_mm=sampled_mm[near][:BRAIN_POINTS],
         network=network,
+        profile=profile,
         seed=seed,
     )
 

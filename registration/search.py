@@ -7,7 +7,9 @@ Never: a verdict; the best pose by similarity wins, and `confidence` says how fa
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +31,7 @@ SETTLED_MM = 2.5  # a round that moves the brain less than this is the last
 SAME_MM = 3.0  # poses nearer than this lead the fine climb to one top
 CLOSE_CALL = 0.02  # of similarity: a coarse top this near the best is polished too
 TILT_DEG, TILT_MM = (14.0, -12.0, 16.0), (10.0, -8.0, 8.0)
-TURNS_DEG = ((45, 0, 0), (-45, 0, 0), (0, 45, 0), (0, -45, 0), (0, 0, 45), (0, 0, -45), (0, 0, 90), (0, 0, -90))
+TURNED_CLIMBS, TURNED_LOOKS = 30, 4  # of 60 turned starts, those that are most alike, by similarity and by features
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +44,7 @@ class Look:
         The pose.
     places_mm : (n, 3) float64
         The candidates in fixed LPS mm under the pose.
-    descriptors : (n, 640) float32
+    descriptors : (n, d) float32
     """
 
     fixed_from_moving: RigidTransform
@@ -69,14 +71,15 @@ def centre_start(fixed: Prepared, moving: Prepared) -> RigidTransform:
 def look_at_moving(problem: Problem, fixed_from_moving: RigidTransform) -> Look:
     """Do steps 1 to 4 on the moving side as it lies under a pose."""
     cube = make_cube(problem.moving_spline, problem.moving, problem.grid, fixed_from_moving)
-    index = find_moving_points(cube, MOVING_POINTS)
-    return Look(fixed_from_moving, to_mm(index, problem.grid), describe(cube, index, problem.network, is_moving=True))
+    index = find_moving_points(cube, MOVING_POINTS, problem.profile)
+    descriptors = describe(cube, index, problem.network, problem.profile, is_moving=True)
+    return Look(fixed_from_moving, to_mm(index, problem.grid), descriptors)
 
 
 def match_look(problem: Problem, look: Look, radius_mm: float = np.inf) -> Matches:
     """Do step 5: match the fixed key points with the candidates of a look; both in fixed LPS mm under its pose."""
     fixed = problem.fixed_points, problem.fixed_descriptors
-    return match(fixed, (look.places_mm, look.descriptors), radius_mm=radius_mm)
+    return match(fixed, (look.places_mm, look.descriptors), problem.profile.rule, radius_mm=radius_mm)
 
 
 def estimate_by_features(problem: Problem, start: RigidTransform, rounds: int = len(ROUNDS)) -> FeatureEstimate:
@@ -109,8 +112,9 @@ def make_starts(problem: Problem, by_features: RigidTransform, centre: RigidTran
 
 
 def climb(problem: Problem, starts: Iterable[RigidTransform], search: Search = COARSE) -> list[Pose]:
-    """Climb from each start on the coarse comparison."""
-    return [Pose(*refine(problem.coarse, start, problem.centre_mm, search)) for start in starts]
+    """Climb from each start on the coarse comparison, in as many threads as the network has."""
+    with ThreadPoolExecutor(problem.network.threads) as pool:
+        return list(pool.map(lambda start: Pose(*refine(problem.coarse, start, problem.centre_mm, search)), starts))
 
 
 def polish(problem: Problem, rough: Sequence[Pose]) -> list[Pose]:
@@ -127,21 +131,40 @@ def polish(problem: Problem, rough: Sequence[Pose]) -> list[Pose]:
     return sorted(fine, key=lambda pose: -pose.similarity)
 
 
+@cache
+def icosahedral_rotations() -> NDArray[np.float64]:
+    """Return the 60 rotations of an icosahedron, (60, 3, 3): no rotation is further than 44.5 degrees from one."""
+    golden = (1 + np.sqrt(5)) / 2
+    fifth = 0.5 * np.array([[1, -golden, 1 / golden], [golden, 1 / golden, -1], [1 / golden, 1, golden]])
+    third = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
+    found = [np.eye(3)]
+    for rotation in found:  # grows until the products of the two generators come round
+        for generator in (fifth, third):
+            product = generator @ rotation
+            if all(np.abs(product - other).max() > 1e-6 for other in found):
+                found.append(product)
+    return np.array(found)
+
+
 def turn_starts(problem: Problem, start: RigidTransform) -> list[RigidTransform]:
-    """Return the start turned by large angles about the middle of the head."""
-    return [
-        RigidTransform.from_parameters(np.radians(np.array(turn, dtype=float)), np.zeros(3), problem.centre_mm) @ start
-        for turn in TURNS_DEG
-    ]
+    """Return the start turned about the middle of the head in every way, 60 of them, the most alike first."""
+    turned = []
+    for rotation in icosahedral_rotations():
+        turn = np.eye(4)
+        turn[:3, :3] = rotation
+        turn[:3, 3] = problem.centre_mm - rotation @ problem.centre_mm
+        turned.append(RigidTransform.from_matrix(turn) @ start)
+    return sorted(turned, key=lambda found: -measure(problem.coarse, found.inverse().matrix))
 
 
-def search_by_similarity(problem: Problem, known: Sequence[Pose], start: RigidTransform) -> list[Pose]:
-    """Climb a little from turned starts, and polish the best of those and of the known; best first."""
-    return polish(problem, [*known, *climb(problem, turn_starts(problem, start), QUICK)])
+def search_by_similarity(problem: Problem, start: RigidTransform) -> list[Pose]:
+    """Climb a little from turned starts."""
+    return climb(problem, turn_starts(problem, start)[:TURNED_CLIMBS], QUICK)
 
 
-def search_by_features(problem: Problem, known: Sequence[Pose], start: RigidTransform) -> list[Pose]:
-    """Look from turned starts by features, one round each, and polish the best of those and the known; best first."""
-    found = [estimate_by_features(problem, turned, rounds=1).pose for turned in turn_starts(problem, start)[:6]]
+def search_by_features(problem: Problem, start: RigidTransform) -> list[Pose]:
+    """Look by features from turned starts, one round each, and climb from the best."""
+    starts = turn_starts(problem, start)[:TURNED_LOOKS]
+    found = [estimate_by_features(problem, turned, rounds=1).pose for turned in starts]
     found.sort(key=lambda pose: -pose.similarity)
-    return polish(problem, [*known, *climb(problem, [pose.fixed_from_moving for pose in found[:3]])])
+    return climb(problem, [pose.fixed_from_moving for pose in found[:3]])

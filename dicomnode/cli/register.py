@@ -1,6 +1,6 @@
 """`dicomnode register`: one PET laid on one MR from two folders, without a network or a database.
 
-Flow: cli > [register] > jobs/pipeline
+Flow: cli > [register] > jobs/pipeline, outputs/report
 Never: another result than the node's own for the same files; a word on standard output that is not the result.
 """
 
@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from dicomnode.cli.output import write_json
 from dicomnode.errors import UsageError
 from dicomnode.jobs.pipeline import SeriesRequest, SeriesResult, load_network, register_series
+from dicomnode.outputs.report import REPORT, write_report
 from dicomnode.settings_file import load_defaults
 from dicomnode.volumes.series import find_series
 
@@ -28,7 +29,7 @@ EXIT_CODES: Mapping[str, int] = {"accept": 0, "review": 3, "reject": 3}
 
 
 def register(arguments: argparse.Namespace) -> int:
-    """Register the series below two folders, write the results to a third, and say what came of it."""
+    """Register the series below two folders, write the results and a picture to a third, and say what came of it."""
     settings = load_defaults()
     request = SeriesRequest(
         fixed_paths=_find_one_series(arguments.fixed, "--fixed"),
@@ -40,12 +41,17 @@ def register(arguments: argparse.Namespace) -> int:
     )
     with _show_progress() as progress:
         result = register_series(request, load_network(settings.registration), progress)
+        progress("report", 100.0)
+        report = request.folder / REPORT
+        opacity = settings.outputs.opacity
+        write_report(report, result.fixed, result.moving, result.registration, reason=result.reason, opacity=opacity)
+    sys.stderr.write(f"dicomnode: the report is {report}\n")
     _warn_of_other_files(arguments.output, result)
     outputs = [{**vars(output), "path": str(output.path)} for output in result.outputs]
     if arguments.json:
         write_json({**result.summary, "outputs": outputs})
     else:
-        _write_summary(result, arguments.output)
+        _write_summary(result, report)
     return EXIT_CODES[result.registration.verdict]
 
 
@@ -95,7 +101,7 @@ def _warn_of_other_files(folder: Path, result: SeriesResult) -> None:
         sys.stderr.write(f"dicomnode: {folder} also holds {len(others)} files of an earlier run\n")
 
 
-def _write_summary(result: SeriesResult, folder: Path) -> None:
+def _write_summary(result: SeriesResult, report: Path) -> None:
     registration = result.registration
     facts: dict[str, Any] = {
         "verdict": registration.verdict,
@@ -103,7 +109,8 @@ def _write_summary(result: SeriesResult, folder: Path) -> None:
         "rotation": f"{registration.fixed_from_moving.angle_deg:.1f} degrees",
         "device": registration.device,
         "seconds": f"{sum(registration.timings_s.values()):.1f}",
-        "outputs": f"{len(result.outputs)} instances in {folder}" if result.outputs else "none",
+        "outputs": f"{len(result.outputs)} instances in {report.parent}" if result.outputs else "none",
+        "report": report,
     }
     for name, value in facts.items():
         sys.stdout.write(f"{name:<12}{value}\n")

@@ -1,39 +1,31 @@
 """The picture of the demonstration: MR, PET before and after, the fusion, and a chequerboard, in three planes.
 
-Flow: run > [picture] > demo.png
+Flow: run > [picture] > outputs/panels > demo.png
 Never: DICOM, a registration: it shows arrays that lie on the MR's grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dicomnode.demo.shapes import Field
+from dicomnode.outputs.panels import FAINT, Image, arrange, chequer, encode_png, outline, write
 
-Image = NDArray[np.uint8]
 # A plane of a (k, j, i) array as an image, patient's left on the right as radiologists look at it.
 Plane = Callable[[NDArray[np.generic]], NDArray[np.generic]]
 
 TILE_PX = 236
-GAP_PX = 4
-HEADING_PX = 56
 FOOT_PX = 34
-MARGIN_PX = 86
 CHEQUER_PX = 26
 BESIDE_MIDLINE_VOXELS = 24
 ABOVE_MIDDLE_VOXELS = 4
 LEVELS = 20  # of each channel, fewer than 256: noise that nobody sees would fill the file
 BLACK = 0.05  # of white: the noise of air stays black
-INK = (235, 235, 235)
-FAINT = (165, 165, 165)
-OUTLINE = (40, 220, 255)  # BGR
-FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 @dataclass(frozen=True)
@@ -71,19 +63,10 @@ COLUMNS = (
 
 def write_picture(path: Path, panels: Panels, caption: str) -> None:
     """Write the PNG: three rows (axial, coronal, sagittal) of the five columns, and a caption below."""
-    rows = [_row(panels, name, plane) for name, plane in _planes(panels.planes)]
-    body = np.vstack([part for row in rows for part in (row, np.zeros((GAP_PX, row.shape[1], 3), np.uint8))])
-    heading = np.zeros((HEADING_PX, body.shape[1], 3), np.uint8)
-    for number, (title, subtitle) in enumerate(COLUMNS):
-        left = MARGIN_PX + number * (TILE_PX + GAP_PX) + 6
-        _write(heading, title, (left, 24), 0.62, INK)
-        _write(heading, subtitle, (left, 45), 0.44, FAINT)
+    body = arrange(COLUMNS, [(name, _tiles(panels, plane)) for name, plane in _planes(panels.planes)])
     foot = np.zeros((FOOT_PX, body.shape[1], 3), np.uint8)
-    _write(foot, caption, (10, 20), 0.46, FAINT)
-    is_written, encoded = cv2.imencode(".png", np.vstack([heading, body, foot]), [cv2.IMWRITE_PNG_COMPRESSION, 9])
-    if not is_written:
-        raise OSError(f"{path}: OpenCV could not encode the picture")
-    path.write_bytes(encoded.tobytes())
+    write(foot, caption, (10, 20), 0.46, FAINT)
+    path.write_bytes(encode_png(np.vstack([body, foot]), compression=9))
 
 
 def choose_planes(brain: Field) -> tuple[int, int, int]:
@@ -102,19 +85,13 @@ def _planes(planes: tuple[int, int, int]) -> list[tuple[str, Plane]]:
     ]
 
 
-def _row(panels: Panels, name: str, plane: Plane) -> Image:
+def _tiles(panels: Panels, plane: Plane) -> list[Image]:
     mr = _grey(plane(panels.mr), 1.08 * float(np.percentile(panels.mr[panels.brain > 0.5], 99.5)))
     hot = float(np.percentile(panels.pet_after[panels.brain > 0.5], 99))
     before, after = (_grey(plane(pet), hot) for pet in (panels.pet_before, panels.pet_after))
-    outline = _outline(plane(panels.brain))
+    brain = _tile(np.repeat(plane(panels.brain > 0.5)[..., None], 3, axis=2))[..., 0] > 0
     fused = _levels(plane(panels.fused)[..., ::-1].astype(np.float32) / np.float32(255))
-    tiles: Sequence[Image] = (mr, _over(before, outline), _over(after, outline), _tile(fused), _chequer(mr, after))
-    margin = np.zeros((TILE_PX, MARGIN_PX, 3), np.uint8)
-    _write(margin, name, (8, TILE_PX // 2), 0.5, INK)
-    parts = [margin]
-    for tile in tiles:
-        parts += [tile, np.zeros((TILE_PX, GAP_PX, 3), np.uint8)]
-    return np.hstack(parts)
+    return [mr, outline(before, brain), outline(after, brain), _tile(fused), chequer(mr, after, CHEQUER_PX)]
 
 
 def _grey(image: NDArray[np.generic], white: float) -> Image:
@@ -135,26 +112,3 @@ def _tile(image: NDArray[np.generic]) -> Image:
     top, left = ((TILE_PX - n) // 2 for n in cropped.shape[:2])
     tile[top : top + cropped.shape[0], left : left + cropped.shape[1]] = cropped
     return tile
-
-
-def _outline(brain: NDArray[np.generic]) -> Image:
-    """Return a mask of the brain's outer edge in a plane, one pixel wide."""
-    inside = _tile(np.repeat((brain.astype(np.float32) > 0.5).astype(np.uint8)[..., None], 3, axis=2))[..., 0]
-    closed = cv2.morphologyEx(inside, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (15, 15)))
-    contours, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return np.asarray(cv2.drawContours(np.zeros_like(inside), contours, -1, 1, 1), np.uint8)
-
-
-def _over(image: Image, mask: Image) -> Image:
-    drawn = image.copy()
-    drawn[mask > 0] = OUTLINE
-    return drawn
-
-
-def _chequer(one: Image, other: Image) -> Image:
-    j, i = np.indices(one.shape[:2]) // CHEQUER_PX
-    return np.asarray(np.where(((j + i) % 2 == 0)[..., None], one, other), np.uint8)
-
-
-def _write(image: Image, text: str, place: tuple[int, int], scale: float, colour: tuple[int, int, int]) -> None:
-    cv2.putText(image, text, place, FONT, scale, colour, 1, cv2.LINE_AA)

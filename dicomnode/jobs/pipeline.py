@@ -30,6 +30,8 @@ from dicomnode.volumes.series import SeriesVolume, load_series
 from registration.descriptors import Network
 from registration.errors import DeviceError, ModelError, RegistrationError
 from registration.pipeline import Registration, register
+from registration.profiles import PROFILES
+from registration.volume import Volume
 
 log = get_logger()
 
@@ -55,11 +57,13 @@ class SeriesRequest:
 
 @dataclass(frozen=True)
 class SeriesResult:
-    """A registration and what was written of it: nothing when the verdict is `reject`."""
+    """A registration, what it was made from, and what was written of it: nothing when the verdict is `reject`."""
 
     registration: Registration
     reason: str
     outputs: tuple[OutputFile, ...]
+    fixed: Volume
+    moving: Volume
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -104,15 +108,17 @@ def register_series(request: SeriesRequest, network: Network, progress: Progress
             fixed.volume,
             moving.volume,
             network,
+            profile=PROFILES[request.registration.profile],
             seed=request.registration.seed,
             progress=lambda stage, done: progress(f"register: {stage}", _percent("register", done)),
         )
     registration, reason = judge_result(fixed, moving, registration)
     if registration.verdict == "reject":
-        return SeriesResult(registration, reason, ())
+        return SeriesResult(registration, reason, (), fixed.volume, moving.volume)
     progress("write", STAGES["write"][0])
     output_request = OutputRequest(fixed, moving, registration, request.created_at, request.outputs)
-    return SeriesResult(registration, reason, tuple(write_outputs(output_request, request.folder)))
+    outputs = tuple(write_outputs(output_request, request.folder))
+    return SeriesResult(registration, reason, outputs, fixed.volume, moving.volume)
 
 
 def judge_result(fixed: SeriesVolume, moving: SeriesVolume, registration: Registration) -> tuple[Registration, str]:
@@ -184,7 +190,7 @@ def _record_result(
 def load_network(settings: RegistrationSettings) -> Network:
     """Load the network the settings ask for, once a process; raises `ConfigurationError` if it cannot be used."""
     with _translated():
-        return Network.load(device=settings.device, threads=settings.threads)
+        return Network.load(PROFILES[settings.profile].network, device=settings.device, threads=settings.threads)
 
 
 @contextmanager

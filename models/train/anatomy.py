@@ -1,6 +1,6 @@
 """People to train on: T1 volumes and the tissue in each voxel, found with the help of one template.
 
-Flow: folder of NIfTI files > [anatomy] > simulate > samples | evaluate | calibrate
+Flow: folder of NIfTI files > [anatomy] > simulate > samples | cases
 Never: a file of the excluded licences (spm12 is GPL); a person in two splits.
 """
 

@@ -1,6 +1,6 @@
 """`python -m models.train.calibrate --data FOLDER`: fit the confidence to runs whose error is known, bad ones included.
 
-Flow: anatomy > cases > registration > [calibrate] > registration/confidence.py (by hand) | card
+Flow: anatomy > cases > registration > [calibrate] > registration/confidence.py (by hand) | card | plot
 Never: a person the network was trained on; a figure from the people a fit has seen (each is judged by the others' fit).
 """
 
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import itertools
 import json
 import logging
+import multiprocessing
 import os
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,9 @@ from numpy.typing import NDArray
 from models.train.anatomy import Person, load_people, split_people
 from models.train.card import make_table, write_section
 from models.train.cases import HARD_SETS, SETS, Case, make_case
+from models.train.plot import Panel, Points, draw
 from models.train.simulate import smooth_noise
-from registration.confidence import ACCEPT_FROM, COEFFICIENTS, signals
+from registration.confidence import COEFFICIENTS, signals, verdict
 from registration.descriptors import Network
 from registration.errors import RegistrationError
 from registration.pipeline import register
@@ -33,11 +37,15 @@ from registration.volume import Volume
 log = logging.getLogger("models.train")
 
 RIGHT_MM = 5.0
-RIDGE = 0.3
+RIDGE = 0.1
 NEWTON_STEPS = 40
 WEIGHT_OF_BAD = 2.0  # accepting a wrong one costs more than asking about a right one
-BAD_KINDS = ("other head", "phantom", "mirrored", "blobs")
+OTHER_HEAD = "other head"
+MIRRORED = "mirrored"  # a head is nearly symmetric: told apart in the tables, and left out of the fit
+BAD_KINDS = (OTHER_HEAD, "phantom", OTHER_HEAD, MIRRORED, OTHER_HEAD, "blobs")
+PLOT = "docs/benchmarks/confidence-roc.svg"  # from the folder above the card's
 CASE_KINDS = (*SETS, *SETS, *HARD_SETS)
+KIND_COLUMNS = ("kind", "runs", "TRE mm, median / max", "right", "accept", "review", "reject", "wrong but accepted")
 BINS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 1.0)
 
 
@@ -49,13 +57,14 @@ def main() -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME", tempfile.gettempdir())) / "dicomnode-train"
     parser.add_argument("--cache", type=Path, default=cache, help="folder for prepared people and runs (%(default)s)")
     parser.add_argument(
-        "--runs", type=int, default=240, help="registrations; half of them meant to be bad (%(default)s)"
+        "--runs", type=int, default=300, help="registrations; half of them meant to be bad (%(default)s)"
     )
+    parser.add_argument("--workers", type=int, default=2, help="processes (%(default)s)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     runs = load_runs(arguments)
-    names = [name for name in COEFFICIENTS if name in signals(runs[0]["metrics"])]
-    weights = fit(runs, names)
+    names = list(COEFFICIENTS)
+    weights = fit(fitted(runs), names)
     log.info("INTERCEPT = %.3f", weights[0])
     for name, weight in zip(names, weights[1:], strict=True):
         log.info('    "%s": %.3f,', name, weight)
@@ -63,23 +72,36 @@ def main() -> None:
     date = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     command = f"python -m models.train.calibrate --data FOLDER --runs {len(runs)}"
     write_section(arguments.output, "Confidence", command, date, describe_runs(runs, judged))
+    path = arguments.output.parent / PLOT
+    path.parent.mkdir(parents=True, exist_ok=True)
+    panel = Panel("share of wrong ones that pass", (0.0, 0.25, 0.5, 0.75, 1.0), find_rocs(runs, judged))
+    path.write_text(draw("Right ones that pass", [panel]), encoding="utf-8")
 
 
 def load_runs(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the runs, each registered once and kept beside the prepared people under the network's checksum."""
-    everybody = load_people(arguments.data, arguments.cache)
-    people = [everybody[name] for name in split_people(list(everybody))[1]]
-    network = Network.load(device="cpu", threads=2)
-    path = arguments.cache / f"runs-{network.sha256[:12]}.jsonl"
+    path = arguments.cache / f"runs-{Network.load(device='cpu').sha256[:12]}.jsonl"
     runs = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    with path.open("a", encoding="utf-8") as file:
-        for number in range(len(runs), arguments.runs):
-            run = make_run(number, people, network)
+    make = functools.partial(_make_numbered, arguments.data, arguments.cache)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.workers, spawn) as pool, path.open("a", encoding="utf-8") as file:
+        for run in pool.map(make, range(len(runs), arguments.runs)):
             file.write(json.dumps(run) + "\n")
             file.flush()
-            log.info("%d %s", number, {key: run[key] for key in ("kind", "tre_mm", "verdict", "confidence")})
+            log.info("%d %s", len(runs), {key: run[key] for key in ("kind", "tre_mm", "verdict", "confidence")})
             runs.append(run)
     return [run for run in runs[: arguments.runs] if run["metrics"]]
+
+
+def _make_numbered(data: Path, cache: Path, number: int) -> dict[str, Any]:
+    return make_run(number, *_equip(data, cache))
+
+
+@functools.lru_cache(maxsize=1)
+def _equip(data: Path, cache: Path) -> tuple[Sequence[Person], Network]:
+    """Load the held-out people and the network, once a process."""
+    everybody = load_people(data, cache)
+    return [everybody[name] for name in split_people(list(everybody))[1]], Network.load(device="cpu", threads=1)
 
 
 def make_run(number: int, people: Sequence[Person], network: Network) -> dict[str, Any]:
@@ -89,7 +111,7 @@ def make_run(number: int, people: Sequence[Person], network: Network) -> dict[st
     person = people[at]
     kind = CASE_KINDS[int(rng.integers(len(CASE_KINDS)))]
     bad = None if number % 2 == 0 else BAD_KINDS[(number // 2) % len(BAD_KINDS)]
-    other = people[(at + 1 + int(rng.integers(len(people) - 1))) % len(people)] if bad == "other head" else person
+    other = people[(at + 1 + int(rng.integers(len(people) - 1))) % len(people)] if bad == OTHER_HEAD else person
     case = spoil(make_case(person, other, kind, rng), bad, rng)
     run: dict[str, Any] = {"person": person.name, "kind": bad or kind.name, "bad": bad is not None}
     try:
@@ -109,7 +131,7 @@ def make_run(number: int, people: Sequence[Person], network: Network) -> dict[st
 def spoil(case: Case, bad: str | None, rng: np.random.Generator) -> Case:
     """Turn a case's PET into one that belongs to no answer."""
     array = case.moving.array
-    if bad == "mirrored":
+    if bad == MIRRORED:
         array = np.ascontiguousarray(array[:, :, ::-1])
     elif bad == "phantom":
         array = make_phantom(case.moving, rng)
@@ -136,17 +158,22 @@ def make_phantom(grid: Volume, rng: np.random.Generator) -> NDArray[np.float32]:
     return np.asarray(np.maximum(noisy, 0) * 1000, dtype=np.float32)
 
 
+def fitted(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the runs a fit may learn from."""
+    return [run for run in runs if run["kind"] != MIRRORED]
+
+
 def is_right(run: dict[str, Any]) -> bool:
     """Tell whether a run's answer may be used."""
     return run["tre_mm"] is not None and run["tre_mm"] < RIGHT_MM
 
 
 def fit(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> NDArray[np.float64]:
-    """Fit a logistic by Newton's method with a small ridge; a signal of the wrong sign is left out (weight 0)."""
+    """Fit a logistic by Newton's method with a small ridge; a signal that would count against a pose gets weight 0."""
     table, right = make_arrays(runs, names)
     importance = np.where(right > 0.5, 1.0, WEIGHT_OF_BAD)
     used = np.ones(len(names) + 1, dtype=bool)
-    expected = np.array([0.0, *(np.sign(COEFFICIENTS[name]) for name in names)])
+    is_signal = np.arange(len(used)) > 0
     while True:
         weights = np.zeros(len(names) + 1)
         part = table[:, used]
@@ -155,7 +182,7 @@ def fit(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> NDArray[np.floa
             slope = part.T @ (importance * (right - share)) - RIDGE * weights[used]
             curve = (part.T * (importance * share * (1 - share))) @ part + RIDGE * np.eye(part.shape[1])
             weights[used] += np.linalg.solve(curve, slope)
-        wrong = used & (weights * expected < 0)
+        wrong = used & (weights < 0) & is_signal
         if not wrong.any():
             return weights
         used &= ~wrong
@@ -174,35 +201,65 @@ def judge_by_others(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> NDA
     judged = np.zeros(len(runs))
     for person in sorted({run["person"] for run in runs}):
         mine = [number for number, run in enumerate(runs) if run["person"] == person]
-        others = [run for run in runs if run["person"] != person]
+        others = [run for run in fitted(runs) if run["person"] != person]
         table, _ = make_arrays([runs[number] for number in mine], names)
         judged[mine] = 1 / (1 + np.exp(-table @ fit(others, names)))
     return judged
 
 
 def describe_runs(runs: Sequence[dict[str, Any]], judged: NDArray[np.float64]) -> str:
-    """Return the section's text: reliability, and what share of each kind reaches the level of `accept`."""
+    """Return the section's text: reliability, how well right and wrong come apart, and what becomes of each kind."""
     right = np.array([is_right(run) for run in runs])
+    known = np.array([run["kind"] != MIRRORED for run in runs])
     reliability = []
     for low, high in itertools.pairwise(BINS):
-        chosen = (judged >= low) & ((judged < high) | (high == 1.0))
+        chosen = (judged >= low) & ((judged < high) | (high == 1.0)) & known
         if chosen.any():
             share, mean = right[chosen].mean(), judged[chosen].mean()
             reliability.append((f"{low:.2f}-{high:.2f}", int(chosen.sum()), f"{mean:.2f}", f"{share:.2f}"))
-    kinds = sorted({run["kind"] for run in runs})
+    verdicts = np.array([verdict(value, run["metrics"]) for value, run in zip(judged, runs, strict=True)])
     rows = []
-    for kind in kinds:
+    for kind in sorted({run["kind"] for run in runs}):
         mine = np.array([run["kind"] == kind for run in runs])
-        accepted = mine & (judged >= ACCEPT_FROM)
-        rows.append(
-            (kind, int(mine.sum()), int((mine & right).sum()), int(accepted.sum()), int((accepted & ~right).sum()))
-        )
+        counts = [int((mine & (verdicts == name)).sum()) for name in ("accept", "review", "reject")]
+        wrong = int((mine & ~right & (verdicts == "accept")).sum())
+        errors = [run["tre_mm"] for run in runs if run["kind"] == kind and run["tre_mm"] is not None]
+        tre = f"{np.median(errors):.2f} / {max(errors):.1f}" if errors else ""
+        rows.append((kind, int(mine.sum()), tre, int((mine & right).sum()), *counts, wrong))
+    areas = ", ".join(f"{name}: {find_area(points):.3f}" for name, points in find_rocs(runs, judged).items())
     return f"""{len(runs)} runs on held-out people, half of them meant to be bad; each judged by a fit to the other
 people. Right means a mean TRE under {RIGHT_MM:.0f} mm; every bad kind counts as wrong.
 
+A mirrored PET is left out of the fit, of the first table and of the curve, since only sharpness can tell it from a
+right one; the second table tells what becomes of it.
+
 {make_table(["confidence", "runs", "mean confidence", "share right"], reliability)}
 
-{make_table(["kind", "runs", "right", f"confidence at least {ACCEPT_FROM}", "of these wrong"], rows)}"""
+{make_table(KIND_COLUMNS, rows)}
+
+Area under the curve that tells right from wrong by the confidence alone ({areas}):
+
+![How many right ones pass for how many wrong ones](../{PLOT})"""
+
+
+def find_rocs(runs: Sequence[dict[str, Any]], judged: NDArray[np.float64]) -> dict[str, Points]:
+    """Return the share of right runs against that of wrong ones at every threshold: all wrong ones, and other heads."""
+    right = np.array([is_right(run) for run in runs])
+    wrong = {
+        "wrong of every kind": np.array([run["kind"] != MIRRORED for run in runs]) & ~right,
+        "another person's PET": np.array([run["kind"] == OTHER_HEAD for run in runs]),
+    }
+    thresholds = np.unique([0.0, *judged, 1.1])[::-1]
+    return {
+        name: [(float((judged[bad] >= at).mean()), float((judged[right] >= at).mean())) for at in thresholds]
+        for name, bad in wrong.items()
+    }
+
+
+def find_area(points: Points) -> float:
+    """Return the area under a curve of points from left to right."""
+    across, up = np.array(points).T
+    return float(np.sum(np.diff(across) * (up[1:] + up[:-1]) / 2))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """models/MODEL_CARD.md: what the network is made of and what was measured, each section by the program that knows it.
 
-Flow: training | evaluate | calibrate > [card] > models/MODEL_CARD.md
+Flow: training | calibrate > [card] > models/MODEL_CARD.md
 Never: a figure without the date and the command that gave it.
 """
 
@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 FILE_NAME = "MODEL_CARD.md"
-HEADER = """# Model card: cnn_sift
+HEADER = """# Model card: the descriptor networks
 
-The descriptor network of dicomnode's registration: two 64x64x3 patches of one place, one of MR and one of PET, become
-two vectors of 256 numbers that point the same way. It finds candidates; a search by mutual information polishes them,
-and a confidence says how far to trust the result. It diagnoses nothing.
+They serve dicomnode's registration: 64x64 patches of one place, of MR and of PET, become two vectors that point the
+same way. They find candidates; a search by mutual information polishes the pose they give, and a confidence says how
+far to trust it. They diagnose nothing.
 
 Each section below is written by the command it names.
 """

@@ -1,6 +1,6 @@
 """The trained network as ONNX, and the card that goes with it.
 
-Flow: training > [export] > models/cnn_sift.onnx, models/cnn_sift.toml
+Flow: training > [export] > models/*.onnx, models/*.toml
 Never: external data, an operator outside the standard set, a file without its card.
 """
 
@@ -21,21 +21,22 @@ from onnx.compose import add_prefix
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from torch import nn
 
-from models.train.network import DESCRIPTOR, DescriptorNetwork
-from registration.patches import PATCH_VOXELS
+from models.train.network import DescriptorNetwork
+from registration.patches import CHANNELS, PATCH_VOXELS
 
 OPSET = 17
 IR_VERSION = 8
-FILE_NAME = "cnn_sift.onnx"
-CARD_NAME = "cnn_sift.toml"
 
 
 def make_onnx(network: DescriptorNetwork, mr: NDArray[np.float32], pet: NDArray[np.float32]) -> onnx.ModelProto:
-    """Make the ONNX model: `patches` (n, 3, 64, 64) and `is_moving` in, `descriptors` (n, 256) of unit length out.
+    """Make the ONNX model: `patches` (n, 3, 64, 64) and `is_moving` in, `descriptors` (n, d) of unit length out.
 
-    The branch is chosen by an If, so one file serves both modalities and only one stem runs. Weights and activations
-    are 8 bits wide, with scales found on the (n, 3, 64, 64) sample patches of each modality.
+    The branch is chosen by an If, so one file serves both modalities and only one stem runs; a network with one stem
+    has neither If nor `is_moving`. Weights and activations are 8 bits wide, with scales found on the (n, 3, 64, 64)
+    sample patches of each modality.
     """
+    if network.has_one_stem:
+        return _checked(quantise(make_branch(network.mr, network.trunk), np.concatenate([mr, pet])))
     fixed = quantise(make_branch(network.mr, network.trunk), mr)
     moving = quantise(make_branch(network.pet, network.trunk), pet)
     names = {"fixed": fixed, "moving": moving}
@@ -45,13 +46,10 @@ def make_onnx(network: DescriptorNetwork, mr: NDArray[np.float32], pet: NDArray[
     choose = helper.make_node(
         "If", ["is_moving"], ["descriptors"], then_branch=graphs["moving"], else_branch=graphs["fixed"]
     )
-    patches = helper.make_tensor_value_info("patches", TensorProto.FLOAT, ["n", 3, PATCH_VOXELS, PATCH_VOXELS])
     is_moving = helper.make_tensor_value_info("is_moving", TensorProto.BOOL, [])
-    descriptors = helper.make_tensor_value_info("descriptors", TensorProto.FLOAT, ["n", DESCRIPTOR])
+    patches, descriptors = _make_ends(network.trunk)
     graph = helper.make_graph([choose], "cnn_sift", [patches, is_moving], [descriptors])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    return _checked(_make_model(graph))
 
 
 def make_branch(stem: nn.Sequential, trunk: nn.Sequential) -> onnx.ModelProto:
@@ -59,12 +57,27 @@ def make_branch(stem: nn.Sequential, trunk: nn.Sequential) -> onnx.ModelProto:
     nodes, weights, last = _make_layers(stem, "stem", "patches")
     more_nodes, more_weights, last = _make_layers(trunk, "trunk", last)
     normalise = helper.make_node("LpNormalization", [last], ["descriptors"], axis=1, p=2)
-    patches = helper.make_tensor_value_info("patches", TensorProto.FLOAT, ["n", 3, PATCH_VOXELS, PATCH_VOXELS])
-    descriptors = helper.make_tensor_value_info("descriptors", TensorProto.FLOAT, ["n", DESCRIPTOR])
+    patches, descriptors = _make_ends(trunk)
     graph = helper.make_graph(
         [*nodes, *more_nodes, normalise], "branch", [patches], [descriptors], [*weights, *more_weights]
     )
+    return _make_model(graph)
+
+
+def _make_ends(trunk: nn.Sequential) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoProto]:
+    """Return what goes in, `patches`, and what comes out, `descriptors`."""
+    length = int(_array(trunk[-1].bias).size)
+    patches = helper.make_tensor_value_info("patches", TensorProto.FLOAT, ["n", CHANNELS, PATCH_VOXELS, PATCH_VOXELS])
+    return patches, helper.make_tensor_value_info("descriptors", TensorProto.FLOAT, ["n", length])
+
+
+def _make_model(graph: onnx.GraphProto) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+
+
+def _checked(model: onnx.ModelProto) -> onnx.ModelProto:
+    onnx.checker.check_model(model, full_check=True)
+    return model
 
 
 class _Samples(CalibrationDataReader):
@@ -121,7 +134,7 @@ def _make_layers(
         elif isinstance(layer, nn.ReLU):
             add("Relu", {})
         elif isinstance(layer, nn.MaxPool2d):
-            add("MaxPool", {}, kernel_shape=[2, 2], strides=[2, 2])
+            add("MaxPool", {}, kernel_shape=[layer.kernel_size] * 2, strides=[layer.stride] * 2)
         elif isinstance(layer, nn.Flatten):
             add("Flatten", {})
         elif isinstance(layer, nn.Linear):
@@ -142,14 +155,13 @@ def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
     return np.ascontiguousarray(tensor.detach().numpy(), dtype=np.float32)
 
 
-def write_model(model: onnx.ModelProto, folder: Path, facts: dict[str, object]) -> str:
-    """Write the model and its card into a folder, the card last; returns the model's sha256."""
+def write_model(model: onnx.ModelProto, path: Path, facts: dict[str, object]) -> None:
+    """Write the model, then its card beside it with the ending .toml."""
     content = model.SerializeToString(deterministic=True)
     digest = hashlib.sha256(content).hexdigest()
-    (folder / FILE_NAME).write_bytes(content)
+    path.write_bytes(content)
     card = tomlkit.document()
     card.add(tomlkit.comment("Written by models/train; registration/descriptors.py loads no model that differs."))
-    for key, value in {"file": FILE_NAME, "sha256": digest, "bytes": len(content), **facts}.items():
+    for key, value in {"file": path.name, "sha256": digest, "bytes": len(content), **facts}.items():
         card.add(key, value)
-    (folder / CARD_NAME).write_text(tomlkit.dumps(card), encoding="utf-8")
-    return digest
+    path.with_suffix(".toml").write_text(tomlkit.dumps(card), encoding="utf-8")

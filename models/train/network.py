@@ -1,4 +1,4 @@
-"""The descriptor network: AlexNet's five convolutions and FC6, slim, with a stem for each modality.
+"""The descriptor networks: AlexNet's five convolutions and FC6, as published and slim with a stem for each modality.
 
 Flow: samples > [network] > export
 Never: anything the ONNX file does not hold; export folds the batch norms into the convolutions.
@@ -17,6 +17,8 @@ from torch.nn import functional
 
 WIDTHS = (32, 96, 192, 128, 128)
 DESCRIPTOR = 256
+ALEXNET_WIDTHS = (64, 192, 384, 256, 256)
+ALEXNET_DESCRIPTOR = 4096
 NEGATIVE_APART_VOXELS = 5.0  # 10 mm: nearer points are the same place for matching
 
 
@@ -47,20 +49,45 @@ class Trunk(nn.Sequential):
 
 
 class DescriptorNetwork(nn.Module):
-    """Both stems, the trunk, and the temperature of the loss."""
+    """Both stems (which may be one), the trunk, and the temperature of the loss."""
 
-    def __init__(self) -> None:
+    def __init__(self, mr: nn.Sequential, pet: nn.Sequential, trunk: nn.Sequential) -> None:
         super().__init__()
-        self.mr = Stem()
-        self.pet = Stem()
-        self.trunk = Trunk()
+        self.mr = mr
+        self.pet = pet
+        self.trunk = trunk
         self.log_scale = nn.Parameter(torch.tensor(2.7))
 
+    @property
+    def has_one_stem(self) -> bool:
+        """Whether both modalities go through the same convolutions."""
+        return self.mr is self.pet
+
     def forward(self, mr: Tensor, pet: Tensor) -> tuple[Tensor, Tensor]:
-        """Describe MR and PET patches: two (n, 256) of unit length."""
-        both = torch.cat([self.mr(mr), self.pet(pet)])
+        """Describe MR and PET patches: two (n, d) of unit length."""
+        both = self.mr(torch.cat([mr, pet])) if self.has_one_stem else torch.cat([self.mr(mr), self.pet(pet)])
         described = functional.normalize(self.trunk(both).float(), dim=1)
         return described[: len(mr)], described[len(mr) :]
+
+
+def make_slim() -> DescriptorNetwork:
+    """Make the network of the default profile: (n, 3, 64, 64) to (n, 256)."""
+    return DescriptorNetwork(Stem(), Stem(), Trunk())
+
+
+def make_alexnet() -> DescriptorNetwork:
+    """Make AlexNet up to FC6, with batch norm, one for both modalities: (n, 3, 64, 64) to (n, 4096)."""
+    one, two, three, four, five = ALEXNET_WIDTHS
+    convolutions = (nn.Conv2d(3, one, 11, 4, 2, bias=False), nn.Conv2d(one, two, 5, padding=2, bias=False))
+    stem: list[nn.Module] = []
+    for layer in convolutions:
+        stem += [layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)]
+    trunk: list[nn.Module] = []
+    for before, after in itertools.pairwise((two, three, four, five)):
+        trunk += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+    trunk += [nn.MaxPool2d(3, 2), nn.Flatten(), nn.Linear(five, ALEXNET_DESCRIPTOR)]
+    shared = nn.Sequential(*stem)
+    return DescriptorNetwork(shared, shared, nn.Sequential(*trunk))
 
 
 def contrast(mr: Tensor, pet: Tensor, places: Tensor, scenes: Tensor, log_scale: Tensor) -> Tensor:

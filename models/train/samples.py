@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from models.train.anatomy import Person
 from models.train.simulate import draw_rotation, simulate_pet, smooth_noise
-from registration.patches import HALF, PATCH_VOXELS
+from registration.patches import CHANNELS, HALF, PATCH_VOXELS
 from registration.preprocess import (
     CUBE_VOXELS,
     blur,
@@ -151,31 +151,43 @@ def choose_points(subject: Subject, rng: np.random.Generator) -> NDArray[np.int6
     return np.asarray(index[wanted], dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class Pose:
+    """How pairs are cut: the range the PET is turned by against the MR, and the planes, as `Profile.planes`."""
+
+    degrees: tuple[float, float]
+    planes: tuple[int, ...]
+
+
 def draw_pairs(
-    scene: Scene, points: NDArray[np.int64], degrees: tuple[float, float], rng: np.random.Generator, *, augment: bool
+    scene: Scene, points: NDArray[np.int64], pose: Pose, rng: np.random.Generator, *, augment: bool
 ) -> Pairs:
-    """Cut patches round points in newly drawn poses: the PET turned against the MR by an angle between two values."""
+    """Cut patches round points in newly drawn poses."""
     tilt = draw_rotation(COMMON_TILT_DEG, rng) if augment else np.eye(3)
-    turn = draw_rotation(degrees, rng)
+    turn = draw_rotation(pose.degrees, rng)
     places = points.astype(np.float64)
     landed = places + rng.standard_normal(places.shape) * (JITTER_VOXELS if augment else 0.25)
-    return Pairs(cut_turned(scene.mr, places, tilt), cut_turned(scene.pet, landed, turn @ tilt), places)
+    mr = cut_turned(scene.mr, places, tilt, pose.planes)
+    return Pairs(mr, cut_turned(scene.pet, landed, turn @ tilt, pose.planes), places)
 
 
-def cut_turned(volume: Tensor, places: NDArray[np.float64], rotation: NDArray[np.float64]) -> Tensor:
-    """Cut the three patches round each place as they would be if the volume were turned: (n, 3, 64, 64) float32.
+def cut_turned(
+    volume: Tensor, places: NDArray[np.float64], rotation: NDArray[np.float64], planes: tuple[int, ...]
+) -> Tensor:
+    """Cut the patches round each place as they would be if the volume were turned: (n, 3, 64, 64) float32.
 
     `places` (n, 3) are voxels k, j, i; outside the volume is 0, as in `registration.patches`.
     """
     axis = np.arange(PATCH_VOXELS) - HALF
     row, column = (part.ravel() for part in np.meshgrid(axis, axis, indexing="ij"))
     nothing = np.zeros_like(row)
-    planes = np.array([[nothing, row, column], [row, nothing, column], [row, column, nothing]]).transpose(0, 2, 1)
-    index = places[:, None, None, :] + planes @ rotation  # a row times a rotation: turned back
+    offsets = np.array([[nothing, row, column], [row, nothing, column], [row, column, nothing]]).transpose(0, 2, 1)
+    index = places[:, None, None, :] + offsets[list(planes)] @ rotation  # a row times a rotation: turned back
     grid = torch.from_numpy((index[..., ::-1] * (2 / (CUBE_VOXELS - 1)) - 1).astype(np.float32))
-    grid = grid.reshape(1, len(places) * 3, PATCH_VOXELS, PATCH_VOXELS, 3)
+    grid = grid.reshape(1, len(places) * len(planes), PATCH_VOXELS, PATCH_VOXELS, 3)
     patches = functional.grid_sample(volume[None, None], grid, align_corners=True)
-    return patches.reshape(len(places), 3, PATCH_VOXELS, PATCH_VOXELS)
+    patches = patches.reshape(len(places), len(planes), PATCH_VOXELS, PATCH_VOXELS)
+    return patches[:, [channel % len(planes) for channel in range(CHANNELS)]]
 
 
 class SceneStream:

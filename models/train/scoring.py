@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from models.train.anatomy import Person
-from models.train.samples import Subject, draw_pairs, make_scene, make_subject
+from models.train.samples import Pose, Subject, draw_pairs, make_scene, make_subject
 from registration.descriptors import Network
 from registration.keypoints import spread
 from registration.matching import distances
@@ -23,7 +23,7 @@ PLACES = 300
 SCENES_OF_A_BIN = 2
 
 
-def score_people(people: Sequence[Person], network: Network, seed: int) -> Mapping[str, float]:
+def score_people(people: Sequence[Person], network: Network, planes: tuple[int, ...], seed: int) -> Mapping[str, float]:
     """Return the top-1 share within 8 mm of 300 places for each range of rotation, whole heads and brains apart."""
     scores: dict[str, list[float]] = {}
     for number, person in enumerate(people):
@@ -32,15 +32,15 @@ def score_people(people: Sequence[Person], network: Network, seed: int) -> Mappi
             key = f"{'brain' if person.is_stripped else 'head'} {name} deg"
             for repeat in range(SCENES_OF_A_BIN):
                 rng = np.random.default_rng([seed, number, round(degrees[0]), repeat])
-                scores.setdefault(key, []).append(score_scene(subject, degrees, network, rng))
+                scores.setdefault(key, []).append(score_scene(subject, Pose(degrees, planes), network, rng))
     return {key: round(float(np.mean(values)), 3) for key, values in sorted(scores.items())}
 
 
-def score_scene(subject: Subject, degrees: tuple[float, float], network: Network, rng: np.random.Generator) -> float:
+def score_scene(subject: Subject, pose: Pose, network: Network, rng: np.random.Generator) -> float:
     """Return the share of 300 MR places whose nearest of 300 PET descriptors lies within 8 mm of the right place."""
     scene = make_scene(subject, rng, augment=False)
     points = spread(scene.points, rng.random(len(scene.points)), PLACES)
-    pairs = draw_pairs(scene, points, degrees, rng, augment=False)
+    pairs = draw_pairs(scene, points, pose, rng, augment=False)
     mr = network.describe(pairs.mr.numpy(), is_moving=False)
     pet = network.describe(pairs.pet.numpy(), is_moving=True)
     places_mm = pairs.places * CUBE_SPACING_MM

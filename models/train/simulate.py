@@ -1,6 +1,6 @@
 """PET made from tissue: uptake, lesions, point spread and noise, all drawn at random.
 
-Flow: anatomy > [simulate] > samples | evaluate | calibrate
+Flow: anatomy > [simulate] > samples | cases
 Never: a real PET. What the edges of a real one lack or add against its MR is not in here, so figures are optimistic.
 """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
-from tests.benchmarks import registration
+from tests.benchmarks.registration import run as registration
 from tests.benchmarks.rows import Row, write_rows
 
 GROUPS: Mapping[str, Callable[[], Iterable[Row]]] = {"registration": registration.measure}

@@ -21,6 +21,7 @@ from dicomnode.volumes.series import SeriesVolume, load_series
 from registration.errors import DeviceError, ModelError, NoOverlapError
 from registration.pipeline import Registration
 from registration.transforms import RigidTransform
+from registration.volume import Volume
 from tests.dicomnode.series_files import SeriesSpec, write_series
 from tests.rows import MR, add_waiting_job, grown, receive
 
@@ -53,7 +54,8 @@ def _now(database: Database, job: Job) -> Job:
 
 def _record(database: Database, job: Job, root: Path, verdict: Literal["accept", "review", "reject"]) -> None:
     outputs = () if verdict == "reject" else (_output(root, 1, "pt"), _output(root, 2, "rgb"), _output(root, 3, "reg"))
-    result = SeriesResult(_registration(verdict), "because", outputs)
+    blank = Volume(np.zeros((1, 1, 1), np.float32), np.eye(4))
+    result = SeriesResult(_registration(verdict), "because", outputs, blank, blank)
     with database.write() as connection:
         pipeline._record_result(connection, JobClaim(job.id, job.token), result, DESTINATIONS, (root, 30.0))
 

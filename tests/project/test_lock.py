@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LOCKS = ("build", "runtime", "dev")
+LOCKS = ("build", "runtime", "dev", "bench")
 # Where the node is meant to run: markers choose among the pins.
 ENVIRONMENTS = (
     {"sys_platform": "linux", "platform_machine": "x86_64", "python_full_version": "3.11.2", "python_version": "3.11"},
@@ -52,6 +52,7 @@ def needed(lock: str) -> list[str]:
         "build": project["build-system"]["requires"],
         "runtime": runtime,
         "dev": [*runtime, *extras["dev"], *extras["postgres"]],
+        "bench": [*runtime, *extras["dev"], *extras["bench"]],
     }
     return wanted[lock]
 
@@ -70,8 +71,9 @@ def test_a_lock_satisfies_the_project(lock: str, environment: dict[str, str]) ->
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda e: f"{e['platform_machine']}-{e['python_version']}")
 def test_the_locks_agree_with_each_other(environment: dict[str, str]) -> None:
-    build, runtime, dev = (read_pins(lock, environment) for lock in LOCKS)
+    build, runtime, dev, bench = (read_pins(lock, environment) for lock in LOCKS)
     assert runtime.items() <= dev.items()
+    assert all(dev.get(name, version) == version for name, version in bench.items())
     for name in build.keys() & dev.keys():
         assert build[name] == dev[name]
 

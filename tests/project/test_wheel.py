@@ -23,6 +23,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 NEEDED = {
     "registration/model/cnn_sift.onnx",
     "registration/model/cnn_sift.toml",
+    "registration/model/alexnet.onnx",
+    "registration/model/alexnet.toml",
     "dicomnode/shipped_files/config/dicomnode.example.toml",
     "dicomnode/shipped_files/systemd/dicomnode.service",
     "dicomnode/shipped_files/systemd/sysusers.d/dicomnode.conf",

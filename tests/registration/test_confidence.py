@@ -9,26 +9,27 @@ GOOD = {
     "fresh_to_final_mm": 1.5,
     "starts_apart_mm": 0.3,
     "match_share": 0.85,
+    "match_apart_mm": 2.5,
     "matches_kept": 170.0,
     "overlap": 0.9,
-    "similarity": 1.18,
-    "sharpness": 1.2,
+    "sharpness": 1.22,
 }
 BAD = {
     "fresh_to_final_mm": 99.0,
     "starts_apart_mm": 60.0,
     "match_share": 0.02,
+    "match_apart_mm": 60.0,
     "matches_kept": 40.0,
     "overlap": 0.4,
-    "similarity": 1.01,
-    "sharpness": 1.0,
+    "sharpness": 1.02,
 }
 WORSE = {
     "fresh_to_final_mm": 40.0,
     "starts_apart_mm": 30.0,
     "match_share": 0.1,
+    "match_apart_mm": 25.0,
     "overlap": 0.36,
-    "similarity": 1.02,
+    "sharpness": 1.02,
 }
 
 
@@ -46,6 +47,10 @@ def test_no_signal_that_gets_worse_raises_the_confidence(name: str) -> None:
 @pytest.mark.parametrize(("name", "value"), [("overlap", 0.45), ("matches_kept", 12.0), ("sharpness", 1.05)])
 def test_thin_evidence_is_never_accepted(name: str, value: float) -> None:
     assert verdict(0.999, {**GOOD, name: value}) == "review"
+
+
+def test_what_was_not_calibrated_is_never_accepted() -> None:
+    assert verdict(0.999, GOOD, is_calibrated=False) == "review"
 
 
 def test_doubt_calls_for_more_starts() -> None:

@@ -8,11 +8,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from registration.descriptors import PLACES, Network, describe, read_model
+from registration.descriptors import Network, describe, find_model, read_model
 from registration.errors import DeviceError, ModelError
 from registration.preprocess import Cube, make_cube_grid
+from registration.profiles import DEFAULT
 
-MODEL = next(place for place in PLACES if place.is_file())
+MODEL = find_model(DEFAULT.network)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_joined_descriptors_have_unit_length(network: Network) -> None:
     array = np.random.default_rng(0).random((128, 128, 128), dtype=np.float32)
     cube = Cube(array, array > 0, grid.affine)
 
-    joined = describe(cube, np.array([[64, 64, 64], [0, 127, 5]]), network, is_moving=True)
+    joined = describe(cube, np.array([[64, 64, 64], [0, 127, 5]]), network, DEFAULT, is_moving=True)
 
     assert joined.shape == (2, 640)
     np.testing.assert_allclose(np.linalg.norm(joined, axis=1), 1, rtol=1e-4)

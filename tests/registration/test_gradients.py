@@ -46,3 +46,13 @@ def test_a_descriptor_moves_with_its_place() -> None:
     np.testing.assert_allclose(np.linalg.norm(here, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose((here * there).sum(axis=1), 1, atol=1e-3)
     assert (here[0] * here[1]).sum() < 0.95
+
+
+def test_one_plane_is_the_first_part_of_three() -> None:
+    array = np.random.default_rng(3).random((64, 64, 64), dtype=np.float32)
+    index = np.array([[30, 32, 34]])
+
+    alone, together = describe_gradients(array, index, (0,)), describe_gradients(array, index)
+
+    assert alone.shape == (1, 128)
+    np.testing.assert_allclose(together[:, :128], alone / np.sqrt(3), rtol=1e-5)

@@ -7,6 +7,7 @@ import pytest
 from registration.errors import TooFewPointsError
 from registration.keypoints import detect, find_fixed_points, find_moving_points, find_sift_points, spread
 from registration.preprocess import Cube, make_cube_grid
+from registration.profiles import DEFAULT, PAPER
 
 
 def make_cube_of_blobs(count: int = 60, seed: int = 0) -> tuple[Cube, np.ndarray]:
@@ -40,7 +41,7 @@ def test_an_image_without_structure_has_no_points() -> None:
 def test_points_lie_at_the_blobs_inside_the_foreground_and_only_once() -> None:
     cube, places = make_cube_of_blobs(12)
 
-    points, responses = find_sift_points(cube)
+    points, responses = find_sift_points(cube, DEFAULT.planes)
 
     assert cube.foreground[tuple(points.T)].all()
     assert len(np.unique(points, axis=0)) == len(points)
@@ -60,11 +61,11 @@ def test_spread_takes_the_strongest_of_each_cell_first() -> None:
 def test_moving_candidates_are_a_grid_and_sift_points_within_uptake() -> None:
     cube, _ = make_cube_of_blobs()
 
-    points = find_moving_points(cube, 900)
+    points = find_moving_points(cube, 900, DEFAULT)
 
     assert len(points) <= 900
     assert cube.foreground[tuple(points.T)].all()
-    sift, _ = find_sift_points(cube)
+    sift, _ = find_sift_points(cube, DEFAULT.planes)
     is_sift = (points[:, None] == sift[None]).all(axis=2).any(axis=1)
     assert is_sift.sum() > 100
     assert (~is_sift).sum() > 400
@@ -74,7 +75,7 @@ def test_the_candidates_stay_within_their_number_and_spread_over_the_foreground(
     cube, _ = make_cube_of_blobs()
     everywhere = Cube(cube.array, np.ones_like(cube.foreground), cube.affine)
 
-    points = find_moving_points(everywhere, 900)
+    points = find_moving_points(everywhere, 900, DEFAULT)
 
     assert len(points) <= 900
     for axis in range(3):
@@ -88,9 +89,9 @@ def test_too_little_structure_is_an_error() -> None:
     nothing = Cube(flat.array, np.zeros_like(flat.foreground), np.eye(4))
 
     with pytest.raises(TooFewPointsError, match="0 key points in the fixed volume, 12 needed"):
-        find_fixed_points(flat, 300)
+        find_fixed_points(flat, 300, DEFAULT)
     with pytest.raises(TooFewPointsError, match="0 candidates"):
-        find_moving_points(nothing, 300)
+        find_moving_points(nothing, 300, DEFAULT)
 
 
 def test_detection_does_not_depend_on_the_number_of_threads() -> None:
@@ -98,9 +99,20 @@ def test_detection_does_not_depend_on_the_number_of_threads() -> None:
     before = cv2.getNumThreads()
     try:
         cv2.setNumThreads(1)
-        alone = find_fixed_points(cube, 200)
+        alone = find_fixed_points(cube, 200, DEFAULT)
         cv2.setNumThreads(4)
-        together = find_fixed_points(cube, 200)
+        together = find_fixed_points(cube, 200, DEFAULT)
     finally:
         cv2.setNumThreads(before)
     np.testing.assert_array_equal(alone, together)
+
+
+def test_the_papers_points_are_sift_points_of_axial_slices_on_both_sides() -> None:
+    cube, _ = make_cube_of_blobs()
+    axial, _ = find_sift_points(cube, (0,))
+    everywhere, _ = find_sift_points(cube, (0, 1, 2))
+    assert len(axial) < len(everywhere)
+
+    for points in (find_fixed_points(cube, 300, PAPER), find_moving_points(cube, 300, PAPER)):
+        assert len(points) <= 300
+        assert {tuple(point) for point in points} <= {tuple(point) for point in axial}

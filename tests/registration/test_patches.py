@@ -27,3 +27,13 @@ def test_beyond_the_edge_is_zero() -> None:
     assert corner[0, 32, 32] == 1
     assert opposite[0, 33, 20] == 0
     assert opposite[0].sum() == 33 * 33
+
+
+def test_one_plane_fills_all_channels() -> None:
+    array = np.random.default_rng(0).random((70, 80, 90), dtype=np.float32)
+    index = np.array([[33, 40, 45], [0, 79, 12]])
+
+    alone, together = cut_patches(pad_for_patches(array), index, (1,)), cut_patches(pad_for_patches(array), index)
+
+    for channel in range(3):
+        np.testing.assert_array_equal(alone[:, channel], together[:, 1])

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from registration.confidence import ACCEPT_FROM, LEAST_SHARPNESS_TO_ACCEPT
+from registration.confidence import LEAST_SHARPNESS_TO_ACCEPT
 from registration.descriptors import Network
-from registration.errors import EmptyVolumeError, InvalidVolumeError, RegistrationError
+from registration.errors import EmptyVolumeError, InvalidVolumeError, ModelError, RegistrationError
+from registration.evidence import RIGHT_MATCH_MM
 from registration.pipeline import Registration, register
+from registration.profiles import DEFAULT, PAPER
 from registration.resample import Grid, resample
 from registration.transforms import RigidTransform
 from registration.volume import Volume
@@ -45,6 +48,14 @@ def test_a_head_is_found_within_a_millimetre_and_the_answer_is_complete(answer: 
     assert answer.device == "cpu"
     assert all(isinstance(value, float) for value in answer.metrics.values())
     assert set(answer.timings_s) >= {"prepare", "fixed_features", "moving_features", "polish", "judge"}
+
+
+def test_matches_come_in_each_volumes_own_frame(answer: Registration) -> None:
+    landed_mm = answer.fixed_from_moving.apply(answer.matches.moving)
+    apart_mm = np.linalg.norm(landed_mm - answer.matches.fixed, axis=1)
+
+    assert len(answer.matches) == answer.metrics["matches_kept"]
+    assert (apart_mm <= RIGHT_MATCH_MM).mean() == pytest.approx(answer.metrics["match_share"])
 
 
 def test_same_seed_same_answer_to_the_bit_on_any_number_of_threads(
@@ -104,16 +115,40 @@ def test_progress_is_told_stage_by_stage_up_to_the_whole(fixed: Volume, moving: 
     assert shares[-1] == 1.0
 
 
-def test_a_pet_of_another_head_is_not_accepted_though_every_other_signal_agrees(
+def test_features_alone_answer_where_nothing_is_polished(
+    fixed: Volume, moving: Volume, answer: Registration, network: Network
+) -> None:
+    alone = register(fixed, moving, network, profile=replace(DEFAULT, polish=False))
+
+    assert "polish" not in alone.timings_s
+    assert alone.metrics["feature_to_final_mm"] < 1e-6
+    assert error_mm(alone.fixed_from_moving, answer.fixed_from_moving) < 8.0  # these heads have few folds
+
+
+def test_the_papers_profile_runs_whole_and_accepts_nothing(fixed: Volume, moving: Volume) -> None:
+    near = Volume(moving.array, TRUTH.matrix @ moving.affine)
+    alexnet = Network.load(PAPER.network, device="cpu", threads=2)
+
+    answer = register(fixed, near, alexnet, profile=PAPER)
+
+    assert answer.verdict != "accept"
+    assert answer.model_sha256 == alexnet.sha256
+    assert alexnet.describe(np.zeros((2, 3, 64, 64), np.float32), is_moving=True).shape == (2, 4096)
+
+
+def test_the_network_of_another_profile_is_refused(fixed: Volume, moving: Volume, network: Network) -> None:
+    with pytest.raises(ModelError, match="network cnn_sift given, the profile paper needs alexnet"):
+        register(fixed, moving, network, profile=PAPER)
+
+
+def test_a_pet_of_another_head_is_not_accepted_and_sharpness_tells_it(
     fixed: Volume, answer: Registration, network: Network
 ) -> None:
     other = place_elsewhere(make_head((3.0, 2.0, 2.0), is_pet=True, seed=1), TRUTH)
 
     found = register(fixed, other, network)
 
-    assert answer.verdict == "accept"
-    assert found.verdict == "review"
-    assert found.confidence > ACCEPT_FROM
+    assert found.verdict != "accept"
     assert found.metrics["sharpness"] < LEAST_SHARPNESS_TO_ACCEPT < answer.metrics["sharpness"]
 
 

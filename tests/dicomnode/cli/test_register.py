@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import CTImageStorage
 
 from dicomnode.cli.register import EXIT_CODES
+from dicomnode.outputs.report_words import SIGNALS
 from tests.builders import Patient, make_patient
 from tests.dicomnode.cli.conftest import Run
 
@@ -81,7 +83,28 @@ def test_a_device_that_there_is_not(
     assert "environment variable DICOMNODE_REGISTRATION__DEVICE: registration.device: found 'tpu'" in line
 
 
-def test_what_does_not_belong_together_is_rejected_with_3_and_nothing_written(
+def check_report(path: Path) -> None:
+    picture = cv2.imread(str(path))
+    assert picture is not None
+    assert picture.shape[1] > 1500
+    assert np.ptp(picture.astype(int), axis=2).max() > 100, "no colour anywhere"
+
+
+def test_a_pair_gives_dicom_and_a_report_for_the_eye(run: Run, tmp_path: Path, patient: Patient) -> None:
+    out = tmp_path / "out"
+    ran = run("register", "--fixed", patient.mr_folder, "--moving", patient.pet_folder, "--output", out)
+    facts = dict(line.split(maxsplit=1) for line in ran.out.splitlines()[:7])
+    assert ran.code == EXIT_CODES[facts["verdict"]]
+    assert facts["verdict"] != "reject"
+    assert facts["report"] == str(out / "report.png")
+    assert f"the report is {out}/report.png\n" in ran.err
+    written = {path.name for path in out.iterdir() if path.suffix != ".dcm"}
+    assert written == {"report.png"}
+    assert facts["outputs"] == f"{len(list(out.glob('*.dcm')))} instances in {out}"
+    check_report(out / "report.png")
+
+
+def test_what_does_not_belong_together_is_rejected_with_3_and_nothing_written_but_the_report(
     run: Run, tmp_path: Path, patient: Patient
 ) -> None:
     (tmp_path / "noise").mkdir()
@@ -101,5 +124,9 @@ def test_what_does_not_belong_together_is_rejected_with_3_and_nothing_written(
     assert (answer["verdict"], answer["outputs"]) == ("reject", [])
     assert np.shape(answer["fixed_from_moving"]) == (4, 4)
     assert answer["confidence"] < 0.5
+    assert set(answer["metrics"]) == set(SIGNALS), "each is told in words"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"old.dcm", "report.png"}
+    assert f"the report is {tmp_path}/out/report.png\n" in ran.err
+    check_report(tmp_path / "out" / "report.png")
     assert "% load\n" in ran.err
     assert f"{tmp_path}/out also holds 1 files of an earlier run" in ran.err

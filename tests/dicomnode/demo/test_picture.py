@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from dicomnode.demo.picture import GAP_PX, HEADING_PX, MARGIN_PX, OUTLINE, TILE_PX, Panels, choose_planes, write_picture
+from dicomnode.demo.picture import TILE_PX, Panels, choose_planes, write_picture
+from dicomnode.outputs.panels import OUTLINE, place_of
 
 SHAPE = (60, 70, 80)
 
@@ -30,8 +31,7 @@ def panels() -> Panels:
 def tile(path: Path, row: int, column: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     picture = cv2.imread(str(path))
     assert picture is not None
-    top = HEADING_PX + row * (TILE_PX + GAP_PX)
-    left = MARGIN_PX + column * (TILE_PX + GAP_PX)
+    top, left = place_of(row, column, TILE_PX)
     return np.asarray(picture[top : top + TILE_PX, left : left + TILE_PX], np.uint8)
 
 

@@ -1,0 +1,116 @@
+"""What speaks for a pose: features, independent starts, the peak's sharpness, the overlap; signals that share no cause.
+
+Flow: search > [evidence] > confidence
+Never: a verdict; a transform changed by what is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from registration.errors import TooFewPointsError
+from registration.estimation import estimate
+from registration.matching import Matches, no_matches
+from registration.problem import Pose, Problem
+from registration.search import ROUNDS, FeatureEstimate, Look, look_at_moving, match_look
+from registration.similarity import NO_SOLUTION, joint_histogram, measure
+from registration.transforms import RigidTransform
+
+RIGHT_MATCH_MM = 12.0  # a match found without a radius that lands this near supports a pose
+REUSE_MM = 4.0  # a look from a pose this near is as good as a new one
+STARTS_COUNTED = 3  # those whose climbs ended most alike: do they agree?
+FAR_MM = 99.0  # stands for "no estimate" in metrics
+SMALL_TURNS_DEG = ((4, 0, 0), (-4, 0, 0), (0, 4, 0), (0, -4, 0), (0, 0, 4), (0, 0, -4))
+SHARPEST = 5.0
+NO_FRESH_LOOK: Mapping[str, float] = {
+    "fresh_to_final_mm": FAR_MM,
+    "match_share": 0.0,
+    "match_apart_mm": FAR_MM,
+    "matches_kept": 0.0,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The signals, the matches behind some of them (as `Registration.matches`), and the look they were found in."""
+
+    metrics: Mapping[str, float]
+    matches: Matches
+    look: Look | None
+
+
+def gather(
+    problem: Problem, best: Pose, rough: Sequence[Pose], features: FeatureEstimate, look: Look | None
+) -> Evidence:
+    """Gather what speaks for the best pose.
+
+    Parameters
+    ----------
+    problem : Problem
+    best : Pose
+        The polished one that will be the answer.
+    rough : sequence of Pose
+        Where all climbs on the coarse comparison ended.
+    features : FeatureEstimate
+        What features said from the first start.
+    look : Look, optional
+        An earlier one; taken again where it is near the best pose.
+    """
+    most_alike = sorted(rough, key=lambda pose: -pose.similarity)[:STARTS_COUNTED]
+    apart = [problem.displacement_mm(pose.fixed_from_moving, best.fixed_from_moving) for pose in most_alike]
+    _, overlap = joint_histogram(problem.fine, best.fixed_from_moving.inverse().matrix)
+    feature_mm = problem.displacement_mm(features.pose.fixed_from_moving, best.fixed_from_moving)
+    metrics = {
+        "feature_to_final_mm": min(feature_mm, FAR_MM),
+        "starts_apart_mm": min(float(np.median(apart)), FAR_MM),
+        "overlap": overlap,
+        "similarity": best.similarity,
+        "sharpness": find_sharpness(problem, best),
+        "inliers": float(features.inliers),
+    }
+    if look is None or problem.displacement_mm(look.fixed_from_moving, best.fixed_from_moving) > REUSE_MM:
+        try:
+            look = look_at_moving(problem, best.fixed_from_moving)
+        except TooFewPointsError:
+            return Evidence({**metrics, **NO_FRESH_LOOK}, no_matches(), None)
+    fresh, matches = match_afresh(problem, best.fixed_from_moving, look)
+    return Evidence({**metrics, **fresh}, matches, look)
+
+
+def find_sharpness(problem: Problem, pose: Pose) -> float:
+    """Return how far similarity stands above that of the same pose turned a little, in multiples of the latter.
+
+    The folds of one head lie on one another only where the turn is right to a few degrees. Two heads are alike in the
+    large alone: turned a little, they are hardly less alike.
+    """
+    turned = [
+        RigidTransform.from_parameters(np.radians(turn), np.zeros(3), problem.centre_mm) @ pose.fixed_from_moving
+        for turn in SMALL_TURNS_DEG
+    ]
+    values = [measure(problem.fine, transform.inverse().matrix) for transform in turned]
+    around = [value - 1 for value in values if value > NO_SOLUTION]
+    return min((pose.similarity - 1) / max(float(np.mean(around)), 1e-3), SHARPEST) if around else 1.0
+
+
+def match_afresh(problem: Problem, best: RigidTransform, look: Look) -> tuple[Mapping[str, float], Matches]:
+    """Match without a radius what a look near the best pose saw: where do features alone put the moving volume now?
+
+    The matches come with their moving points in the moving volume's own frame.
+    """
+    try:
+        matches = match_look(problem, look)
+        fresh = estimate(matches, ROUNDS[-1][1], np.random.default_rng([problem.seed, len(ROUNDS)]))
+    except TooFewPointsError:
+        return NO_FRESH_LOOK, no_matches()
+    final_from_look = best @ look.fixed_from_moving.inverse()
+    apart = np.linalg.norm(final_from_look.apply(matches.moving) - matches.fixed, axis=1)
+    metrics = {
+        "fresh_to_final_mm": min(problem.displacement_mm(fresh.fixed_from_moving, final_from_look), FAR_MM),
+        "match_share": float((apart <= RIGHT_MATCH_MM).mean()),
+        "match_apart_mm": min(float(np.median(apart)), FAR_MM),
+        "matches_kept": float(len(matches)),
+    }
+    return metrics, replace(matches, moving=look.fixed_from_moving.inverse().apply(matches.moving))
