@@ -1,8 +1,9 @@
 """How far a registration may be trusted: an estimated probability, and the verdict it leads to.
 
 Flow: pipeline > [confidence]
-Never: a look at the images; only whether estimates that do not share a cause agree. Of these signals sharpness alone
-tells a mirror image: the header's geometry is trusted, and volumes/ refuses headers that contradict themselves.
+Never: a look at the images; only whether estimates that do not share a cause agree. Of these signals only how
+similarity falls off the pose tells a mirror image: the header's geometry is trusted, and volumes/ refuses headers that
+contradict themselves.
 """
 
 from __future__ import annotations
@@ -20,20 +21,22 @@ DOUBT_FRESH_MM = 15.0
 DOUBT_SHARE = 0.15
 LEAST_OVERLAP_TO_ACCEPT = 0.5
 LEAST_MATCHES_TO_ACCEPT = 20
-# Similarity over that of the pose turned by 4 degrees: at most 1.08 for 50 PETs of another person (simulated, people
-# never trained on), and above it for 94 of 99 right poses.
+# How similarity falls off the pose: see `registration.evidence.measure_peak`. Of PETs of another person (simulated,
+# people never trained on) none reaches both; of right poses nearly all do.
 LEAST_SHARPNESS_TO_ACCEPT = 1.09
+LEAST_EARLY_FALL_TO_ACCEPT = 0.36
 
 # Fitted by `python -m models.train.calibrate --runs 200`, 2026-11-25: see models/MODEL_CARD.md. 0 where a signal adds
 # nothing to the others.
-INTERCEPT = -3.776
+INTERCEPT = -0.910
 COEFFICIENTS: Mapping[str, float] = {
-    "fresh": 0.777,
-    "starts": 1.305,
+    "fresh": 4.788,
+    "starts": 0.214,
     "match_share": 0.0,
-    "matches_near": 1.204,
+    "matches_near": 2.266,
     "overlap": 0.0,
-    "sharpness": 5.307,
+    "sharpness": 4.101,
+    "early_fall": 2.729,
 }
 
 
@@ -46,6 +49,7 @@ def signals(metrics: Mapping[str, float]) -> dict[str, float]:
         "matches_near": -math.log1p(min(metrics["match_apart_mm"], 50.0)),
         "overlap": min(metrics["overlap"], 1.0),
         "sharpness": 20.0 * math.log(min(max(metrics["sharpness"], 0.9), 1.3)),  # as wide as the others
+        "early_fall": 20.0 * (min(max(metrics["early_fall"], 0.2), 0.6) - 0.25),
     }
 
 
@@ -69,6 +73,7 @@ def verdict(probability: float, metrics: Mapping[str, float], *, is_calibrated: 
         metrics["overlap"] >= LEAST_OVERLAP_TO_ACCEPT
         and metrics["matches_kept"] >= LEAST_MATCHES_TO_ACCEPT
         and metrics["sharpness"] >= LEAST_SHARPNESS_TO_ACCEPT
+        and metrics["early_fall"] >= LEAST_EARLY_FALL_TO_ACCEPT
     )
     return "accept" if is_calibrated and probability >= ACCEPT_FROM and enough else "review"
 

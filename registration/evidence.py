@@ -23,8 +23,10 @@ RIGHT_MATCH_MM = 12.0  # a match found without a radius that lands this near sup
 REUSE_MM = 4.0  # a look from a pose this near is as good as a new one
 STARTS_COUNTED = 3  # those whose climbs ended most alike: do they agree?
 FAR_MM = 99.0  # stands for "no estimate" in metrics
-SMALL_TURNS_DEG = ((4, 0, 0), (-4, 0, 0), (0, 4, 0), (0, -4, 0), (0, 0, 4), (0, 0, -4))
+AXES = np.vstack([np.eye(3), -np.eye(3)])
+SMALL_TURN_DEG, LARGER_TURN_DEG = 4.0, 8.0
 SHARPEST = 5.0
+NO_FALL = 0.25  # a parabola's, which says nothing
 NO_FRESH_LOOK: Mapping[str, float] = {
     "fresh_to_final_mm": FAR_MM,
     "match_share": 0.0,
@@ -68,7 +70,7 @@ def gather(
         "starts_apart_mm": min(float(np.median(apart)), FAR_MM),
         "overlap": overlap,
         "similarity": best.similarity,
-        "sharpness": find_sharpness(problem, best),
+        **measure_peak(problem, best),
         "inliers": float(features.inliers),
     }
     if look is None or problem.displacement_mm(look.fixed_from_moving, best.fixed_from_moving) > REUSE_MM:
@@ -80,15 +82,24 @@ def gather(
     return Evidence({**metrics, **fresh}, matches, look)
 
 
-def find_sharpness(problem: Problem, pose: Pose) -> float:
-    """Return how far similarity stands above that of the same pose turned a little, in multiples of the latter.
+def measure_peak(problem: Problem, pose: Pose) -> Mapping[str, float]:
+    """Measure how fast the volumes get less alike when the moving one is turned off the pose.
 
-    The folds of one head lie on one another only where the turn is right to a few degrees. Two heads are alike in the
-    large alone: turned a little, they are hardly less alike.
+    The folds of one head lie on one another only where the turn is right to a few degrees: likeness falls at once. Two
+    heads are alike in the large alone: turned a little, they are hardly less alike, and turned twice as far, four times
+    as much less.
     """
+    small, larger = (find_fall(problem, pose, turn_deg) for turn_deg in (SMALL_TURN_DEG, LARGER_TURN_DEG))
+    early = np.log(small) / np.log(larger) if larger > small > 1 else NO_FALL
+    return {"sharpness": small, "early_fall": float(early)}
+
+
+def find_fall(problem: Problem, pose: Pose, turn_deg: float) -> float:
+    """Return how far similarity stands above that of the pose turned about each axis, in multiples of the latter."""
     turned = [
-        RigidTransform.from_parameters(np.radians(turn), np.zeros(3), problem.centre_mm) @ pose.fixed_from_moving
-        for turn in SMALL_TURNS_DEG
+        RigidTransform.from_parameters(np.radians(axis * turn_deg), np.zeros(3), problem.centre_mm)
+        @ pose.fixed_from_moving
+        for axis in AXES
     ]
     values = [measure(problem.fine, transform.inverse().matrix) for transform in turned]
     around = [value - 1 for value in values if value > NO_SOLUTION]

@@ -19,8 +19,10 @@ from registration.confidence import (
     DOUBT_FRESH_MM,
     DOUBT_SHARE,
     DOUBT_STARTS_MM,
+    LEAST_EARLY_FALL_TO_ACCEPT,
     LEAST_MATCHES_TO_ACCEPT,
     LEAST_OVERLAP_TO_ACCEPT,
+    LEAST_SHARPNESS_TO_ACCEPT,
     REJECT_BELOW,
 )
 from registration.evidence import FAR_MM, RIGHT_MATCH_MM
@@ -77,7 +79,12 @@ SIGNALS: Mapping[str, Signal] = {
     ),
     "overlap": Signal("of the head lies in the PET's field of view", "{:.0%}", least=LEAST_OVERLAP_TO_ACCEPT),
     "similarity": Signal("mutual information, normalised: 1 unrelated, 2 alike", "{:.3f}"),
-    "sharpness": Signal("times the likeness of the same pose turned by 4 degrees", "{:.2f}"),
+    "sharpness": Signal(
+        "times the likeness of the same pose turned by 4 degrees", "{:.2f}", least=LEAST_SHARPNESS_TO_ACCEPT
+    ),
+    "early_fall": Signal(
+        "of the likeness lost at 8 degrees is lost in the first 4", "{:.0%}", least=LEAST_EARLY_FALL_TO_ACCEPT
+    ),
 }
 
 

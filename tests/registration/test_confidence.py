@@ -13,6 +13,7 @@ GOOD = {
     "matches_kept": 170.0,
     "overlap": 0.9,
     "sharpness": 1.22,
+    "early_fall": 0.43,
 }
 BAD = {
     "fresh_to_final_mm": 99.0,
@@ -22,6 +23,7 @@ BAD = {
     "matches_kept": 40.0,
     "overlap": 0.4,
     "sharpness": 1.02,
+    "early_fall": 0.29,
 }
 WORSE = {
     "fresh_to_final_mm": 40.0,
@@ -30,6 +32,7 @@ WORSE = {
     "match_apart_mm": 25.0,
     "overlap": 0.36,
     "sharpness": 1.02,
+    "early_fall": 0.29,
 }
 
 
@@ -44,7 +47,9 @@ def test_no_signal_that_gets_worse_raises_the_confidence(name: str) -> None:
     assert confidence({**GOOD, name: WORSE[name]}) <= confidence(GOOD)
 
 
-@pytest.mark.parametrize(("name", "value"), [("overlap", 0.45), ("matches_kept", 12.0), ("sharpness", 1.05)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("overlap", 0.45), ("matches_kept", 12.0), ("sharpness", 1.08), ("early_fall", 0.34)]
+)
 def test_thin_evidence_is_never_accepted(name: str, value: float) -> None:
     assert verdict(0.999, {**GOOD, name: value}) == "review"
 

@@ -17,8 +17,16 @@ GOOD = {
     "matches_kept": 150.0,
     "overlap": 0.9,
     "sharpness": 1.2,
+    "early_fall": 0.43,
 }
-BAD = {**GOOD, "fresh_to_final_mm": 30.0, "starts_apart_mm": 20.0, "match_share": 0.1, "sharpness": 1.03}
+BAD = {
+    **GOOD,
+    "fresh_to_final_mm": 30.0,
+    "starts_apart_mm": 20.0,
+    "match_share": 0.1,
+    "sharpness": 1.03,
+    "early_fall": 0.3,
+}
 
 
 def make_runs(count: int = 60) -> list[dict[str, Any]]:
