@@ -29,7 +29,7 @@ SHORT_NAMES = {  # as `openssl x509 -subject` writes them; OpenSSL's long names 
     "surname": "SN",
     "userId": "UID",
 }
-NEEDS_QUOTES = re.compile(r'[,+"<>;\\]|^[# ]| $')  # RFC 4514 2.4
+NEEDS_QUOTES = re.compile(r"[,+<>;]|^[# ]| $")  # RFC 4514 2.4
 
 
 @dataclass(frozen=True)
@@ -83,22 +83,17 @@ def show_subject(names: tuple[tuple[tuple[str, str], ...], ...]) -> str:
 
 
 def _quote(value: str) -> str:
-    if not NEEDS_QUOTES.search(value):
-        return value
     escaped = re.sub(r'(["\\])', r"\\\1", value)
-    return f'"{escaped}"'
+    return f'"{escaped}"' if NEEDS_QUOTES.search(value) else escaped
 
 
 def _find_validity(der: bytes) -> Validity:
     """Find Certificate.tbsCertificate.validity (RFC 5280 4.1); Python decodes it for a peer's certificate only."""
-    try:
-        ((_, certificate),) = _read_elements(der)
-        _, fields = next(_read_elements(certificate))
-        parts = [part for part in _read_elements(fields) if part[0] != EXPLICIT_VERSION]
-        _serial_number, _signature, _issuer, (_, validity), *_ = parts
-        not_before, not_after = (_read_time(tag, value) for tag, value in _read_elements(validity))
-    except IndexError as error:
-        raise ValueError("it ends too early") from error
+    ((_, certificate),) = _read_elements(der)
+    (_, fields), *_ = _read_elements(certificate)
+    parts = [part for part in _read_elements(fields) if part[0] != EXPLICIT_VERSION]
+    _serial_number, _signature, _issuer, (_, validity), *_ = parts
+    not_before, not_after = (_read_time(tag, value) for tag, value in _read_elements(validity))
     return Validity(not_before, not_after)
 
 
@@ -106,12 +101,14 @@ def _read_elements(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the tag and the value of each DER element (X.690 8.1) of a run of them."""
     at = 0
     while at < len(data):
-        tag, length = data[at], data[at + 1]
+        tag, length = data[at], int.from_bytes(data[at + 1 : at + 2], "big")
         at += 2
         if length & 0x80:  # the long form: the length of the length
             size = length & 0x7F
             length = int.from_bytes(data[at : at + size], "big")
             at += size
+        if at + length > len(data):
+            raise ValueError(f"an element of {length} bytes is cut off after {len(data) - at}")
         yield tag, data[at : at + length]
         at += length
 

@@ -183,10 +183,10 @@ def _refusals(logs: Sequence[MutableMapping[str, Any]]) -> list[MutableMapping[s
 def _connect(tls: TlsSettings, authority: Authority, identity: Identity) -> ssl.SSLSocket:
     """Connect, shake hands, and say nothing more."""
     connection = socket.create_connection((LOOPBACK, tls.port), timeout=10)
-    return _trust(authority, identity).wrap_socket(connection, server_hostname=LOOPBACK)
+    return trust(authority, identity).wrap_socket(connection, server_hostname=LOOPBACK)
 
 
-def _trust(authority: Authority, identity: Identity) -> ssl.SSLContext:
+def trust(authority: Authority, identity: Identity) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(authority.certificate))
     context.load_cert_chain(identity.certificate, identity.key)
     return context
@@ -305,7 +305,7 @@ def test_a_reload_takes_a_new_certificate_while_an_association_runs(
     first, second = authority.sign("/CN=first"), authority.sign("/CN=second")
     tls = authority.settings(first, free_port())
     data = encode(make_data_set(1))
-    with RunningScp(tmp_path / "root", tls=tls) as node, RawScu(tls.port, tls=_trust(authority, theirs)) as scu:
+    with RunningScp(tmp_path / "root", tls=tls) as node, RawScu(tls.port, tls=trust(authority, theirs)) as scu:
         running = cast(ssl.SSLSocket, cast(AssociationSocket, scu.association.dul.socket).socket)
         assert _common_name(running) == "first"
         assert scu.store(MR, str(make_data_set(1).SOPInstanceUID), data) == 0
