@@ -92,7 +92,7 @@ class Node:
         ConfigurationError
             If a file of [tls] cannot be used; the node goes on as it was.
         """
-        certificates = read_certificates(settings.tls)
+        certificates = self._read_certificates(settings)
         fixed = {section: getattr(self.settings, section) for section in FIXED_WHILE_RUNNING}
         if changed := [section for section, value in fixed.items() if getattr(settings, section) != value]:
             log.warning("node.restart_needed", sections=changed)
@@ -110,7 +110,7 @@ class Node:
 
     def _start_parts(self, started: ExitStack, port: int | None) -> None:
         settings, clock = self.settings, time.time
-        self._certificates = read_certificates(settings.tls)
+        self._certificates = self._read_certificates(settings)
         store = Store(settings.node.storage_root)
         store.make_folders()
         migrate(settings.database_url)
@@ -157,6 +157,10 @@ class Node:
         except DicomnodeError as error:
             log.warning("node.step_failed", part=name, reason=str(error))
         self._ticked_at[name] = time.monotonic()
+
+    def _read_certificates(self, settings: Settings) -> list[Certificate]:
+        """Read the certificates that this node's roles show to peers, or trust."""
+        return read_certificates(settings.tls) if self.roles & {"receive", "send"} else []
 
     def _warn_of_expiry(self) -> None:
         """Name the certificates in use that run out soon, or have: those read at the start or the last reload."""

@@ -68,17 +68,18 @@ class Handshake(BaseServer):
         try:
             secured = self.context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
         except OSError as error:  # it has hung up already
-            log.debug("receive.no_handshake", address=address, why=str(error))
+            log.info("receive.no_handshake", address=address, why=str(error))
             request.close()
             return None
         with self._lock:
             self._unfinished.add(secured)
         try:
             secured.do_handshake()
-        except (ssl.SSLEOFError, ConnectionError) as error:  # a health check, or a port scan
-            log.debug("receive.no_handshake", address=address, why=str(error))
         except OSError as error:
-            log.warning("receive.refused", rule="TLS", why=f"{address}: {_explain(error)}")
+            if _has_hung_up(error):
+                log.info("receive.no_handshake", address=address, why=str(error))
+            else:
+                log.warning("receive.refused", rule="TLS", why=f"{address}: {_explain(error)}")
         else:
             secured.settimeout(self.idle_s)
             log.info("receive.secured", address=address, version=secured.version(), certificate=_name(secured))
@@ -88,6 +89,11 @@ class Handshake(BaseServer):
                 self._unfinished.discard(secured)
         secured.close()
         return None
+
+
+def _has_hung_up(error: OSError) -> bool:
+    """Tell whether the caller just left, as health checks and port scans do."""
+    return isinstance(error, ssl.SSLEOFError) or not isinstance(error, ssl.SSLError | TimeoutError)
 
 
 def _explain(error: OSError) -> str:

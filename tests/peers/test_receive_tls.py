@@ -18,6 +18,7 @@ import pytest
 from pynetdicom.transport import AssociationSocket
 from structlog.testing import capture_logs
 
+from dicomnode.errors import ConfigurationError
 from dicomnode.receive import handshake
 from dicomnode.settings import PeerSettings, TlsSettings
 from tests.certificates import Authority, Identity
@@ -136,6 +137,11 @@ def _other_authority(authority: Authority, theirs: Identity, tmp_path: Path) -> 
     return authority.dcmtk_options(stranger)
 
 
+def _trusts_another(authority: Authority, theirs: Identity, tmp_path: Path) -> list[str]:
+    other = Authority(tmp_path / "other", "Other CA")
+    return ["+tls", str(theirs.key), str(theirs.certificate), "+cf", str(other.certificate)]
+
+
 def _expired(authority: Authority, theirs: Identity, tmp_path: Path) -> list[str]:
     return authority.dcmtk_options(authority.sign(SUBJECT, days=-1))
 
@@ -149,6 +155,7 @@ def _plain(authority: Authority, theirs: Identity, tmp_path: Path) -> list[str]:
     [
         (_no_certificate, "it showed no certificate, and tls.require_client_certificate needs one"),
         (_other_authority, "its certificate is not accepted: unable to get local issuer certificate"),
+        (_trusts_another, "it did not accept ours: unknown ca (TLS alert)"),
         (_expired, "its certificate is not accepted: certificate has expired"),
         (_plain, "it did not speak TLS; node.port is for callers without"),
     ],
@@ -323,3 +330,35 @@ def _common_name(connection: ssl.SSLSocket) -> str:
     assert certificate is not None
     names: tuple[tuple[tuple[str, str], ...], ...] = certificate["subject"]  # type: ignore[assignment]  # typeshed
     return names[-1][0][1]
+
+
+def test_a_caller_that_hangs_up_is_no_refusal(node: RunningScp, tls: TlsSettings) -> None:
+    with capture_logs() as logs:
+        socket.create_connection((LOOPBACK, tls.port), timeout=5).close()
+        wait_until(lambda: any(row["event"] == "receive.no_handshake" for row in logs), 10, "the end of the handshake")
+    assert _refusals(logs) == []
+
+
+def test_which_port_is_open_changes_with_a_restart_only(
+    node: RunningScp, tls: TlsSettings, authority: Authority, theirs: Identity, tmp_path: Path
+) -> None:
+    for changed in (TlsSettings(), tls.model_copy(update={"port": free_port()})):
+        with capture_logs() as logs:
+            node.scp.reload(node.settings.model_copy(update={"tls": changed}))
+        assert [row["sections"] for row in logs if row["event"] == "node.restart_needed"] == [["tls"]]
+    with capture_logs() as logs:
+        node.scp.reload(node.settings)
+    assert "node.restart_needed" not in {row["event"] for row in logs}
+    assert _send(make_files(tmp_path / "files", count=1), tls.port, authority.dcmtk_options(theirs)).all_stored
+
+
+def test_a_port_that_cannot_be_opened_is_named_and_the_other_closed(
+    tmp_path: Path, authority: Authority, ours: Identity
+) -> None:
+    with socket.create_server((LOOPBACK, 0)) as holder:
+        tls = authority.settings(ours, holder.getsockname()[1])
+        running = RunningScp(tmp_path / "root", tls=tls)
+        with pytest.raises(ConfigurationError, match=f"tls.port {tls.port}: Address already in use"), running:
+            pass
+        assert not running.scp.is_served()
+        running.database.close()
