@@ -67,8 +67,7 @@ class SendService:
     """The senders of this node; `step` is called by a clock and returns at once."""
 
     def __init__(self, settings: Settings, database: Database, clock: Clock, generator: Generator) -> None:
-        self._settings = settings
-        self._caller = make_caller(settings)
+        self._in_force = (settings, make_caller(settings))  # replaced as a whole
         self._database = database
         self._clock = clock
         self._generator = generator
@@ -77,13 +76,13 @@ class SendService:
 
     def reload(self, settings: Settings) -> None:
         """Use other settings from the next batch on; one that was down may have moved: it is tried at once."""
-        self._settings, self._caller = settings, make_caller(settings)
+        self._in_force = (settings, make_caller(settings))
         for lane in self._lanes.values():
             lane.failures, lane.not_before = 0, 0.0
 
     def step(self) -> None:
         """Set every destination going that is idle and may be tried."""
-        for destination in self._settings.destinations:
+        for destination in self._in_force[0].destinations:
             lane = self._lanes.get(destination.peer) or self._open_lane(destination.peer)
             is_idle = lane.running is None or lane.running.done()
             if is_idle and not self._stopping.is_set() and self._clock() >= lane.not_before:
@@ -109,7 +108,7 @@ class SendService:
         """Send batch after batch until nothing is due, or the destination fails."""
         try:
             while not self._stopping.is_set() and self._clock() >= lane.not_before:
-                settings, caller = self._settings, self._caller
+                settings, caller = self._in_force
                 lease_s = 2 * settings.send.timeout_s + LEASE_MARGIN_S
                 rows = claim_outbox(self._database, name, self._clock(), lease_s, BATCH)
                 if not rows:
