@@ -7,7 +7,6 @@ here is a clock that says "now"; what is to be done stands in the database alone
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ from dicomnode.pairing import service as pairing
 from dicomnode.receive.scp import StorageScp
 from dicomnode.send.service import SendService
 from dicomnode.settings import Settings
+from dicomnode.tls import Certificate, find_expiring, find_invalid, read_certificates
 
 log = get_logger()
 
@@ -35,7 +35,6 @@ ROLES: tuple[Role, ...] = get_args(Role)
 TICK_S = 1
 # A step takes milliseconds, or as long as a locked database makes it wait (30 s); beyond this it hangs.
 LATE_TICK_S = 90.0
-SCP_THREAD = "storage-scp"  # as `receive.scp` names it
 # What a running node cannot change: it would answer under another name, or look for its rows and files elsewhere.
 FIXED_WHILE_RUNNING = ("node", "database")
 
@@ -51,6 +50,7 @@ class Node:
         self._ticked_at: dict[str, float] = {}  # monotonic seconds
         self._stop_by = 0.0  # monotonic seconds
         self._scp: StorageScp | None = None
+        self._certificates: list[Certificate] = []
 
     @property
     def port(self) -> int:
@@ -85,23 +85,32 @@ class Node:
         log.info("node.stopped")
 
     def reload(self, settings: Settings) -> None:
-        """Follow a changed configuration without dropping an association or a job."""
+        """Follow a changed configuration without dropping an association or a job.
+
+        Raises
+        ------
+        ConfigurationError
+            If a file of [tls] cannot be used; the node goes on as it was.
+        """
+        certificates = self._read_certificates(settings)
         fixed = {section: getattr(self.settings, section) for section in FIXED_WHILE_RUNNING}
         if changed := [section for section, value in fixed.items() if getattr(settings, section) != value]:
             log.warning("node.restart_needed", sections=changed)
-        self.settings = settings.model_copy(update=fixed)
+        self.settings, self._certificates = settings.model_copy(update=fixed), certificates
         for reload in self._reloads:
             reload(self.settings)
+        self._warn_of_expiry()
         log.info("node.reloaded")
 
     def is_healthy(self) -> bool:
         """Say whether the port is served and every part that the clock drives was heard of lately: for the watchdog."""
         now = time.monotonic()
-        is_served = self._scp is None or any(thread.name == SCP_THREAD for thread in threading.enumerate())
+        is_served = self._scp is None or self._scp.is_served()
         return is_served and all(now - at < LATE_TICK_S for at in self._ticked_at.values())
 
     def _start_parts(self, started: ExitStack, port: int | None) -> None:
         settings, clock = self.settings, time.time
+        self._certificates = self._read_certificates(settings)
         store = Store(settings.node.storage_root)
         store.make_folders()
         migrate(settings.database_url)
@@ -137,6 +146,7 @@ class Node:
             self._ticked_at[name] = time.monotonic()
             now = datetime.now(UTC)
             scheduler.add_job(self._tick, "interval", (name, step), seconds=TICK_S, id=name, next_run_time=now)
+        scheduler.add_job(self._warn_of_expiry, "interval", days=1, id="certificates", next_run_time=datetime.now(UTC))
         scheduler.start()
         started.callback(scheduler.shutdown)
 
@@ -147,6 +157,19 @@ class Node:
         except DicomnodeError as error:
             log.warning("node.step_failed", part=name, reason=str(error))
         self._ticked_at[name] = time.monotonic()
+
+    def _read_certificates(self, settings: Settings) -> list[Certificate]:
+        """Read the certificates that this node's roles show to peers, or trust."""
+        return read_certificates(settings.tls) if self.roles & {"receive", "send"} else []
+
+    def _warn_of_expiry(self) -> None:
+        """Name the certificates in use that run out soon, or have: those read at the start or the last reload."""
+        now = datetime.now(UTC)
+        for certificate, problem in find_invalid(self._certificates, now):
+            log.error("tls.certificate_invalid", key=f"tls.{certificate.key}", problem=problem)
+        for certificate in find_expiring(self._certificates, now):
+            where = {"key": f"tls.{certificate.key}", "file": str(certificate.path)}
+            log.warning("tls.certificate_expires", **where, at=certificate.validity.not_after.isoformat())
 
     def _remaining_s(self) -> float:
         return max(self._stop_by - time.monotonic(), 0.0)

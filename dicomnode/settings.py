@@ -8,6 +8,7 @@ of the same keys. `config/dicomnode.example.toml` lists every key with its defau
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -16,6 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 AE_TITLE_MAX_CHARACTERS = 16  # PS3.5 6.2, VR AE
 ENV_PREFIX = "DICOMNODE_"
+SHA256_DIGITS = 64
 
 
 def check_ae_title(value: str) -> str:
@@ -37,8 +39,41 @@ def _check_host(value: str) -> str:
     return host
 
 
+def _check_peer_host(value: str) -> str:
+    if "/" not in value:
+        return _check_host(value)
+    try:
+        return str(ipaddress.ip_network(value.strip()))
+    except ValueError as error:
+        raise ValueError(f"a network is written as 10.1.2.0/24, this is {value!r}: {error}") from error
+
+
+def _check_sha256(value: str) -> str:
+    digits = value.strip().replace(":", "").lower()
+    if digits and not re.fullmatch(f"[0-9a-f]{{{SHA256_DIGITS}}}", digits):
+        raise ValueError(
+            f"a SHA-256 fingerprint is {SHA256_DIGITS} hexadecimal digits, with colons or without, this has "
+            f"{len(digits)} characters; openssl x509 -noout -fingerprint -sha256 -in FILE shows it"
+        )
+    return digits
+
+
+def check_subject(value: str) -> str:
+    """Return a certificate's subject without insignificant spaces, or say how one is written."""
+    subject = re.sub(r"\s*([,=+])\s*", r"\1", value.strip().removeprefix("subject="))
+    if subject and "=" not in subject:
+        raise ValueError(
+            f'a subject is written as "O = Hospital, CN = mr.example.org", this is {value!r}; '
+            "openssl x509 -noout -subject -in FILE shows it"
+        )
+    return subject
+
+
 AETitle = Annotated[str, AfterValidator(check_ae_title)]
 Host = Annotated[str, AfterValidator(_check_host)]
+PeerHost = Annotated[str, AfterValidator(_check_peer_host)]
+Sha256 = Annotated[str, AfterValidator(_check_sha256)]
+Subject = Annotated[str, AfterValidator(check_subject)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Permission = Literal["store", "receive"]
 
@@ -72,14 +107,35 @@ class ReceiveSettings(Section):
     check_called_ae_title: bool = True
 
 
+class TlsSettings(Section):
+    """How associations are encrypted, and whose certificates are trusted (PS3.15 annex B)."""
+
+    certificate: str = ""
+    key: str = ""
+    ca: str = ""
+    port: Port = 2762  # registered for DICOM over TLS: PS3.8 9.1.1
+    require_client_certificate: bool = True
+
+
 class PeerSettings(Section):
-    """An AE we talk to, and what it may do: `store` to us, `receive` our results. Every peer may C-ECHO."""
+    """An AE we talk to, and what it may do: `store` to us, `receive` our results. Every peer may C-ECHO.
+
+    One with a `certificate_...` can call us by TLS only, and with that certificate.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     ae_title: AETitle
-    host: Host
+    host: PeerHost
     port: Port
     may: tuple[Permission, ...] = ()
+    tls: bool = False
+    certificate_sha256: Sha256 = ""
+    certificate_subject: Subject = ""
+
+    @property
+    def is_network(self) -> bool:
+        """Whether it calls from anywhere in a network, so that it cannot be called."""
+        return "/" in self.host
 
 
 class DestinationSettings(Section):
@@ -151,6 +207,7 @@ class Settings(BaseSettings):
     node: NodeSettings = NodeSettings()
     database: DatabaseSettings = DatabaseSettings()
     receive: ReceiveSettings = ReceiveSettings()
+    tls: TlsSettings = TlsSettings()
     peers: tuple[PeerSettings, ...] = ()
     destinations: tuple[DestinationSettings, ...] = ()
     pairing: PairingSettings = PairingSettings()
@@ -203,6 +260,37 @@ class Settings(BaseSettings):
                 f"receive.accept: 'any' is for a loopback address, node.bind is {self.node.bind}; "
                 'list the callers under [[peers]] and set accept = "configured"'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_tls_agrees(self) -> Self:
+        tls = self.tls
+        for given, missing in (("certificate", "key"), ("key", "certificate")):
+            if getattr(tls, given) and not getattr(tls, missing):
+                raise ValueError(f"tls.{given}: needs tls.{missing} too; name its PEM file")
+        if tls.certificate and tls.require_client_certificate and not tls.ca:
+            raise ValueError(
+                "tls.certificate: callers must show a certificate, but tls.ca is empty; name the PEM file of the CA "
+                "that signs theirs"
+            )
+        if tls.certificate and tls.port == self.node.port:
+            raise ValueError(f"tls.port: {tls.port} is node.port already; TLS needs a port of its own, such as 2762")
+        return self
+
+    @model_validator(mode="after")
+    def _check_peers_agree(self) -> Self:
+        for number, peer in enumerate(self.peers):
+            asked = next((name for name in ("certificate_sha256", "certificate_subject") if getattr(peer, name)), None)
+            if asked and not (self.tls.certificate and self.tls.ca):
+                raise ValueError(
+                    f"peers.{number}.{asked}: this peer may call by TLS only, which needs tls.certificate, tls.key "
+                    "and tls.ca"
+                )
+            if peer.is_network and (peer.tls or "receive" in peer.may):
+                raise ValueError(
+                    f"peers.{number}.host: {peer.host} is a network, which may call us but cannot be called; "
+                    'name one host, or leave out "receive" and tls'
+                )
         return self
 
 

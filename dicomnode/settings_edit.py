@@ -32,7 +32,7 @@ def add_peer(text: str, peer: PeerSettings, *, is_destination: bool) -> str:
     """
     if peer.name in _names(text, "peers", "name"):
         raise UsageError(f"a peer is named {peer.name!r} already; remove it first, or take another name")
-    text = _add_row(text, "peers", peer.model_dump(mode="json"))
+    text = _add_row(text, "peers", peer.model_dump(mode="json", exclude_defaults=True))
     return _add_row(text, "destinations", {"peer": peer.name}) if is_destination else text
 
 

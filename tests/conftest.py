@@ -25,6 +25,7 @@ PACKAGES = {
     "pg_ctl": "postgresql",
     "postgres": "postgresql",
     "dcm2niix": "dcm2niix",
+    "openssl": "openssl",
     "systemd-analyze": "systemd",
     "systemd-sysusers": "systemd",
     "systemd-tmpfiles": "systemd",

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -127,16 +127,23 @@ class Process:
 class Orthanc(Process):
     """Debian's Orthanc with a store of its own: a PACS that takes C-STORE from anybody on loopback.
 
-    `port` and `ae_title` are its DICOM side; the REST interface is used by the methods.
+    `port` and `ae_title` are its DICOM side, `further` more keys of its configuration; the REST interface is used by
+    the methods.
     """
 
-    def __init__(self, folder: Path, ae_title: str = "ORTHANC", port: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        ae_title: str = "ORTHANC",
+        port: int | None = None,
+        further: Mapping[str, Any] | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.ae_title = ae_title
         self.port = port or free_port()
         self.http_port = free_port()
         configuration = folder / "orthanc.json"
-        configuration.write_text(json.dumps(self._settings(folder)), encoding="utf-8")
+        configuration.write_text(json.dumps(self._settings(folder) | dict(further or {})), encoding="utf-8")
         command = [find_peer_program("Orthanc"), configuration]
         super().__init__(command, folder / "orthanc.log", (self.port, self.http_port))
 
@@ -160,15 +167,22 @@ class Orthanc(Process):
 
     def get(self, path: str) -> bytes:
         """Return the body of a REST resource; fail on any status but 200."""
+        return self._ask("GET", path, None)
+
+    def post(self, path: str, body: bytes) -> bytes:
+        """Give it something and return what it answers; fail on any status but 200."""
+        return self._ask("POST", path, body)
+
+    def _ask(self, method: str, path: str, body: bytes | None) -> bytes:
         connection = http.client.HTTPConnection(LOOPBACK, self.http_port, timeout=30)
         try:
-            connection.request("GET", path)
+            connection.request(method, path, body)
             response = connection.getresponse()
-            body = response.read()
+            answer = response.read()
         finally:
             connection.close()
-        assert response.status == http.client.OK, f"GET {path}: {response.status}"
-        return body
+        assert response.status == http.client.OK, f"{method} {path}: {response.status} {answer[:500]!r}"
+        return answer
 
     def count_instances(self) -> int:
         """Return how many instances it holds."""
@@ -187,13 +201,15 @@ class Orthanc(Process):
 class StoreScp(Process):
     """DCMTK's storescp, writing each data set exactly as it came (`+B`), one file an instance."""
 
-    def __init__(self, folder: Path, ae_title: str = "STORESCP", port: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, ae_title: str = "STORESCP", port: int | None = None, options: Sequence[str] = ()
+    ) -> None:
         self.folder = folder / "received"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.ae_title = ae_title
         self.port = port or free_port()
         command: list[str | Path] = [find_peer_program("storescp"), "--fork", "-pdu", "131072", "+B", "+xa", "-uf"]
-        command += ["-aet", ae_title, "-od", self.folder, str(self.port)]
+        command += [*options, "-aet", ae_title, "-od", self.folder, str(self.port)]
         super().__init__(command, folder / "storescp.log", (self.port,))
 
     def files(self) -> list[Path]:

@@ -6,6 +6,7 @@ Never: a check of what is sent (`Association.send_c_store` refuses what a test m
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Sequence
 from io import BytesIO
@@ -34,16 +35,20 @@ class RawScu:
         calling: str = "SCANNER",
         called: str = "DICOMNODE",
         contexts: Sequence[tuple[str, Sequence[str]]] = ((MR, (ExplicitVRLittleEndian,)),),
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._entity = AE(calling)
         self._entity.acse_timeout = self._entity.dimse_timeout = ANSWER_TIMEOUT_S
         for sop_class_uid, syntaxes in contexts:
             self._entity.add_requested_context(sop_class_uid, list(syntaxes))
         self._port, self._called = port, called
+        self._tls = None if tls is None else (tls, LOOPBACK)
         self._message_id = 0
 
     def __enter__(self) -> Self:
-        self.association: Association = self._entity.associate(LOOPBACK, self._port, ae_title=self._called)
+        self.association: Association = self._entity.associate(
+            LOOPBACK, self._port, ae_title=self._called, tls_args=self._tls
+        )
         return self
 
     def __exit__(

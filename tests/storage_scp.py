@@ -20,7 +20,7 @@ from dicomnode.database.migrate import migrate
 from dicomnode.database.schema import instances
 from dicomnode.database.store import Store
 from dicomnode.receive.scp import StorageScp
-from dicomnode.settings import LimitSettings, NodeSettings, PeerSettings, ReceiveSettings, Settings
+from dicomnode.settings import LimitSettings, NodeSettings, PeerSettings, ReceiveSettings, Settings, TlsSettings
 from tests.peers_programs import LOOPBACK, data_set_bytes
 
 SCANNER = PeerSettings(name="scanner", ae_title="SCANNER", host=LOOPBACK, port=104, may=("store",))
@@ -48,10 +48,12 @@ class RunningScp:
         *,
         limits: LimitSettings | None = None,
         receive: ReceiveSettings | None = None,
+        tls: TlsSettings | None = None,
     ) -> None:
         self.settings = Settings(
             node=NodeSettings(ae_title="DICOMNODE", bind=LOOPBACK, storage_root=root),
             receive=receive or ReceiveSettings(),
+            tls=tls or TlsSettings(),
             peers=tuple(peers),
             limits=limits or LimitSettings(disk_reserve_bytes=0),
         )

@@ -114,9 +114,12 @@ def _add_peers(commands: Any) -> None:
         _add_config_flag(parser)
         _add_json_flag(parser)
     added.add_argument("--ae-title", required=True, metavar="AE", help="its AE title, at most 16 characters")
-    added.add_argument("--host", required=True, help="its name or address")
+    added.add_argument("--host", required=True, help="its name or address; a network only calls us")
     added.add_argument("--port", required=True, type=int)
     added.add_argument("--may", nargs="+", choices=PERMISSIONS, default=[], help="store to us, receive results")
+    added.add_argument("--tls", action="store_true", help="call it by TLS, never without")
+    added.add_argument("--certificate-sha256", default="", metavar="HEX", help="it calls by TLS, with this certificate")
+    added.add_argument("--certificate-subject", default="", metavar="NAME", help="it calls by TLS, as this subject")
     added.add_argument("--destination", action="store_true", help="send it every result; needs --may receive")
 
 

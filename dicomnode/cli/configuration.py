@@ -11,9 +11,11 @@ import errno
 import re
 import shutil
 import socket
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import tomlkit
@@ -31,6 +33,7 @@ from dicomnode.settings_file import (
     show_key,
 )
 from dicomnode.shipped import EXAMPLE, UNITS, find_shipped
+from dicomnode.tls import find_expiring, find_invalid, find_problems, read_certificates
 from dicomnode.toml_lines import Key, find_lines
 
 Finding = tuple[Key, str]
@@ -64,8 +67,8 @@ def check(arguments: argparse.Namespace) -> int:
         problems, warnings = (
             [Problem(find_place(key, lines, str(path)), show_key(key), what) for key, what in found]
             for found in (
-                [*_find_storage_problems(settings), *_find_port_problems(settings)],
-                [*_find_unknown_hosts(settings), *_find_full_disk(settings)],
+                [*_find_storage_problems(settings), *_find_port_problems(settings), *_find_tls_problems(settings)],
+                [*_find_unknown_hosts(settings), *_find_full_disk(settings), *_find_tls_risks(settings)],
             )
         )
     if arguments.json:
@@ -108,30 +111,53 @@ def _find_storage_problems(settings: Settings) -> Iterator[Finding]:
 
 
 def _find_port_problems(settings: Settings) -> Iterator[Finding]:
-    node = settings.node
-    if find_running_nodes(node.storage_root):
-        return  # the port is taken by the node itself
+    if find_running_nodes(settings.node.storage_root):
+        return  # the ports are taken by the node itself
+    yield from _find_port_problem(settings.node.bind, ("node", "port"), settings.node.port)
+    if settings.tls.certificate:
+        yield from _find_port_problem(settings.node.bind, ("tls", "port"), settings.tls.port)
+
+
+def _find_port_problem(bind: str, key: Key, port: int) -> Iterator[Finding]:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(node.bind, node.port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
     except socket.gaierror as error:
-        yield ("node", "bind"), f"{node.bind} is not known: {error.strerror}; name an address of this machine"
+        yield ("node", "bind"), f"{bind} is not known: {error.strerror}; name an address of this machine"
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            text = f"port {node.port} of {node.bind} is in use by another program; stop it, or choose another port"
-            yield ("node", "port"), text
+            yield key, f"port {port} of {bind} is in use by another program; stop it, or choose another port"
         elif error.errno == errno.EACCES:
-            text = f"port {node.port} is not allowed for this user; choose one from 1024 on, such as 11112"
-            yield ("node", "port"), text
+            yield key, f"port {port} is not allowed for this user; choose one from 1024 on, such as 11112"
         else:
-            text = f"{node.bind} is not an address of this machine: {error.strerror}; name one, or 0.0.0.0 for all"
+            text = f"{bind} is not an address of this machine: {error.strerror}; name one, or 0.0.0.0 for all"
             yield ("node", "bind"), text
+
+
+def _find_tls_problems(settings: Settings) -> Iterator[Finding]:
+    unusable = list(find_problems(settings.tls))
+    yield from ((("tls", key), text) for key, text in unusable)
+    if not unusable:
+        for certificate, text in find_invalid(read_certificates(settings.tls), datetime.now(UTC)):
+            yield ("tls", certificate.key), text
+
+
+def _find_tls_risks(settings: Settings) -> Iterator[Finding]:
+    if any(find_problems(settings.tls)):
+        return
+    for certificate in find_expiring(read_certificates(settings.tls), datetime.now(UTC)):
+        text = f"{certificate.path}: the certificate expires at {certificate.validity.not_after}; get a new one in time"
+        yield ("tls", certificate.key), text
+    if settings.tls.key and Path(settings.tls.key).stat().st_mode & stat.S_IROTH:
+        yield ("tls", "key"), f"{settings.tls.key} can be read by every user; make it the node's alone: chmod 600"
 
 
 def _find_unknown_hosts(settings: Settings) -> Iterator[Finding]:
     for number, peer in enumerate(settings.peers):
+        if peer.is_network:
+            continue
         try:
             socket.getaddrinfo(peer.host, peer.port)
         except OSError as error:

@@ -16,14 +16,14 @@ from pydantic import ValidationError
 from dicomnode.cli.output import write_json, write_rows
 from dicomnode.errors import UsageError
 from dicomnode.running import ask_to_reload
-from dicomnode.send.scu import Caller, send_echo
+from dicomnode.send.scu import make_caller, send_echo
 from dicomnode.settings import PeerSettings, Settings
 from dicomnode.settings_edit import add_peer as add_to_text
 from dicomnode.settings_edit import remove_peer as remove_from_text
 from dicomnode.settings_edit import replace_configuration
 from dicomnode.settings_file import load_settings, read_configuration
 
-COLUMNS = ("name", "ae_title", "host", "port", "may", "is_destination")
+COLUMNS = ("name", "ae_title", "host", "port", "tls", "may", "is_destination")
 
 
 def list_peers(arguments: argparse.Namespace) -> int:
@@ -57,8 +57,10 @@ def echo_peer(arguments: argparse.Namespace) -> int:
     """Ask a peer whether it answers; an error says why it does not."""
     settings = load_settings(arguments.config)
     peer = _find_peer(settings, arguments.name, arguments.config)
+    if peer.is_network:
+        raise UsageError(f"peer {peer.name} is at {peer.host}, a network: it may call us, and cannot be called")
     started = time.monotonic()
-    send_echo(peer, Caller(settings.node.ae_title, settings.send.timeout_s))
+    send_echo(peer, make_caller(settings))
     if arguments.json:
         write_json({"name": peer.name, "answered_in_s": round(time.monotonic() - started, 3)})
     else:

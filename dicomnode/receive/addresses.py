@@ -1,4 +1,4 @@
-"""Finds which IP addresses the configured peers stand for.
+"""Finds which IP addresses the configured peers stand for; a network stands for itself.
 
 Flow: receive.scp > [addresses] > receive.policy
 Never: a look-up while a caller waits; names are resolved when the settings are read.
@@ -22,6 +22,8 @@ def resolve_peers(peers: Iterable[PeerSettings]) -> Addresses:
 
 
 def _resolve(peer: PeerSettings) -> frozenset[str]:
+    if peer.is_network:
+        return frozenset({peer.host})
     try:
         found = socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:

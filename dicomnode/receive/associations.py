@@ -7,6 +7,7 @@ Never: a wait for a name server or for another association; an answer of Success
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
+from dicomnode.certificates import PeerCertificate, read_peer_certificate
 from dicomnode.database.index import close_association
 from dicomnode.errors import DatabaseUnavailableError, DicomnodeError, NotAuthorisedError
 from dicomnode.logs import get_logger
@@ -76,7 +78,12 @@ class Associations:
         """Admit or reject (`EVT_REQUESTED`). Who is not in `_senders` stores nothing, so that a fault here is safe."""
         association = event.assoc
         request = cast(A_ASSOCIATE, association.requestor.primitive)
-        caller = Caller(request.called_ae_title, request.calling_ae_title, association.requestor.address)
+        caller = Caller(
+            request.called_ae_title,
+            request.calling_ae_title,
+            association.requestor.address,
+            _find_certificate(association),
+        )
         rules = self.rules
         verdict = admit(rules.settings, rules.addresses, caller)
         if isinstance(verdict, Refusal):
@@ -192,6 +199,13 @@ class Associations:
                 return False
             time.sleep(POLL_S)
         return True
+
+
+def _find_certificate(association: Association) -> PeerCertificate | None:
+    """Return what the caller showed in its TLS handshake; None without one, or without TLS."""
+    wrapper = association.dul.socket
+    connection = None if wrapper is None else wrapper.socket
+    return read_peer_certificate(connection) if isinstance(connection, ssl.SSLSocket) else None
 
 
 def _reject(association: Association, result: int, source: int, reason: int) -> None:

@@ -10,10 +10,12 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dicomnode.settings import PeerSettings, Settings, check_ae_title
+from dicomnode.certificates import PeerCertificate
+from dicomnode.settings import PeerSettings, Settings, check_ae_title, check_subject
 from dicomnode.status import RejectReason
 
-Addresses = Mapping[str, frozenset[str]]  # by the name of the peer: the IP addresses its host stands for
+# By the name of the peer: the IP addresses its host stands for, or the network it calls from.
+Addresses = Mapping[str, frozenset[str]]
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Caller:
     called_ae: str
     calling_ae: str
     address: str
+    certificate: PeerCertificate | None = None  # None without TLS too
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def admit(settings: Settings, addresses: Addresses, caller: Caller) -> Admission
     Parameters
     ----------
     addresses : mapping
-        The IP addresses of each peer's host, by the peer's name, written as `normalise_address` writes them.
+        The IP addresses or the network of each peer's host, by the peer's name.
     """
     called, calling = caller.called_ae.strip(" \0"), caller.calling_ae.strip(" \0")
     if settings.receive.check_called_ae_title and called != settings.node.ae_title:
@@ -65,7 +68,7 @@ def admit(settings: Settings, addresses: Addresses, caller: Caller) -> Admission
         return Refusal(RejectReason.CALLING_AE_TITLE_NOT_RECOGNISED, "calling AE title", message)
     if settings.receive.accept == "any":
         return Admission(calling, "", may_store=True)
-    return _admit_configured(settings.peers, addresses, calling, normalise_address(caller.address))
+    return _admit_configured(settings.peers, addresses, calling, caller)
 
 
 def normalise_address(address: str) -> str:
@@ -79,8 +82,9 @@ def normalise_address(address: str) -> str:
 
 
 def _admit_configured(
-    peers: tuple[PeerSettings, ...], addresses: Addresses, calling: str, address: str
+    peers: tuple[PeerSettings, ...], addresses: Addresses, calling: str, caller: Caller
 ) -> Admission | Refusal:
+    address = normalise_address(caller.address)
     namesakes = [peer for peer in peers if peer.ae_title == calling]
     if not namesakes:
         return Refusal(
@@ -88,7 +92,7 @@ def _admit_configured(
             "configured peers",
             f"{calling!a} called us from {address}, but no configured peer has this AE title",
         )
-    here = [peer for peer in namesakes if address in addresses.get(peer.name, frozenset())]
+    here = [peer for peer in namesakes if _is_within(address, addresses.get(peer.name, frozenset()))]
     if not here:
         known = ", ".join(_where(peer, addresses) for peer in namesakes)
         return Refusal(
@@ -96,8 +100,42 @@ def _admit_configured(
             "address of the peer",
             f"{calling!a} called us from {address}, but is configured at {known}",
         )
-    may_store = [peer for peer in here if "store" in peer.may]
-    return Admission(calling, (may_store or here)[0].name, may_store=bool(may_store))
+    proven = [peer for peer in here if _is_proven(peer, caller.certificate)]
+    if not proven:
+        shown = "without a certificate" if caller.certificate is None else f"with the certificate {caller.certificate}"
+        needed = ", ".join(f"{_show_certificate(peer)} (peer {peer.name})" for peer in here)
+        return Refusal(
+            RejectReason.CALLING_AE_TITLE_NOT_RECOGNISED,
+            "certificate of the peer",
+            f"{calling!a} called us from {address} {shown}, but is configured with {needed}",
+        )
+    may_store = [peer for peer in proven if "store" in peer.may]
+    return Admission(calling, (may_store or proven)[0].name, may_store=bool(may_store))
+
+
+def _is_within(address: str, places: frozenset[str]) -> bool:
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(found in ipaddress.ip_network(place) for place in places)
+
+
+def _is_proven(peer: PeerSettings, shown: PeerCertificate | None) -> bool:
+    """Tell whether a caller showed the certificate that its peer is configured with, if any is."""
+    if not (peer.certificate_sha256 or peer.certificate_subject):
+        return True
+    if shown is None:
+        return False
+    return peer.certificate_sha256 in ("", shown.sha256) and peer.certificate_subject in (
+        "",
+        check_subject(shown.subject),
+    )
+
+
+def _show_certificate(peer: PeerSettings) -> str:
+    parts = {"certificate_sha256": peer.certificate_sha256, "certificate_subject": peer.certificate_subject}
+    return " and ".join(f"{name} {value!a}" for name, value in parts.items() if value)
 
 
 def _where(peer: PeerSettings, addresses: Addresses) -> str:

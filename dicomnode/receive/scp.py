@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable
 from socketserver import BaseServer
+from typing import TypeVar
 
 from pynetdicom import AE, _config, evt
 from pynetdicom.transport import ThreadedAssociationServer
@@ -22,9 +23,11 @@ from dicomnode.logs import get_logger
 from dicomnode.receive.addresses import resolve_peers
 from dicomnode.receive.associations import Associations, Rules
 from dicomnode.receive.contexts import make_contexts
+from dicomnode.receive.handshake import Handshake
 from dicomnode.receive.ingest import Intake
 from dicomnode.receive.spool import Spool, open_spool
 from dicomnode.settings import Settings
+from dicomnode.tls import make_server_context
 
 log = get_logger()
 
@@ -36,6 +39,13 @@ class _Server(ThreadedAssociationServer):
     request_queue_size = 128  # a burst of scanners must not meet a full backlog
 
 
+class _TlsServer(Handshake, _Server):
+    daemon_threads = True  # those that shake hands: no association yet
+
+
+_Kind = TypeVar("_Kind", bound=_Server)
+
+
 class StorageScp:
     """The node's Storage SCP: `start` opens the port, `stop` closes it; each is called once."""
 
@@ -45,6 +55,8 @@ class StorageScp:
         self._store = store
         self._clock = clock
         self._running: tuple[_Server, Associations, Spool] | None = None
+        self._tls_server: _TlsServer | None = None
+        self._threads: list[threading.Thread] = []
 
     @property
     def port(self) -> int:
@@ -52,13 +64,17 @@ class StorageScp:
         server, _, _ = self._parts()
         return int(server.server_address[1])
 
+    def is_served(self) -> bool:
+        """Say whether every port that was opened is served."""
+        return self._running is not None and all(thread.is_alive() for thread in self._threads)
+
     def start(self, port: int | None = None) -> None:
         """Recover what a crash left, then open the port: the settings' own unless one is given (0: any free one).
 
         Raises
         ------
         ConfigurationError
-            If the address or the port cannot be opened.
+            If the address or a port cannot be opened, or a file of [tls] cannot be used.
         StorageFailedError, DatabaseUnavailableError
             If the storage root cannot be written or the database does not answer; the port stays closed.
         """
@@ -67,17 +83,26 @@ class StorageScp:
         spool = open_spool(self._store, self._database, self._clock())
         associations = Associations(rules, Intake(spool, self._database), self._clock)
         try:
-            server = _open_port(settings, settings.node.port if port is None else port, associations)
+            node_port = settings.node.port if port is None else port
+            server = _open_port(_Server, settings, ("node.port", node_port), associations)
+            self._tls_server = _open_tls_port(settings, associations, server)
         except BaseException:
             spool.close(self._database, self._clock())
             raise
         self._running = (server, associations, spool)
-        threading.Thread(target=server.serve_forever, name="storage-scp", daemon=True).start()
-        log.info("receive.listening", ae_title=settings.node.ae_title, bind=settings.node.bind, port=self.port)
+        for one in [server] if self._tls_server is None else [server, self._tls_server]:
+            self._threads.append(threading.Thread(target=one.serve_forever, name="storage-scp", daemon=True))
+            self._threads[-1].start()
+        where = {"bind": settings.node.bind, "port": self.port, "tls_port": self._tls_place()}
+        log.info("receive.listening", ae_title=settings.node.ae_title, **where)
 
     def reload(self, settings: Settings) -> None:
         """Judge requests from now on by other settings; associations that run go on, and the port stays the same."""
         _, associations, _ = self._parts()
+        if self._tls_server is not None and settings.tls.certificate:
+            self._tls_server.context = make_server_context(settings.tls)
+        if self._tls_place() != (settings.tls.port if settings.tls.certificate else None):
+            log.warning("node.restart_needed", sections=["tls"])  # which port is open does not change
         associations.rules = Rules(settings, resolve_peers(settings.peers))
         log.info("receive.reloaded", peers=len(settings.peers))
 
@@ -86,6 +111,10 @@ class StorageScp:
         server, associations, spool = self._parts()
         associations.refuse_all()
         _close_port(server)
+        if self._tls_server is not None:
+            _close_port(self._tls_server)
+            self._tls_server.shut_unfinished()
+        self._tls_server, self._threads = None, []
         self._running = None
         try:
             if associations.finish(deadline_s):
@@ -94,13 +123,30 @@ class StorageScp:
             log.warning("receive.unsettled", why=str(error))  # as after a crash: the next start puts it in order
         log.info("receive.stopped")
 
+    def _tls_place(self) -> int | None:
+        return None if self._tls_server is None else int(self._tls_server.server_address[1])
+
     def _parts(self) -> tuple[_Server, Associations, Spool]:
         if self._running is None:
             raise StateError("the storage SCP does not run; it must be started first")
         return self._running
 
 
-def _open_port(settings: Settings, port: int, associations: Associations) -> _Server:
+def _open_tls_port(settings: Settings, associations: Associations, server: _Server) -> _TlsServer | None:
+    """Open the port for TLS beside that of `server`; without a certificate there is none."""
+    if not settings.tls.certificate:
+        return None
+    try:
+        context = make_server_context(settings.tls)
+        opened = _open_port(_TlsServer, settings, ("tls.port", settings.tls.port), associations)
+    except BaseException:
+        server.server_close()
+        raise
+    opened.context, opened.idle_s = context, settings.limits.idle_s
+    return opened
+
+
+def _open_port(kind: type[_Kind], settings: Settings, place: tuple[str, int], associations: Associations) -> _Kind:
     # The library's own logs of messages and identifiers may carry patient data.
     _config.LOG_HANDLER_LEVEL = "none"
     _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
@@ -116,12 +162,13 @@ def _open_port(settings: Settings, port: int, associations: Associations) -> _Se
         (evt.EVT_REQUESTED, associations.handle_request),
         (evt.EVT_C_STORE, associations.handle_store),
     ]
+    key, port = place
     try:
         address = socket.getaddrinfo(settings.node.bind, port, type=socket.SOCK_STREAM)[0][4]
-        return _Server(entity, (str(address[0]), port), settings.node.ae_title, make_contexts(), evt_handlers=handlers)
+        return kind(entity, (str(address[0]), port), settings.node.ae_title, make_contexts(), evt_handlers=handlers)
     except OSError as error:
         raise ConfigurationError(
-            f"node.bind {settings.node.bind}, node.port {port}: {error.strerror}; a free port of this machine is needed"
+            f"node.bind {settings.node.bind}, {key} {port}: {error.strerror}; a free port of this machine is needed"
         ) from error
 
 

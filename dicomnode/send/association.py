@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
@@ -21,7 +21,8 @@ from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from dicomnode.errors import PeerBusyError, PeerRejectedError, PeerUnreachableError
 from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicomnode.settings import PeerSettings
+from dicomnode.settings import PeerSettings, Settings
+from dicomnode.tls import make_client_context
 
 CONTEXTS_AT_MOST = 128  # PS3.8 9.3.2.2: odd identifiers from 1 to 255
 REJECTED_TRANSIENT = 2  # PS3.8 9.3.4, table 9-21, Result
@@ -35,6 +36,20 @@ class Caller:
 
     ae_title: str
     timeout_s: float
+    tls: ssl.SSLContext | None = None  # for the peers that are called by TLS
+
+
+def make_caller(settings: Settings) -> Caller:
+    """Return how this node calls its peers.
+
+    Raises
+    ------
+    ConfigurationError
+        If a peer is called by TLS, and a file of [tls] cannot be used.
+    """
+    is_needed = any(peer.tls for peer in settings.peers)
+    context = make_client_context(settings.tls) if is_needed else None
+    return Caller(settings.node.ae_title, settings.send.timeout_s, context)
 
 
 @contextmanager
@@ -44,7 +59,8 @@ def open_association(peer: PeerSettings, caller: Caller, contexts: Iterable[Cont
     Raises
     ------
     PeerUnreachableError
-        If no connection can be made, or the peer aborts or does not answer in time.
+        If no connection can be made, or the peer aborts or does not answer in time; or if it is called by TLS and
+        one side does not accept the other's certificate: that ends when a person puts a new one in place.
     PeerBusyError
         If the peer rejects the association for now.
     PeerRejectedError
@@ -53,13 +69,15 @@ def open_association(peer: PeerSettings, caller: Caller, contexts: Iterable[Cont
     offered = sorted(set(contexts))
     if len(offered) > CONTEXTS_AT_MOST:
         raise ValueError(f"{len(offered)} presentation contexts, an association holds {CONTEXTS_AT_MOST}")
+    if peer.tls and caller.tls is None:
+        raise ValueError(f"{peer.name} is called by TLS, and the caller has no context for it")
     # The file's bytes go out as they are; pynetdicom would decode and encode them again.
     _config.STORE_SEND_CHUNKED_DATASET = True
-    entity, gate = _make_entity(caller), _Gate()
+    entity, gate = _make_entity(peer, caller), _Gate()
     rejections: list[A_ASSOCIATE_RJ] = []
     try:
         association = _associate(entity, peer, offered, (gate, rejections))
-        _check_established(association, peer, rejections)
+        _check_established(association, peer, rejections, entity.tls_failure)
         yield from _held(association)
     finally:
         gate.open()
@@ -67,21 +85,63 @@ def open_association(peer: PeerSettings, caller: Caller, contexts: Iterable[Cont
 
 
 class _Entity(AE):
-    """An AE that closes its socket: pynetdicom leaves one open that could not be connected."""
+    """An AE that closes its socket: pynetdicom leaves one open that could not be connected.
+
+    `tls`, for a peer that is called by TLS, is a context and the name its certificate must hold.
+    """
 
     opened: socket.socket | None = None
+    tls: tuple[ssl.SSLContext, str] | None = None
 
     def _create_socket(
         self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None
     ) -> AssociationSocket:
         wrapped = super()._create_socket(assoc, address, tls_args)
+        if self.tls is not None:
+            context, host = self.tls
+            wrapped.socket = _TlsSocket.wrap(cast(socket.socket, wrapped.socket), context, host)
         self.opened = wrapped.socket
         return wrapped
+
+    @property
+    def tls_failure(self) -> ssl.SSLError | None:
+        """Why TLS did not come about or ended, where it did not."""
+        return self.opened.failure if isinstance(self.opened, _TlsSocket) else None
 
     def close_socket(self) -> None:
         """Close it, whatever became of the association."""
         if self.opened is not None:
             self.opened.close()
+
+
+class _TlsSocket(ssl.SSLSocket):
+    """A connection by TLS that remembers why it failed: pynetdicom does not pass that on."""
+
+    failure: ssl.SSLError | None = None
+
+    @classmethod
+    def wrap(cls, connection: socket.socket, context: ssl.SSLContext, host: str) -> ssl.SSLSocket:
+        """Put TLS over a socket that is not connected yet; `connect` shakes hands."""
+        context.sslsocket_class = cls
+        return context.wrap_socket(connection, server_hostname=host)
+
+    def connect(self, address: Any) -> None:
+        """Connect and shake hands."""
+        with self._remembering():
+            super().connect(address)
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        """Receive; with TLS 1.3 this is where a peer that refuses our certificate is heard first."""
+        with self._remembering():
+            return super().recv(buflen, flags)
+
+    @contextmanager
+    def _remembering(self) -> Iterator[None]:
+        try:
+            yield
+        except ssl.SSLError as error:
+            self.failure = error
+            raise
 
 
 class _Gate(threading.Event):
@@ -110,8 +170,10 @@ def _held(association: Association) -> Iterator[Association]:
         association.release()
 
 
-def _make_entity(caller: Caller) -> _Entity:
+def _make_entity(peer: PeerSettings, caller: Caller) -> _Entity:
     entity = _Entity(ae_title=caller.ae_title)
+    if peer.tls and caller.tls is not None:
+        entity.tls = (caller.tls, peer.host)
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.connection_timeout = caller.timeout_s
@@ -130,7 +192,7 @@ def _associate(
             contexts=[build_context(sop_class, syntax) for sop_class, syntax in offered],
             ae_title=peer.ae_title,
             evt_handlers=[
-                (evt.EVT_CONN_OPEN, _send_small_packets_at_once),
+                (evt.EVT_CONN_OPEN, _prepare_connection),
                 (evt.EVT_DATA_SENT, _acknowledge_at_once),
                 (evt.EVT_ESTABLISHED, _close_gate, [gate]),
                 (evt.EVT_PDU_RECV, _note_rejection, [rejections]),
@@ -140,7 +202,12 @@ def _associate(
         raise PeerUnreachableError(f"{peer.name}: {peer.host}: {error.strerror}") from error
 
 
-def _check_established(association: Association, peer: PeerSettings, rejections: Iterable[A_ASSOCIATE_RJ]) -> None:
+def _check_established(
+    association: Association,
+    peer: PeerSettings,
+    rejections: Iterable[A_ASSOCIATE_RJ],
+    tls_failure: ssl.SSLError | None,
+) -> None:
     """Turn every way in which an association does not come about into one of our errors.
 
     `association.is_rejected` is not asked: it stays False where the peer rejects and hangs up so fast that pynetdicom
@@ -156,7 +223,17 @@ def _check_established(association: Association, peer: PeerSettings, rejections:
         raise PeerRejectedError(words)
     if association.rejected_contexts and not association.accepted_contexts:
         raise PeerRejectedError(f"{where} takes none of {len(association.rejected_contexts)} presentation contexts")
+    if tls_failure is not None:
+        raise PeerUnreachableError(f"{where}: {_explain(tls_failure)}") from tls_failure
     raise PeerUnreachableError(f"{where}: no association; nobody listens there, or the peer broke it off")
+
+
+def _explain(failure: ssl.SSLError) -> str:
+    if isinstance(failure, ssl.SSLCertVerificationError):
+        found = failure.verify_message.rstrip(".")
+        return f"its certificate is not accepted: {found}; it must be signed by a CA of tls.ca and name the peer's host"
+    reason = (failure.reason or str(failure)).replace("_", " ").lower()
+    return f"no TLS: {reason}; does it speak TLS at this port, and does it trust the CA of tls.certificate?"
 
 
 def _note_rejection(event: Any, rejections: list[A_ASSOCIATE_RJ]) -> None:
@@ -165,9 +242,15 @@ def _note_rejection(event: Any, rejections: list[A_ASSOCIATE_RJ]) -> None:
         rejections.append(event.pdu)
 
 
-def _send_small_packets_at_once(event: Any) -> None:
-    """Turn Nagle's algorithm off on our side: a command would wait for the acknowledgement of the one before."""
-    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def _prepare_connection(event: Any) -> None:
+    """Turn Nagle's algorithm off on our side: a command would wait for the acknowledgement of the one before.
+
+    And bound each read: one by TLS begins with a record that carries no data (a ticket), and would wait for the next.
+    """
+    connection = event.assoc.dul.socket.socket
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if isinstance(connection, ssl.SSLSocket):
+        connection.settimeout(event.assoc.acse_timeout)
 
 
 def _close_gate(event: Any, gate: _Gate) -> None:

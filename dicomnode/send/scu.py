@@ -14,11 +14,11 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
 
 from dicomnode.errors import PeerBusyError, PeerRejectedError, PeerUnreachableError, StorageFailedError
-from dicomnode.send.association import Caller, ContextKey, open_association
+from dicomnode.send.association import Caller, ContextKey, make_caller, open_association
 from dicomnode.send.statuses import classify_status
 from dicomnode.settings import PeerSettings
 
-__all__ = ["Caller", "Instance", "open_association", "send_echo", "send_instance"]
+__all__ = ["Caller", "Instance", "make_caller", "open_association", "send_echo", "send_instance"]
 
 WORDS_AT_MOST = 64  # PS3.7 C: Error Comment is LO
 

@@ -40,7 +40,7 @@ from dicomnode.errors import (
 )
 from dicomnode.logs import get_logger
 from dicomnode.send.retry import draw_wait_s
-from dicomnode.send.scu import Caller, Instance, open_association, send_instance
+from dicomnode.send.scu import Caller, Instance, make_caller, open_association, send_instance
 from dicomnode.settings import PeerSettings, Settings
 
 log = get_logger()
@@ -67,7 +67,7 @@ class SendService:
     """The senders of this node; `step` is called by a clock and returns at once."""
 
     def __init__(self, settings: Settings, database: Database, clock: Clock, generator: Generator) -> None:
-        self._settings = settings
+        self._in_force = (settings, make_caller(settings))  # replaced as a whole
         self._database = database
         self._clock = clock
         self._generator = generator
@@ -76,13 +76,13 @@ class SendService:
 
     def reload(self, settings: Settings) -> None:
         """Use other settings from the next batch on; one that was down may have moved: it is tried at once."""
-        self._settings = settings
+        self._in_force = (settings, make_caller(settings))
         for lane in self._lanes.values():
             lane.failures, lane.not_before = 0, 0.0
 
     def step(self) -> None:
         """Set every destination going that is idle and may be tried."""
-        for destination in self._settings.destinations:
+        for destination in self._in_force[0].destinations:
             lane = self._lanes.get(destination.peer) or self._open_lane(destination.peer)
             is_idle = lane.running is None or lane.running.done()
             if is_idle and not self._stopping.is_set() and self._clock() >= lane.not_before:
@@ -108,12 +108,13 @@ class SendService:
         """Send batch after batch until nothing is due, or the destination fails."""
         try:
             while not self._stopping.is_set() and self._clock() >= lane.not_before:
-                settings = self._settings
+                settings, caller = self._in_force
                 lease_s = 2 * settings.send.timeout_s + LEASE_MARGIN_S
                 rows = claim_outbox(self._database, name, self._clock(), lease_s, BATCH)
                 if not rows:
                     return
-                _Batch(self._database, self._clock, settings, lane, self._stopping).send(settings.peer(name), rows)
+                batch = _Batch(self._database, self._clock, settings, caller, lane, self._stopping)
+                batch.send(settings.peer(name), rows)
         except DicomnodeError as error:  # the database: the leases run out, and a later step tries again
             log.warning("send.interrupted", destination=name, reason=str(error))
 
@@ -125,6 +126,7 @@ class _Batch:
     database: Database
     clock: Clock
     settings: Settings
+    caller: Caller
     lane: _Lane
     stopping: threading.Event
 
@@ -133,11 +135,10 @@ class _Batch:
         left = deque(rows)
         instances = {row.id: _instance(row, self.settings.node.storage_root) for row in rows}
         contexts = {instance.context for instance in instances.values()}
-        caller = Caller(self.settings.node.ae_title, self.settings.send.timeout_s)
         with ExitStack() as stack:
             stack.callback(release_rows, self.database, left)
             try:
-                association = stack.enter_context(open_association(peer, caller, contexts))
+                association = stack.enter_context(open_association(peer, self.caller, contexts))
             except (PeerUnreachableError, PeerBusyError, PeerRejectedError) as error:
                 self._fail_association(peer, left, error)
                 return

@@ -19,6 +19,7 @@ from dicomnode.settings_file import check_configuration, load_settings
 from dicomnode.shipped import EXAMPLE, find_shipped
 
 PEER = '[[peers]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 104\nmay = ["store"]\n'
+TLS = '[tls]\ncertificate = "a.pem"\nkey = "a.key"\n'
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +93,29 @@ def test_every_key_of_the_example_has_a_comment() -> None:
         ('[[destinations]]\npeer = "pacs"\n', "n.toml:2: destinations[0].peer: no peer is named 'pacs'; peers: none"),
         (PEER + '[[destinations]]\npeer = "pacs"\n', "n.toml:8: destinations[0].peer: peer 'pacs' may not receive"),
         ('[node]\nbind = "0.0.0.0"\n[receive]\naccept = "any"\n', "n.toml:4: receive.accept: 'any' is for a loopback"),
+        (
+            PEER.replace("127.0.0.1", "10.1.2.1/24"),
+            "n.toml:4: peers[0].host: a network is written as 10.1.2.0/24, this is",
+        ),
+        (PEER.replace("127.0.0.1", "pacs/a"), "n.toml:4: peers[0].host: a network is written as 10.1.2.0/24, this is"),
+        (
+            PEER.replace("127.0.0.1", "10.1.2.0/24") + "tls = true\n",
+            "n.toml:4: peers[0].host: 10.1.2.0/24 is a network, which may call us but cannot be called; name one host",
+        ),
+        (
+            PEER.replace("127.0.0.1", "10.1.2.0/24").replace("store", "receive"),
+            "n.toml:4: peers[0].host: 10.1.2.0/24 is a network",
+        ),
+        (PEER + 'certificate_sha256 = "ab:cd"\n', "n.toml:7: peers[0].certificate_sha256: a SHA-256 fingerprint is 64"),
+        (PEER + 'certificate_subject = "pacs"\n', "n.toml:7: peers[0].certificate_subject: a subject is written as"),
+        (
+            PEER + 'certificate_subject = "CN = pacs"\n',
+            "n.toml:7: peers[0].certificate_subject: this peer may call by TLS only, which needs tls.certificate",
+        ),
+        ('[tls]\ncertificate = "a.pem"\n', "n.toml:2: tls.certificate: needs tls.key too; name its PEM file"),
+        ('[tls]\nkey = "a.key"\n', "n.toml:2: tls.key: needs tls.certificate too; name its PEM file"),
+        (TLS, "n.toml:2: tls.certificate: callers must show a certificate, but tls.ca is empty; name the PEM file"),
+        (TLS + 'ca = "ca.pem"\nport = 11112\n', "n.toml:5: tls.port: 11112 is node.port already; TLS needs a port"),
         ("[node]\nport = \n", "n.toml:2: not TOML: Invalid value (at line 2, column 8)"),
         ("[node]\nport = 1\nport = 2\n", "n.toml:3: not TOML: Cannot overwrite a value"),
     ],

@@ -21,6 +21,7 @@ from dicomnode.database.migrate import migrate
 from dicomnode.database.outbox import OutboxRow, add_outbox_rows, fetch_outbox
 from dicomnode.send.service import SendService
 from dicomnode.settings import DestinationSettings, NodeSettings, PeerSettings, SendSettings, Settings
+from tests.certificates import Authority
 from tests.dicomnode.series_files import SeriesSpec, write_series
 from tests.peers_programs import LOOPBACK, Orthanc, StoreScp, data_set_bytes, free_port
 from tests.rows import add_waiting_job
@@ -394,4 +395,30 @@ def test_a_destination_that_moved_is_tried_at_once_after_a_reload(
         clock.now += 10.0  # the rows' own wait; the destination's is forgotten
         _step_until_idle(service)
 
+    assert _are_all(database, "pacs", "sent")
+
+
+def test_a_destination_by_tls_gets_everything_once_its_certificate_is_renewed(
+    tmp_path: Path, database: Database, clock: Clock
+) -> None:
+    authority = Authority(tmp_path / "ca")
+    settings = _settings(tmp_path, {"pacs": free_port()})
+    peer = settings.peers[0].model_copy(update={"tls": True})
+    by_tls = {"peers": (peer,), "tls": authority.settings(authority.sign("/CN=node"))}
+    service = SendService(settings.model_copy(update=by_tls), database, clock, np.random.default_rng(0))
+    paths = _owe(database, tmp_path, ["pacs"])
+    try:
+        with StoreScp(
+            tmp_path, "PACS", peer.port, authority.dcmtk_options(authority.sign("/CN=pacs", days=-1))
+        ) as pacs:
+            _step_until_idle(service)
+            assert _are_all(database, "pacs", "retry")
+            assert "its certificate is not accepted: certificate has expired" in _rows(database, "pacs")[0].reason
+            assert pacs.files() == []
+        clock.now += 1000.0
+        with StoreScp(tmp_path, "PACS", peer.port, authority.dcmtk_options(authority.sign("/CN=pacs"))) as pacs:
+            _step_until_idle(service)
+            wait_until(lambda: len(pacs.files()) == len(paths), DELIVERY_TIMEOUT_S, "all is delivered")
+    finally:
+        service.stop(5.0)
     assert _are_all(database, "pacs", "sent")

@@ -17,6 +17,7 @@ import pydicom
 import tomlkit
 
 from tests.builders import NodeProcess, make_patient, run_command
+from tests.certificates import Authority
 from tests.conftest import REPOSITORY
 from tests.peers_programs import LOOPBACK, StoreScp, free_port, send_with_dcmtk
 from tests.waiting import wait_until
@@ -48,7 +49,9 @@ class Administrator:
 
     def __init__(self, folder: Path, pacs_port: int) -> None:
         self.config = folder / "dicomnode.toml"
-        self.port = free_port()
+        self.port, self.tls_port = free_port(), free_port()
+        self.authority = Authority(folder / "ca")
+        identity = self.authority.sign("/O=Hospital/CN=fusion.example.org")
         self.storage_root = folder / "storage"
         self.storage_root.mkdir()
         self.here: Mapping[str, str] = {
@@ -59,6 +62,10 @@ class Administrator:
             "10.1.2.30": LOOPBACK,
             "--port 104": f"--port {pacs_port}",
             "port = 11112": f"port = {self.port}",
+            "port = 2762": f"port = {self.tls_port}",
+            "/etc/dicomnode/tls/fusion.pem": str(identity.certificate),
+            "/etc/dicomnode/tls/fusion.key": str(identity.key),
+            "/etc/dicomnode/tls/hospital-ca.pem": str(self.authority.certificate),
         }
         self.printed: dict[str, str] = {}  # what each command of README printed, without its flags
 
@@ -87,15 +94,20 @@ class Administrator:
         self.config.write_text(tomlkit.dumps(document), encoding="utf-8")
 
 
-def push_a_pair_that_needs_a_person(folder: Path, port: int) -> int:
-    """Push an MR and a PET whose headers disagree in the patient's sex, as a scanner does; return the MR's slices."""
+def push_a_pair_that_needs_a_person(folder: Path, admin: Administrator) -> int:
+    """Push an MR, and by TLS a PET whose header says another sex, as a scanner does; return the slices."""
     patient = make_patient(folder / "patient", seed=1)
     for path in patient.pet_files:
         data_set = pydicom.dcmread(path)
         data_set.PatientSex = {"F": "M", "M": "F"}[data_set.PatientSex]
         data_set.save_as(path)
-    sent = send_with_dcmtk(patient.files, port, called="FUSION", calling="PETCT1")
-    assert sent.all_stored, sent.output[-2000:]
+    scanner = admin.authority.sign("/O=Hospital/CN=petct1.example.org")
+    for files, port, options in (
+        (patient.mr_files, admin.port, []),
+        (patient.pet_files, admin.tls_port, admin.authority.dcmtk_options(scanner)),
+    ):
+        sent = send_with_dcmtk(files, port, called="FUSION", calling="PETCT1", options=["-R", *options])
+        assert sent.all_stored, sent.output[-2000:]
     return len(patient.mr_files)
 
 
@@ -109,7 +121,7 @@ def test_readme_leads_an_administrator_from_nothing_to_delivered_results(tmp_pat
         node = NodeProcess(admin.config, admin.port)
         node.environment |= SHORT_SILENCES
         with node:
-            slices = push_a_pair_that_needs_a_person(tmp_path, admin.port)
+            slices = push_a_pair_that_needs_a_person(tmp_path, admin)
             wait_until(lambda: node.list_rows("pairs"), DELIVERY_S, "a pair")
             number = node.list_rows("pairs")[0]["id"]
             for _, text in steps[start + 1 :]:

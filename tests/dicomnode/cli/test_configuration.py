@@ -6,6 +6,7 @@ Never: a port other than one the test holds itself.
 
 from __future__ import annotations
 
+import json
 import socket
 import tomllib
 from pathlib import Path
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from dicomnode.running import announce_node
-from dicomnode.settings import Settings
+from dicomnode.settings import Settings, TlsSettings
 from dicomnode.shipped import EXAMPLE, find_shipped
+from tests.certificates import Authority
 from tests.dicomnode.cli.conftest import Run
 
 
@@ -96,6 +98,69 @@ def test_check_names_a_storage_root_that_cannot_be_written(
     assert ran.code == 2
     assert ran.err.startswith(f"{config}:2: node.storage_root: ")
     assert message in ran.err
+
+
+def write_with_tls(config: Path, tls: TlsSettings) -> None:
+    rows = [f"{key} = {json.dumps(value)}" for key, value in tls.model_dump(mode="json").items()]
+    node = ["[node]", f'storage_root = "{config.parent}"', f"port = {free_port()}"]
+    write(config, "[tls]", *rows, *node, "[limits]", "disk_reserve_bytes = 0")
+
+
+def test_check_names_certificates_that_cannot_be_used(run: Run, tmp_path: Path, config: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    mine, other = authority.sign("/CN=node"), authority.sign("/CN=other")
+    mine.key.chmod(0o600)
+    good = authority.settings(mine, free_port())
+    write_with_tls(config, good)
+    assert run("config", "check", "--config", config).out == f"{config}: nothing wrong\n"
+    write_with_tls(config, good.model_copy(update={"key": str(other.key), "ca": "/none.pem"}))
+    ran = run("config", "check", "--config", config)
+    assert ran.code == 2
+    text = f"{config}:4: tls.ca: /none.pem: No such file or directory; name a PEM file that the node's user may read\n"
+    assert ran.err == text
+    write_with_tls(config, good.model_copy(update={"key": str(other.key)}))
+    ran = run("config", "check", "--config", config)
+    assert ran.err == (
+        f"{config}:3: tls.key: {other.key}: does not fit {mine.certificate}; "
+        "name the key that certificate was made for\n"
+    )
+
+
+def test_check_names_certificates_that_run_out(run: Run, tmp_path: Path, config: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    expired, soon = authority.sign("/CN=node", days=-1), authority.sign("/CN=node", days=29)
+    write_with_tls(config, authority.settings(expired, free_port()))
+    ran = run("config", "check", "--config", config)
+    assert ran.code == 2
+    assert f"{config}:2: tls.certificate: {expired.certificate}: the certificate expired at " in ran.err
+    soon.key.chmod(0o604)
+    write_with_tls(config, authority.settings(soon, free_port()))
+    ran = run("config", "check", "--config", config)
+    assert ran.code == 0
+    first, second = ran.err.splitlines()
+    assert first.startswith(f"warning: {config}:2: tls.certificate: {soon.certificate}: the certificate expires at ")
+    assert second == (
+        f"warning: {config}:3: tls.key: {soon.key} can be read by every user; make it the node's alone: chmod 600"
+    )
+
+
+def test_check_names_a_tls_port_in_use(run: Run, tmp_path: Path, config: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        write_with_tls(config, authority.settings(authority.sign("/CN=node"), holder.getsockname()[1]))
+        ran = run("config", "check", "--config", config)
+    assert f"{config}:5: tls.port: port {holder_port(config)} of 127.0.0.1 is in use by another program" in ran.err
+
+
+def holder_port(config: Path) -> int:
+    port: int = tomllib.loads(config.read_text(encoding="utf-8"))["tls"]["port"]
+    return port
+
+
+def test_check_looks_up_no_network(run: Run, tmp_path: Path, config: Path) -> None:
+    peer = ["[[peers]]", 'name = "p"', 'ae_title = "P"', 'host = "10.0.0.0/8"', "port = 104"]
+    write(config, "[node]", f'storage_root = "{tmp_path}"', f"port = {free_port()}", *peer)
+    assert "peers[0].host" not in run("config", "check", "--config", config).err
 
 
 def test_check_leaves_no_trace(run: Run, tmp_path: Path, config: Path) -> None:

@@ -49,6 +49,9 @@ def test_a_peer_is_added_listed_and_removed(run: Run, config: Path) -> None:
             "host": "127.0.0.1",
             "port": 104,
             "may": ["store", "receive"],
+            "tls": False,
+            "certificate_sha256": "",
+            "certificate_subject": "",
             "is_destination": True,
         }
     ]
@@ -133,3 +136,27 @@ def test_a_peer_that_is_down_is_named(run: Run, config: Path) -> None:
 def test_an_unknown_peer_is_named(run: Run, config: Path) -> None:
     ran = run("peers", "echo", "x", "--config", config)
     assert (ran.code, ran.err) == (2, f"dicomnode: {config}: no peer is named 'x'; peers: none\n")
+
+
+def test_a_peer_is_added_as_a_network_and_with_its_certificate(run: Run, config: Path) -> None:
+    before = config.read_text(encoding="utf-8")
+    certificates = '[tls]\ncertificate = "a.pem"\nkey = "a.key"\nca = "ca.pem"\n'
+    config.write_text(before + certificates, encoding="utf-8")
+    flags = ("--ae-title", "WARD", "--host", "10.1.2.0/24", "--port", "104", "--certificate-subject", "CN = ward")
+    assert run("peers", "add", "ward", *flags, "--config", config).code == 0
+    assert run("peers", "add", "pacs", *ADD, "--tls", "--config", config).code == 0
+    rows = run("peers", "list", "--config", config, "--json").json
+    assert [(row["name"], row["host"], row["tls"], row["certificate_subject"]) for row in rows] == [
+        ("ward", "10.1.2.0/24", False, "CN=ward"),
+        ("pacs", "127.0.0.1", True, ""),
+    ]
+
+
+def test_a_network_cannot_be_asked(run: Run, config: Path) -> None:
+    assert (
+        run("peers", "add", "ward", "--ae-title", "W", "--host", "10.0.0.0/8", "--port", "1", "--config", config).code
+        == 0
+    )
+    ran = run("peers", "echo", "ward", "--config", config)
+    assert (ran.code, ran.out) == (2, "")
+    assert "peer ward is at 10.0.0.0/8, a network: it may call us, and cannot be called" in ran.err

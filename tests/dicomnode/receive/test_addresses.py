@@ -26,3 +26,7 @@ def test_an_unknown_name_is_a_warning() -> None:
         ("receive.peer_unresolved", "a"),
         ("receive.peer_unresolved", "b"),
     ]
+
+
+def test_a_network_stands_for_itself() -> None:
+    assert resolve_peers([peer("a", "10.1.2.0/24")]) == {"a": {"10.1.2.0/24"}}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from dicomnode.certificates import PeerCertificate
 from dicomnode.receive.policy import Admission, Caller, Refusal, admit, normalise_address
-from dicomnode.settings import NodeSettings, PeerSettings, ReceiveSettings, Settings
+from dicomnode.settings import NodeSettings, PeerSettings, ReceiveSettings, Settings, TlsSettings
 from dicomnode.status import RejectReason
 
 CALLING, CALLED = RejectReason.CALLING_AE_TITLE_NOT_RECOGNISED, RejectReason.CALLED_AE_TITLE_NOT_RECOGNISED
@@ -17,7 +18,20 @@ PEERS = (
     PeerSettings(name="echo", ae_title="TWICE", host="10.1.2.40", port=104),
     PeerSettings(name="both", ae_title="TWICE", host="10.1.2.40", port=105, may=("store",)),
     PeerSettings(name="gone", ae_title="GONE", host="gone.example", port=104, may=("store",)),
+    PeerSettings(name="ward", ae_title="WARD", host="10.3.0.0/16", port=104, may=("store",)),
+    PeerSettings(name="ward6", ae_title="WARD", host="2001:db8:3::/48", port=104),
+    PeerSettings(name="ct-a", ae_title="CT", host="10.1.2.50", port=104, certificate_sha256="AA:" * 31 + "aa"),
+    PeerSettings(
+        name="ct-b",
+        ae_title="CT",
+        host="10.1.2.50",
+        port=104,
+        may=("store",),
+        certificate_sha256="b" * 64,
+        certificate_subject="subject=O = Hospital, CN=ct.example.org",
+    ),
 )
+TLS = TlsSettings(certificate="node.pem", key="node.key", ca="ca.pem")
 ADDRESSES = {
     "mr": frozenset({"10.1.2.8"}),
     "pacs": frozenset({"10.1.2.30", "2001:db8::30"}),
@@ -26,17 +40,25 @@ ADDRESSES = {
     "echo": frozenset({"10.1.2.40"}),
     "both": frozenset({"10.1.2.40"}),
     "gone": frozenset[str](),
+    "ward": frozenset({"10.3.0.0/16"}),
+    "ward6": frozenset({"2001:db8:3::/48"}),
+    "ct-a": frozenset({"10.1.2.50"}),
+    "ct-b": frozenset({"10.1.2.50"}),
 }
 
 
 def settings(receive: ReceiveSettings | None = None) -> Settings:
-    return Settings(node=NodeSettings(ae_title="DICOMNODE"), receive=receive or ReceiveSettings(), peers=PEERS)
+    return Settings(node=NodeSettings(ae_title="DICOMNODE"), receive=receive or ReceiveSettings(), tls=TLS, peers=PEERS)
 
 
 def judge(
-    calling: str, address: str, called: str = "DICOMNODE", receive: ReceiveSettings | None = None
+    calling: str,
+    address: str,
+    called: str = "DICOMNODE",
+    receive: ReceiveSettings | None = None,
+    certificate: PeerCertificate | None = None,
 ) -> Admission | Refusal:
-    return admit(settings(receive), ADDRESSES, Caller(called, calling, address))
+    return admit(settings(receive), ADDRESSES, Caller(called, calling, address, certificate))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +73,9 @@ def judge(
         ("PET", "10.1.2.20", Admission("PET", "pet-a", may_store=False)),
         ("PET", "10.1.2.21", Admission("PET", "pet-b", may_store=True)),
         ("TWICE", "10.1.2.40", Admission("TWICE", "both", may_store=True)),
+        ("WARD", "10.3.255.7", Admission("WARD", "ward", may_store=True)),
+        ("WARD", "::ffff:10.3.255.7", Admission("WARD", "ward", may_store=True)),
+        ("WARD", "2001:db8:3::9", Admission("WARD", "ward6", may_store=False)),
     ],
 )
 def test_configured_peers_are_admitted(calling: str, address: str, admission: Admission) -> None:
@@ -85,6 +110,21 @@ def test_configured_peers_are_admitted(calling: str, address: str, admission: Ad
             "'GONE' called us from 10.1.2.8, but is configured at gone.example = no known address (peer gone)",
         ),
         (
+            "WARD",
+            "10.4.0.1",
+            "address of the peer",
+            "'WARD' called us from 10.4.0.1, but is configured at 10.3.0.0/16 (peer ward), "
+            "2001:db8:3::/48 (peer ward6)",
+        ),
+        (
+            "CT",
+            "10.1.2.50",
+            "certificate of the peer",
+            "'CT' called us from 10.1.2.50 without a certificate, but is configured with certificate_sha256 "
+            f"'{'a' * 64}' (peer ct-a), certificate_sha256 '{'b' * 64}' and certificate_subject "
+            "'O=Hospital,CN=ct.example.org' (peer ct-b)",
+        ),
+        (
             "NOBODY",
             "10.1.2.8",
             "configured peers",
@@ -113,6 +153,33 @@ def test_configured_peers_are_admitted(calling: str, address: str, admission: Ad
 )
 def test_others_are_refused_in_words(calling: str, address: str, rule: str, message: str) -> None:
     assert judge(calling, address) == Refusal(CALLING, rule, message)
+
+
+@pytest.mark.parametrize(
+    ("digit", "subject", "peer"),
+    [
+        ("a", "CN = anything", "ct-a"),
+        ("b", "O = Hospital, CN = ct.example.org", "ct-b"),
+        ("b", "O = Hospital, CN = CT.example.org", None),
+        ("b", "O = Hospital", None),
+        ("b", 'O = "Hospital, CN = ct.example.org"', None),
+        ("c", "O = Hospital, CN = ct.example.org", None),
+    ],
+)
+def test_a_certificate_binds_its_peer(digit: str, subject: str, peer: str | None) -> None:
+    verdict = judge("CT", "10.1.2.50", certificate=PeerCertificate(digit * 64, subject))
+    assert (verdict.peer if isinstance(verdict, Admission) else None) == peer
+
+
+def test_a_hostile_subject_is_escaped() -> None:
+    verdict = judge("CT", "10.1.2.50", certificate=PeerCertificate("c" * 64, "CN = a\nb\x1b[31m\u202e"))
+    assert isinstance(verdict, Refusal)
+    assert f"with the certificate 'CN = a\\nb\\x1b[31m\\u202e' (SHA-256 {'c' * 64}), but" in verdict.message
+
+
+def test_a_certificate_more_than_needed_does_no_harm() -> None:
+    shown = PeerCertificate("c" * 64, "CN = mr")
+    assert judge("MODALITY7", "10.1.2.8", certificate=shown) == Admission("MODALITY7", "mr", may_store=True)
 
 
 def test_another_called_ae_title_is_refused() -> None:
