@@ -44,6 +44,7 @@ class StoreRequest:
     context_sop_class_uid: str
     transfer_syntax_uid: str
     data: bytes
+    unkept_bytes: int = 0  # came beyond the limit, and were not kept
 
 
 @dataclass
@@ -85,8 +86,9 @@ def ingest(intake: Intake, request: StoreRequest, sender: Sender, *, limits: Lim
         raise SopClassNotSupportedError(
             f"SOP class {request.sop_class_uid!a} came in a presentation context for {request.context_sop_class_uid}"
         )
-    if len(request.data) > limits.data_set_bytes:
-        raise StorageFullError(f"data set of {len(request.data)} bytes, at most {limits.data_set_bytes} are taken")
+    size_bytes = len(request.data) + request.unkept_bytes
+    if request.unkept_bytes or size_bytes > limits.data_set_bytes:
+        raise StorageFullError(f"data set of {size_bytes} bytes, at most {limits.data_set_bytes} are taken")
     header = read_header(request.data, request.transfer_syntax_uid)
     check_request(header, request.sop_class_uid, request.sop_instance_uid)
     meta = FileMeta(header.sop_class_uid, header.sop_instance_uid, request.transfer_syntax_uid, sender.ae_title)
