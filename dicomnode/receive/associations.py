@@ -77,6 +77,8 @@ class Associations:
             self._connections[association] = upper_layer
             self._waiting[association] = None
             crowded = list(self._waiting)[: -limits.waiting_connections]
+            for silent in crowded:
+                del self._waiting[silent]
         for silent in crowded:
             log.info("receive.cut", why="limits.waiting_connections is reached, and this one has waited longest")
             self._cut(silent)
