@@ -19,10 +19,10 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
-from dicomnode.database.index import close_association
 from dicomnode.errors import DatabaseUnavailableError, DicomnodeError, NotAuthorisedError, PeerProtocolError
 from dicomnode.logs import get_logger
-from dicomnode.receive.ingest import Intake, Sender, StoreRequest, ingest
+from dicomnode.receive.ingest import StoreRequest, ingest
+from dicomnode.receive.intake import Intake, Sender
 from dicomnode.receive.policy import Addresses, Admission, Caller, Refusal, admit
 from dicomnode.receive.upper_layer import Delivery, UpperLayer, attach
 from dicomnode.settings import Settings
@@ -215,11 +215,8 @@ class Associations:
             del self._connections[association]
 
     def _close_row(self, sender: Sender) -> bool:
-        if sender.association_id is None:
-            return True
         try:
-            with self._intake.commit_turn, self._intake.database.write() as connection:
-                close_association(connection, sender.association_id, self._clock())
+            self._intake.close(sender, self._clock())
         except DatabaseUnavailableError as error:
             log.warning("receive.database_away", association_id=sender.association_id, why=str(error))
             return False

@@ -23,7 +23,7 @@ from dicomnode.logs import get_logger
 from dicomnode.receive.addresses import resolve_peers
 from dicomnode.receive.associations import Associations, Rules
 from dicomnode.receive.contexts import make_contexts
-from dicomnode.receive.ingest import Intake
+from dicomnode.receive.intake import Intake
 from dicomnode.receive.spool import Spool, open_spool
 from dicomnode.settings import Settings
 

@@ -30,7 +30,7 @@ from dicomnode.database.store import Store
 from dicomnode.receive.addresses import resolve_peers
 from dicomnode.receive.associations import Associations, Rules
 from dicomnode.receive.contexts import make_contexts
-from dicomnode.receive.ingest import Intake
+from dicomnode.receive.intake import Intake
 from dicomnode.receive.spool import open_spool
 from dicomnode.settings import LimitSettings, NodeSettings, Settings
 from tests.peers_programs import LOOPBACK, data_set_bytes
