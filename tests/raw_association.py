@@ -102,6 +102,7 @@ class RawAssociation:
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection((LOOPBACK, port), timeout=ANSWER_TIMEOUT_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.maximum_length = 0  # of a PDU to the peer, as it said when it accepted
 
     def __enter__(self) -> Self:
         return self
@@ -124,6 +125,8 @@ class RawAssociation:
         answer = self.read()
         assert answer is not None
         assert answer[0] == A_ASSOCIATE_AC, answer
+        at = answer.rindex(b"\x51\0\0\x04") + 4  # PS3.8 D.1.2: the maximum length sub-item
+        self.maximum_length = int.from_bytes(answer[at : at + 4], "big")
         return self
 
     def send(self, data: bytes) -> None:
