@@ -6,14 +6,13 @@ Never: a file (`store` and `receive.spool` keep those in step with the rows); a 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, select, union_all, update
+from sqlalchemy import Connection, Row, Table, bindparam, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import OperationalError, StatementError
 
 from dicomnode.database.schema import associations, conflicts, instances, outputs, patients, series, studies
 
@@ -21,6 +20,11 @@ from dicomnode.database.schema import associations, conflicts, instances, output
 MIXED_PATIENTS = "its instances name more than one patient, or one patient in different ways"
 MIXED_STUDIES = "its instances name more than one study"
 MIXED_REASONS = (MIXED_PATIENTS, MIXED_STUDIES)
+_TOUCH = (
+    update(series)
+    .where(series.c.id == bindparam("touched_id"))
+    .values({name: bindparam(name) for name in ("last_received_at", "expected_instances", "state", "reason")})
+)
 
 
 @dataclass(frozen=True)
@@ -86,15 +90,6 @@ class Arrival:
     received_at: float
 
 
-@dataclass(frozen=True)
-class Received:
-    """An instance whose file is durable, for the index."""
-
-    header: InstanceHeader
-    file: StoredFile
-    arrival: Arrival
-
-
 class Recorded(Enum):
     """What the index made of an instance."""
 
@@ -153,8 +148,8 @@ def record_instance(connection: Connection, header: InstanceHeader, file: Stored
     with connection.begin_nested() as savepoint:
         series_id = _fetch_or_insert_series(connection, header, arrival, (patient_id, study_id))
         added = connection.execute(
-            _insert_new(connection, instances)
-            .values(_make_row(Received(header, file, arrival), series_id))
+            insert_new(connection.dialect.name, instances)
+            .values(make_instance_row(header, file, arrival, series_id))
             .on_conflict_do_nothing(index_elements=["sop_instance_uid"])
             .returning(instances.c.id)
         ).first()
@@ -164,91 +159,48 @@ def record_instance(connection: Connection, header: InstanceHeader, file: Stored
         known = _judge_known(connection, header, file, arrival)
         assert known is not None  # noqa: S101  the insert met the row
         return known
-    _touch_series(connection, series_id, arrival.received_at, (patient_id, study_id), header.series.expected_instances)
+    row = connection.execute(select(series).where(series.c.id == series_id).with_for_update(key_share=True)).one()
+    touch_series(connection, row, arrival.received_at, (patient_id, study_id), header.series.expected_instances)
     return Recording(Recorded.NEW, file.file_name)
 
 
-def record_instances(connection: Connection, received: Sequence[Received]) -> list[Recording | StatementError]:
-    """Do what `record_instance` does for each, in fewer statements where all are new; a row that fails stands alone.
-
-    Returns
-    -------
-    list
-        In the order of `received`: what became of it, or why the database did not take this one.
-    """
-    uids = [one.header.sop_instance_uid for one in received]
-    known = union_all(
-        select(instances.c.sop_instance_uid).where(instances.c.sop_instance_uid.in_(uids)),
-        select(outputs.c.sop_instance_uid).where(outputs.c.sop_instance_uid.in_(uids)),
-    )
-    are_new = len(set(uids)) == len(uids) and connection.execute(known).first() is None
-    if are_new and _add_new(connection, received):
-        return [Recording(Recorded.NEW, one.file.file_name) for one in received]
-    return [_record_apart(connection, one) for one in received]
-
-
-def _record_apart(connection: Connection, one: Received) -> Recording | StatementError:
-    try:
-        with connection.begin_nested():
-            return record_instance(connection, one.header, one.file, one.arrival)
-    except OperationalError:  # the database, not the row
-        raise
-    except StatementError as error:
-        return error
-
-
-def _add_new(connection: Connection, received: Sequence[Received]) -> bool:
-    """Add instances that were not there a moment ago, or none of them, if one cannot be added."""
-    try:
-        with connection.begin_nested() as savepoint:
-            is_added = _add_all(connection, received) == len(received)
-            if not is_added:  # another node has committed one of them since
-                savepoint.rollback()
-    except OperationalError:  # the database, not a row
-        raise
-    except StatementError:
-        return False
-    return is_added
-
-
-def _add_all(connection: Connection, received: Sequence[Received]) -> int:
-    """Add the rows of instances and of what they belong to; return how many instances were added."""
-    patient_ids: dict[PatientIdentity, int] = {}
-    study_ids: dict[str, int] = {}
-    series_ids: dict[str, int] = {}
-    touched: dict[tuple[int, tuple[int, int]], list[Received]] = {}
-    rows = []
-    for one in received:
-        patient, study, series_uid = one.header.patient, one.header.study, one.header.series.series_uid
-        if patient not in patient_ids:
-            patient_ids[patient] = _fetch_or_insert(connection, patients, vars(patient), vars(patient))
-        if study.study_uid not in study_ids:
-            key = {"study_uid": study.study_uid}
-            study_ids[study.study_uid] = _fetch_or_insert(connection, studies, key, vars(study))
-        owners = patient_ids[patient], study_ids[study.study_uid]
-        if series_uid not in series_ids:
-            series_ids[series_uid] = _fetch_or_insert_series(connection, one.header, one.arrival, owners)
-        touched.setdefault((series_ids[series_uid], owners), []).append(one)
-        rows.append(_make_row(one, series_ids[series_uid]))
-    statement = _insert_new(connection, instances).on_conflict_do_nothing(index_elements=["sop_instance_uid"])
-    added = len(connection.execute(statement.returning(instances.c.id), rows).all())
-    for (series_id, owners), group in touched.items():
-        received_at = max(one.arrival.received_at for one in group)
-        counts = [one.header.series.expected_instances for one in group]
-        expected = max((count for count in counts if count is not None), default=None)
-        _touch_series(connection, series_id, received_at, owners, expected)
-    return added
-
-
-def _make_row(one: Received, series_id: int) -> dict[str, Any]:
+def make_instance_row(header: InstanceHeader, file: StoredFile, arrival: Arrival, series_id: int) -> dict[str, Any]:
+    """Return the row of an instance, by column."""
     return {
-        **vars(one.file),
-        "sop_instance_uid": one.header.sop_instance_uid,
-        "sop_class_uid": one.header.sop_class_uid,
+        **vars(file),
+        "sop_instance_uid": header.sop_instance_uid,
+        "sop_class_uid": header.sop_class_uid,
         "series_id": series_id,
-        "association_id": one.arrival.association_id,
-        "received_at": one.arrival.received_at,
+        "association_id": arrival.association_id,
+        "received_at": arrival.received_at,
     }
+
+
+def touch_series(
+    connection: Connection, row: Row[Any], received_at: float, owners: tuple[int, int], expected: int | None
+) -> None:
+    """Let a series know of a new instance: it is judged again, or refused when the instance is not of its kind."""
+    state, reason = row.state, row.reason
+    patient_id, study_id = owners
+    if row.patient_id != patient_id:
+        state, reason = "refused", MIXED_PATIENTS
+    elif row.study_id != study_id:
+        state, reason = "refused", MIXED_STUDIES
+    elif row.state != "receiving" and row.reason not in MIXED_REASONS:
+        state, reason = "receiving", ""
+    values = {
+        "touched_id": row.id,
+        "last_received_at": max(row.last_received_at, received_at),
+        "expected_instances": max((n for n in (row.expected_instances, expected) if n is not None), default=None),
+        "state": state,
+        "reason": reason,
+    }
+    connection.execute(_TOUCH, values)
+
+
+def insert_new(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """Return an INSERT that can leave a row which is there already alone."""
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
 
 
 def is_own_output(connection: Connection, sop_instance_uid: str) -> bool:
@@ -278,7 +230,7 @@ def _judge_known(
     if (row.sha256, row.transfer_syntax_uid) == (file.sha256, file.transfer_syntax_uid):
         return Recording(Recorded.IDENTICAL, row.file_name)
     added = connection.execute(
-        _insert_new(connection, conflicts)
+        insert_new(connection.dialect.name, conflicts)
         .values(
             sop_instance_uid=header.sop_instance_uid,
             association_id=arrival.association_id,
@@ -299,7 +251,9 @@ def _fetch_or_insert(connection: Connection, table: Table, key: Mapping[str, Any
     row_id: int | None = connection.execute(query).scalar_one_or_none()
     if row_id is not None:
         return row_id
-    statement = _insert_new(connection, table).values(**values).on_conflict_do_nothing(index_elements=list(key))
+    statement = (
+        insert_new(connection.dialect.name, table).values(**values).on_conflict_do_nothing(index_elements=list(key))
+    )
     row_id = connection.execute(statement.returning(table.c.id)).scalar_one_or_none()
     return int(connection.execute(query).scalar_one()) if row_id is None else row_id
 
@@ -323,31 +277,6 @@ def _fetch_or_insert_series(
         "last_received_at": arrival.received_at,
     }
     return _fetch_or_insert(connection, series, {"series_uid": header.series.series_uid}, values)
-
-
-def _touch_series(
-    connection: Connection, series_id: int, received_at: float, owners: tuple[int, int], expected: int | None
-) -> None:
-    """Let the series know of a new instance: it is judged again, or refused when the instance is not of its kind."""
-    row = connection.execute(select(series).where(series.c.id == series_id).with_for_update(key_share=True)).one()
-    values: dict[str, Any] = {
-        "last_received_at": max(row.last_received_at, received_at),
-        "expected_instances": max((n for n in (row.expected_instances, expected) if n is not None), default=None),
-    }
-    patient_id, study_id = owners
-    if row.patient_id != patient_id:
-        values |= {"state": "refused", "reason": MIXED_PATIENTS}
-    elif row.study_id != study_id:
-        values |= {"state": "refused", "reason": MIXED_STUDIES}
-    elif row.state != "receiving" and row.reason not in MIXED_REASONS:
-        values |= {"state": "receiving", "reason": ""}
-    connection.execute(update(series).where(series.c.id == series_id).values(values))
-
-
-def _insert_new(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """Return an INSERT that can leave a row which is there already alone."""
-    is_sqlite = connection.dialect.name == "sqlite"
-    return sqlite.insert(table) if is_sqlite else postgresql.insert(table)
 
 
 def _only_key(key: Any) -> int:

@@ -205,9 +205,13 @@ class _Values:
 
     def several(self, keyword: str) -> list[Any]:
         """Return every value; those that cannot be read are left out."""
-        if dictionary_VR(_TAGS[keyword]) == "US":
-            return _read_unsigned(self._raw.get(_TAGS[keyword], b""), self._order)
-        convert = _CONVERSIONS.get(dictionary_VR(_TAGS[keyword]), str)
+        raw = self._raw.get(_TAGS[keyword], b"")
+        if not raw:
+            return []
+        vr = dictionary_VR(_TAGS[keyword])
+        if vr == "US":
+            return _read_unsigned(raw, self._order)
+        convert = _CONVERSIONS.get(vr, str)
         converted = [_convert(convert, part.strip()) for part in self.text(keyword).split("\\")]
         return [value for value in converted if value is not None]
 

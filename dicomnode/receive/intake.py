@@ -1,6 +1,6 @@
 """Commits index rows in groups: what comes while a commit runs shares the next one.
 
-Flow: receive.ingest > [intake] > receive.spool, database.index
+Flow: receive.ingest > [intake] > receive.spool, database.index_groups
 Never: a thread of its own (one of those that wait writes for all); a row before its file's name is durable.
 """
 
@@ -18,13 +18,12 @@ from dicomnode.database.engine import Database
 from dicomnode.database.index import (
     Arrival,
     InstanceHeader,
-    Received,
     Recording,
     StoredFile,
     close_association,
     open_association,
-    record_instances,
 )
+from dicomnode.database.index_groups import Received, record_instances
 from dicomnode.errors import StateError
 from dicomnode.receive.spool import Spool
 

@@ -16,13 +16,12 @@ from sqlalchemy.exc import StatementError
 
 from dicomnode.database.engine import Database
 from dicomnode.database.index import (
-    Received,
     Recorded,
     Recording,
     open_association,
     record_instance,
-    record_instances,
 )
+from dicomnode.database.index_groups import Received, record_instances
 from dicomnode.database.schema import conflicts, instances, patients, series, studies
 from dicomnode.database.series import set_series_state
 from dicomnode.database.store import Store
