@@ -24,6 +24,7 @@ PACKAGES = {
     "initdb": "postgresql",
     "pg_ctl": "postgresql",
     "postgres": "postgresql",
+    "openssl": "openssl",
     "dcm2niix": "dcm2niix",
     "systemd-analyze": "systemd",
     "systemd-sysusers": "systemd",
