@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ from dicomnode.receive.intake import Intake
 from dicomnode.receive.spool import open_spool
 from dicomnode.settings import LimitSettings, NodeSettings, Settings
 from tests.peers_programs import LOOPBACK, data_set_bytes
-from tests.raw_association import COMMAND, P_DATA, RawAssociation, fragments, store_command
+from tests.raw_association import COMMAND, LAST, P_DATA, RawAssociation, echo_command, fragments, pdv, store_command
 from tests.receiving import MR, PT, ROOT, encode, make_data_set
 from tests.storage_scp import SCANNER, VIEWER, RunningScp
 
@@ -45,7 +46,12 @@ SYNTAXES = (
     RLELossless,
     JPEGLSLossless,
 )
-CONTEXTS = [(MR, (syntax,)) for syntax in SYNTAXES] + [(PT, (ExplicitVRLittleEndian,))]
+VERIFICATION = "1.2.840.10008.1.1"
+CONTEXTS = [
+    *((MR, (syntax,)) for syntax in SYNTAXES),
+    (PT, (ExplicitVRLittleEndian,)),
+    (VERIFICATION, (ImplicitVRLittleEndian,)),
+]
 UID_1 = f"{ROOT}.3.1"
 HOSTILE = pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning")  # pydicom, of what is sent on purpose
 LIMITS = LimitSettings(disk_reserve_bytes=0)
@@ -194,6 +200,26 @@ def test_every_refusal_is_answered_alike(tmp_path: Path) -> None:
     ]
     answers = both(tmp_path, requests)
     assert all(answer is not None and answer[0] == P_DATA for answer in answers)
+
+
+def test_pynetdicom_sees_what_is_not_a_plain_store_and_nothing_else(tmp_path: Path) -> None:
+    seen: list[str] = []
+    requests = [
+        all_in_one(1, store_command(MR, UID_1), encode_for(ExplicitVRLittleEndian), 65536),
+        [[pdv(13, COMMAND | LAST, echo_command())]],
+        all_in_one(1, store_command(MR, UID_1, ErrorComment="odd"), encode_for(ExplicitVRLittleEndian), 65536),
+    ]
+    with RunningScp(tmp_path / "root") as node:
+        server, _, _ = node.scp._parts()
+        server.bind(evt.EVT_DIMSE_RECV, lambda event: seen.append(type(event.message).__name__))
+        before = threading.active_count()
+        with RawAssociation(node.port).associate(CONTEXTS) as raw:
+            assert threading.active_count() == before + 1  # and no second one for the upper layer
+            for pdus in requests:
+                raw.send_pdvs(pdus)
+                assert raw.read() is not None
+            raw.release()
+    assert seen == ["C_ECHO_RQ", "C_STORE_RQ"]
 
 
 @pytest.mark.parametrize(
