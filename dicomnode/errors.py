@@ -20,6 +20,7 @@
        +- SeriesRefusedError
        +- RegistrationRefusedError
        +- PeerRejectedError
+       +- PeerProtocolError
        +- StateError
 
 Flow: every part > [errors] > status
@@ -30,7 +31,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from dicomnode.status import StoreStatus
+from dicomnode.status import AbortReason, StoreStatus
 
 
 class DicomnodeError(Exception):
@@ -125,6 +126,14 @@ class RegistrationRefusedError(PermanentError):
 
 class PeerRejectedError(PermanentError):
     """A peer refused the association, the context or the instance for good."""
+
+
+class PeerProtocolError(PermanentError):
+    """A peer broke the rules of the upper layer or a limit there: its association is aborted for this reason."""
+
+    def __init__(self, reason: AbortReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class StateError(PermanentError):

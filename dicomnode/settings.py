@@ -192,8 +192,12 @@ class LimitSettings(Section):
     """What one peer, or all together, may take."""
 
     associations: Annotated[int, Field(ge=1, le=1000)] = 100
+    waiting_connections: Annotated[int, Field(ge=1, le=1000)] = 100
+    associate_bytes: Annotated[int, Field(ge=4096, le=1048576)] = 262144
     pdu_bytes: Annotated[int, Field(ge=4096, le=1048576)] = 131072
+    pdu_s: Annotated[float, Field(gt=0)] = 30.0
     data_set_bytes: Annotated[int, Field(ge=1024)] = 1073741824
+    data_set_s: Annotated[float, Field(gt=0)] = 900.0
     idle_s: Annotated[float, Field(gt=0)] = 60.0
     disk_reserve_bytes: Annotated[int, Field(ge=0)] = 1073741824
     shutdown_s: Annotated[float, Field(gt=0)] = 20.0

@@ -29,3 +29,14 @@ class RejectReason(IntEnum):
     APPLICATION_CONTEXT_NOT_SUPPORTED = 2
     CALLING_AE_TITLE_NOT_RECOGNISED = 3
     CALLED_AE_TITLE_NOT_RECOGNISED = 7
+
+
+class AbortReason(IntEnum):
+    """Reasons for A-ABORT by the service provider, source 2: PS3.8 9.3.8, table 9-26."""
+
+    NOT_SPECIFIED = 0
+    UNRECOGNISED_PDU = 1
+    UNEXPECTED_PDU = 2
+    UNRECOGNISED_PDU_PARAMETER = 4
+    UNEXPECTED_PDU_PARAMETER = 5
+    INVALID_PDU_PARAMETER_VALUE = 6

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, select, update
+from sqlalchemy import Connection, Row, Table, bindparam, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomnode.database.schema import associations, conflicts, instances, outputs, patients, series, studies
@@ -20,6 +20,11 @@ from dicomnode.database.schema import associations, conflicts, instances, output
 MIXED_PATIENTS = "its instances name more than one patient, or one patient in different ways"
 MIXED_STUDIES = "its instances name more than one study"
 MIXED_REASONS = (MIXED_PATIENTS, MIXED_STUDIES)
+_TOUCH = (
+    update(series)
+    .where(series.c.id == bindparam("touched_id"))
+    .values({name: bindparam(name) for name in ("last_received_at", "expected_instances", "state", "reason")})
+)
 
 
 @dataclass(frozen=True)
@@ -140,29 +145,62 @@ def record_instance(connection: Connection, header: InstanceHeader, file: Stored
         return known
     patient_id = _fetch_or_insert(connection, patients, vars(header.patient), vars(header.patient))
     study_id = _fetch_or_insert(connection, studies, {"study_uid": header.study.study_uid}, vars(header.study))
-    savepoint = connection.begin_nested()
-    series_id = _fetch_or_insert_series(connection, header, arrival, (patient_id, study_id))
-    added = connection.execute(
-        _insert_new(connection, instances)
-        .values(
-            **vars(file),
-            sop_instance_uid=header.sop_instance_uid,
-            sop_class_uid=header.sop_class_uid,
-            series_id=series_id,
-            association_id=arrival.association_id,
-            received_at=arrival.received_at,
-        )
-        .on_conflict_do_nothing(index_elements=["sop_instance_uid"])
-        .returning(instances.c.id)
-    ).first()
+    with connection.begin_nested() as savepoint:
+        series_id = _fetch_or_insert_series(connection, header, arrival, (patient_id, study_id))
+        added = connection.execute(
+            insert_new(connection.dialect.name, instances)
+            .values(make_instance_row(header, file, arrival, series_id))
+            .on_conflict_do_nothing(index_elements=["sop_instance_uid"])
+            .returning(instances.c.id)
+        ).first()
+        if added is None:
+            savepoint.rollback()
     if added is None:  # another association committed this UID since `_judge_known` looked
-        savepoint.rollback()
         known = _judge_known(connection, header, file, arrival)
         assert known is not None  # noqa: S101  the insert met the row
         return known
-    savepoint.commit()
-    _touch_series(connection, series_id, arrival.received_at, (patient_id, study_id), header.series.expected_instances)
+    row = connection.execute(select(series).where(series.c.id == series_id).with_for_update(key_share=True)).one()
+    touch_series(connection, row, arrival.received_at, (patient_id, study_id), header.series.expected_instances)
     return Recording(Recorded.NEW, file.file_name)
+
+
+def make_instance_row(header: InstanceHeader, file: StoredFile, arrival: Arrival, series_id: int) -> dict[str, Any]:
+    """Return the row of an instance, by column."""
+    return {
+        **vars(file),
+        "sop_instance_uid": header.sop_instance_uid,
+        "sop_class_uid": header.sop_class_uid,
+        "series_id": series_id,
+        "association_id": arrival.association_id,
+        "received_at": arrival.received_at,
+    }
+
+
+def touch_series(
+    connection: Connection, row: Row[Any], received_at: float, owners: tuple[int, int], expected: int | None
+) -> None:
+    """Let a series know of a new instance: it is judged again, or refused when the instance is not of its kind."""
+    state, reason = row.state, row.reason
+    patient_id, study_id = owners
+    if row.patient_id != patient_id:
+        state, reason = "refused", MIXED_PATIENTS
+    elif row.study_id != study_id:
+        state, reason = "refused", MIXED_STUDIES
+    elif row.state != "receiving" and row.reason not in MIXED_REASONS:
+        state, reason = "receiving", ""
+    values = {
+        "touched_id": row.id,
+        "last_received_at": max(row.last_received_at, received_at),
+        "expected_instances": max((n for n in (row.expected_instances, expected) if n is not None), default=None),
+        "state": state,
+        "reason": reason,
+    }
+    connection.execute(_TOUCH, values)
+
+
+def insert_new(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """Return an INSERT that can leave a row which is there already alone."""
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
 
 
 def is_own_output(connection: Connection, sop_instance_uid: str) -> bool:
@@ -192,7 +230,7 @@ def _judge_known(
     if (row.sha256, row.transfer_syntax_uid) == (file.sha256, file.transfer_syntax_uid):
         return Recording(Recorded.IDENTICAL, row.file_name)
     added = connection.execute(
-        _insert_new(connection, conflicts)
+        insert_new(connection.dialect.name, conflicts)
         .values(
             sop_instance_uid=header.sop_instance_uid,
             association_id=arrival.association_id,
@@ -213,7 +251,9 @@ def _fetch_or_insert(connection: Connection, table: Table, key: Mapping[str, Any
     row_id: int | None = connection.execute(query).scalar_one_or_none()
     if row_id is not None:
         return row_id
-    statement = _insert_new(connection, table).values(**values).on_conflict_do_nothing(index_elements=list(key))
+    statement = (
+        insert_new(connection.dialect.name, table).values(**values).on_conflict_do_nothing(index_elements=list(key))
+    )
     row_id = connection.execute(statement.returning(table.c.id)).scalar_one_or_none()
     return int(connection.execute(query).scalar_one()) if row_id is None else row_id
 
@@ -237,31 +277,6 @@ def _fetch_or_insert_series(
         "last_received_at": arrival.received_at,
     }
     return _fetch_or_insert(connection, series, {"series_uid": header.series.series_uid}, values)
-
-
-def _touch_series(
-    connection: Connection, series_id: int, received_at: float, owners: tuple[int, int], expected: int | None
-) -> None:
-    """Let the series know of a new instance: it is judged again, or refused when the instance is not of its kind."""
-    row = connection.execute(select(series).where(series.c.id == series_id).with_for_update(key_share=True)).one()
-    values: dict[str, Any] = {
-        "last_received_at": max(row.last_received_at, received_at),
-        "expected_instances": max((n for n in (row.expected_instances, expected) if n is not None), default=None),
-    }
-    patient_id, study_id = owners
-    if row.patient_id != patient_id:
-        values |= {"state": "refused", "reason": MIXED_PATIENTS}
-    elif row.study_id != study_id:
-        values |= {"state": "refused", "reason": MIXED_STUDIES}
-    elif row.state != "receiving" and row.reason not in MIXED_REASONS:
-        values |= {"state": "receiving", "reason": ""}
-    connection.execute(update(series).where(series.c.id == series_id).values(values))
-
-
-def _insert_new(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """Return an INSERT that can leave a row which is there already alone."""
-    is_sqlite = connection.dialect.name == "sqlite"
-    return sqlite.insert(table) if is_sqlite else postgresql.insert(table)
 
 
 def _only_key(key: Any) -> int:

@@ -41,17 +41,15 @@ class Store:
 
     def spool_folder(self, node: str) -> Path:
         """Return the spool folder of the process `node`, 32 hexadecimal digits."""
-        if not _NODE.fullmatch(node):
-            raise ValueError(f"a node is 32 hexadecimal digits, not {node!r}")
-        return self.spool_root / node
+        return self.root.joinpath("spool", _checked_node(node))
 
     def spool_path(self, node: str, file_name: str) -> Path:
         """Return where `node` keeps a file until its row is committed."""
-        return self.spool_folder(node) / _checked(file_name)
+        return self.root.joinpath("spool", _checked_node(node), _checked(file_name))
 
     def instance_path(self, file_name: str) -> Path:
         """Return where an indexed instance stands (`instances.file_name`)."""
-        return self.root / "store" / file_name[:2] / _checked(file_name)
+        return self.root.joinpath("store", file_name[:2], _checked(file_name))
 
     def conflict_path(self, file_name: str) -> Path:
         """Return where a refused duplicate stands (`conflicts.file_name`)."""
@@ -102,3 +100,9 @@ def _checked(file_name: str) -> str:
     if not _FILE_NAME.fullmatch(file_name):
         raise ValueError(f"a file name is 32 hexadecimal digits and .dcm, not {file_name!r}")
     return file_name
+
+
+def _checked_node(node: str) -> str:
+    if not _NODE.fullmatch(node):
+        raise ValueError(f"a node is 32 hexadecimal digits, not {node!r}")
+    return node

@@ -21,11 +21,12 @@ from pynetdicom.events import Event
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from dicomnode.certificates import PeerCertificate, read_peer_certificate
-from dicomnode.database.index import close_association
-from dicomnode.errors import DatabaseUnavailableError, DicomnodeError, NotAuthorisedError
+from dicomnode.errors import DatabaseUnavailableError, DicomnodeError, NotAuthorisedError, PeerProtocolError
 from dicomnode.logs import get_logger
-from dicomnode.receive.ingest import Intake, Sender, StoreRequest, ingest
+from dicomnode.receive.ingest import StoreRequest, ingest
+from dicomnode.receive.intake import Intake, Sender
 from dicomnode.receive.policy import Addresses, Admission, Caller, Refusal, admit
+from dicomnode.receive.upper_layer import Delivery, UpperLayer, attach
 from dicomnode.settings import Settings
 from dicomnode.status import StoreStatus
 
@@ -55,28 +56,40 @@ class Associations:
         self._clock = clock
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._connections: set[Association] = set()
+        self._connections: dict[Association, UpperLayer] = {}
+        self._waiting: dict[Association, None] = {}  # for a request, the oldest first
         self._senders: dict[Association, Sender] = {}
 
-    def handle_connection(self, event: Event) -> None:
-        """Follow a connection to its end, whichever way it ends (`EVT_CONN_OPEN`, before its thread runs)."""
-        association = event.assoc
+    def accept(self, association: Association, client: socket.socket) -> None:
+        """Follow a connection to its end, whichever way it ends; called before its thread runs."""
+        limits = self.rules.settings.limits
+        upper_layer = attach(association, client, limits, self)
         run = association.run
 
         def run_to_end() -> None:
             try:
                 run()
             finally:
+                upper_layer.free()
                 self._end(association)
 
         association.run = run_to_end  # type: ignore[method-assign]  # no event fires on every way out
         association.network_timeout_response = "A-RELEASE"  # some peers discard a study that ends with A-ABORT
         with self._lock:
-            self._connections.add(association)
+            self._connections[association] = upper_layer
+            self._waiting[association] = None
+            crowded = list(self._waiting)[: -limits.waiting_connections]
+            for silent in crowded:
+                del self._waiting[silent]
+        for silent in crowded:
+            log.info("receive.cut", why="limits.waiting_connections is reached, and this one has waited longest")
+            self._cut(silent)
 
     def handle_request(self, event: Event) -> None:
         """Admit or reject (`EVT_REQUESTED`). Who is not in `_senders` stores nothing, so that a fault here is safe."""
         association = event.assoc
+        with self._lock:
+            self._waiting.pop(association, None)
         request = cast(A_ASSOCIATE, association.requestor.primitive)
         caller = Caller(
             request.called_ae_title,
@@ -95,12 +108,42 @@ class Associations:
             _reject(association, *LOCAL_LIMIT_EXCEEDED)
 
     def handle_store(self, event: Event) -> int:
-        """Answer a C-STORE (`EVT_C_STORE`) with a status of PS3.4 B.2.3."""
-        sender = self._senders.get(event.assoc)
+        """Answer a C-STORE that pynetdicom read (`EVT_C_STORE`): one that is not plain."""
+        request, context = cast(C_STORE, event.request), event.context
+        store_request = StoreRequest(
+            sop_class_uid=str(request.AffectedSOPClassUID),
+            sop_instance_uid=str(request.AffectedSOPInstanceUID),
+            context_sop_class_uid=str(context.abstract_syntax),
+            transfer_syntax_uid=str(context.transfer_syntax),
+            data=cast(BytesIO, request.DataSet).getvalue(),
+        )
+        return self._answer(event.assoc, store_request)
+
+    def store(self, association: Association, delivery: Delivery) -> int:
+        """Answer a plain C-STORE."""
+        store_request = StoreRequest(
+            sop_class_uid=delivery.command.sop_class_uid,
+            sop_instance_uid=delivery.command.sop_instance_uid,
+            context_sop_class_uid=delivery.context_sop_class_uid,
+            transfer_syntax_uid=delivery.transfer_syntax_uid,
+            data=delivery.message.data_set,
+            unkept_bytes=delivery.message.size_bytes - len(delivery.message.data_set),
+        )
+        return self._answer(association, store_request)
+
+    def note_abort(self, association: Association, error: PeerProtocolError) -> None:
+        """Record that a peer is cut off for breaking a rule or a limit of the upper layer."""
+        sender = self._senders.get(association)
+        address = association.requestor.address
+        log.warning("receive.aborted", association_id=_id_of(sender), address=address, why=str(error))
+
+    def _answer(self, association: Association, request: StoreRequest) -> int:
+        """Return a status of PS3.4 B.2.3, whatever happens."""
+        sender = self._senders.get(association)
         try:
             if sender is None:
                 raise NotAuthorisedError("the association was not admitted")
-            status = self._store(event, sender)
+            status = self._store(request, sender)
         except DicomnodeError as error:
             status = error.store_status
             log.warning("receive.failed", association_id=_id_of(sender), status=f"{status:04X}", why=str(error))
@@ -120,9 +163,10 @@ class Associations:
 
         Returns False if even then an instance is being stored: nobody may touch the spool while the process lives.
         """
-        for association in self._unfinished():
-            if association.requestor.primitive is None:  # connected, and silent
-                _shut(association)
+        with self._lock:
+            silent = list(self._waiting)
+        for association in silent:
+            self._cut(association)
         if self._wait_for_end(deadline_s):
             return True
         log.warning("receive.aborted", associations=len(self._unfinished()), after_s=deadline_s)
@@ -131,28 +175,23 @@ class Associations:
                 association.abort(block=False)
         self._wait_for_end(ABORT_GRACE_S)
         for association in self._unfinished():
-            _shut(association)
+            self._cut(association)
         return self._wait_for_end(ABORT_GRACE_S)
 
     def _unfinished(self) -> list[Association]:
         with self._lock:
             return list(self._connections)
 
-    def _store(self, event: Event, sender: Sender) -> StoreStatus:
-        request, context = cast(C_STORE, event.request), event.context
-        stored = ingest(
-            self._intake,
-            StoreRequest(
-                sop_class_uid=str(request.AffectedSOPClassUID),
-                sop_instance_uid=str(request.AffectedSOPInstanceUID),
-                context_sop_class_uid=str(context.abstract_syntax),
-                transfer_syntax_uid=str(context.transfer_syntax),
-                data=cast(BytesIO, request.DataSet).getvalue(),
-            ),
-            sender,
-            limits=self.rules.settings.limits,
-            now=self._clock(),
-        )
+    def _cut(self, association: Association) -> None:
+        """End the connection of a peer that does not react; its thread then ends by itself."""
+        with self._lock:
+            self._waiting.pop(association, None)
+            upper_layer = self._connections.get(association)
+        if upper_layer is not None:
+            upper_layer.hang_up()
+
+    def _store(self, request: StoreRequest, sender: Sender) -> StoreStatus:
+        stored = ingest(self._intake, request, sender, limits=self.rules.settings.limits, now=self._clock())
         log.debug("receive.stored", association_id=sender.association_id, outcome=stored.value)
         return StoreStatus.SUCCESS
 
@@ -168,6 +207,7 @@ class Associations:
     def _end(self, association: Association) -> None:
         """Let go of an association; its row is closed even if the database has to be waited for."""
         with self._lock:
+            self._waiting.pop(association, None)
             sender = self._senders.pop(association, None)
         if sender is not None:
             while not self._close_row(sender) and not self._stopping.wait(DATABASE_RETRY_S):
@@ -179,14 +219,11 @@ class Associations:
                 statuses=dict(sender.outcomes),
             )
         with self._lock:
-            self._connections.discard(association)
+            del self._connections[association]
 
     def _close_row(self, sender: Sender) -> bool:
-        if sender.association_id is None:
-            return True
         try:
-            with self._intake.commit_turn, self._intake.database.write() as connection:
-                close_association(connection, sender.association_id, self._clock())
+            self._intake.close(sender, self._clock())
         except DatabaseUnavailableError as error:
             log.warning("receive.database_away", association_id=sender.association_id, why=str(error))
             return False
@@ -212,19 +249,6 @@ def _reject(association: Association, result: int, source: int, reason: int) -> 
     """Send A-ASSOCIATE-RJ and wait until it has left, as pynetdicom's own rejection does."""
     association.acse.send_reject(result, source, reason)
     association.kill()
-
-
-def _shut(association: Association) -> None:
-    """Shut the socket of a peer that does not react, so that both of its threads end."""
-    wrapper = association.dul.socket
-    if wrapper is not None and wrapper.socket is not None:
-        try:
-            wrapper.socket.shutdown(socket.SHUT_RDWR)
-        except OSError as error:  # the peer was faster
-            log.debug("receive.already_shut", why=str(error))
-    association.kill()
-    if association.requestor.primitive is None:
-        association.dul.to_user_queue.put(cast(A_ASSOCIATE, None))  # its thread waits for a request: "timed out"
 
 
 def _id_of(sender: Sender | None) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dicomnode.errors import InstanceNotUnderstoodError
 
@@ -34,8 +35,7 @@ EXPLICIT_LITTLE = Encoding(is_implicit=False, byte_order="<")
 EXPLICIT_BIG = Encoding(is_implicit=False, byte_order=">")
 
 
-@dataclass(frozen=True)
-class _Element:
+class _Element(NamedTuple):
     tag: int
     vr: bytes  # empty where the encoding has none
     length: int

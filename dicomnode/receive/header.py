@@ -90,6 +90,8 @@ _IDENTIFYING = (
 _TAGS: Mapping[str, int] = {
     keyword: int(tag_for_keyword(keyword) or 0) for keyword in (*_IDENTIFYING, *SUMMARY_LISTS, *SUMMARY_VALUES)
 }
+_VRS = {keyword: dictionary_VR(tag) for keyword, tag in _TAGS.items()}
+_WANTED = frozenset(_TAGS.values())
 # PS3.3 C.8.9.1: how many instances a PET series of each type has, as a product.
 _PET_COUNTS = {
     "STATIC": ("NumberOfSlices",),
@@ -172,8 +174,8 @@ def count_pet_instances(summary: Mapping[str, Any]) -> int | None:
 
 
 def _read_summary(values: _Values) -> dict[str, Any]:
-    lists = {keyword: values.several(keyword) for keyword in SUMMARY_LISTS}
-    singles = {keyword: values.one(keyword) for keyword in SUMMARY_VALUES}
+    lists = {keyword: values.several(keyword) for keyword in SUMMARY_LISTS if values.has(keyword)}
+    singles = {keyword: values.one(keyword) for keyword in SUMMARY_VALUES if values.has(keyword)}
     return {keyword: value for keyword, value in {**lists, **singles}.items() if value not in ([], None, "")}
 
 
@@ -181,10 +183,14 @@ class _Values:
     """The raw values of one data set, decoded on request by keyword."""
 
     def __init__(self, data: bytes, encoding: Encoding) -> None:
-        self._raw = collect_values(data, encoding, frozenset(_TAGS.values()))
+        self._raw = collect_values(data, encoding, _WANTED)
         self._order = encoding.byte_order
         names = self._raw.get(_TAGS["SpecificCharacterSet"], b"").decode("ascii", "replace").split("\\")
         self._charsets = [python_encoding.get(name.strip(" \0"), "") for name in names]
+
+    def has(self, keyword: str) -> bool:
+        """Say whether the attribute is there."""
+        return _TAGS[keyword] in self._raw
 
     def uid(self, keyword: str) -> str:
         """Return a UID that must be there."""
@@ -205,9 +211,9 @@ class _Values:
 
     def several(self, keyword: str) -> list[Any]:
         """Return every value; those that cannot be read are left out."""
-        if dictionary_VR(_TAGS[keyword]) == "US":
+        if _VRS[keyword] == "US":
             return _read_unsigned(self._raw.get(_TAGS[keyword], b""), self._order)
-        convert = _CONVERSIONS.get(dictionary_VR(_TAGS[keyword]), str)
+        convert = _CONVERSIONS.get(_VRS[keyword], str)
         converted = [_convert(convert, part.strip()) for part in self.text(keyword).split("\\")]
         return [value for value in converted if value is not None]
 

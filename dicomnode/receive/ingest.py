@@ -1,25 +1,14 @@
 """Takes one instance from a C-STORE request to a durable, indexed file.
 
-Flow: receive.scp > [ingest] > receive.header, receive.spool, database.index
+Flow: receive.associations > [ingest] > receive.header, receive.spool, receive.intake
 Never: a DIMSE message (`scp` speaks those); a return before file, folder and row survive power loss.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from dicomnode.database.engine import Database
-from dicomnode.database.index import (
-    Arrival,
-    InstanceHeader,
-    Recorded,
-    Recording,
-    StoredFile,
-    open_association,
-    record_instance,
-)
+from dicomnode.database.index import InstanceHeader, Recorded, Recording, StoredFile
 from dicomnode.errors import (
     DatabaseUnavailableError,
     InstanceConflictError,
@@ -29,6 +18,7 @@ from dicomnode.errors import (
 )
 from dicomnode.logs import get_logger
 from dicomnode.receive.header import check_request, read_header
+from dicomnode.receive.intake import Intake, Sender
 from dicomnode.receive.spool import FileMeta, Spool
 from dicomnode.settings import LimitSettings
 
@@ -44,30 +34,7 @@ class StoreRequest:
     context_sop_class_uid: str
     transfer_syntax_uid: str
     data: bytes
-
-
-@dataclass
-class Sender:
-    """The other side of one association; its row is made when the first instance needs it."""
-
-    ae_title: str
-    address: str
-    may_store: bool
-    opened_at: float
-    association_id: int | None = None
-    outcomes: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True)
-class Intake:
-    """What all associations of a node share: its spool, its index, and the turn to commit.
-
-    One association commits at a time: SQLite lets only one write anyway, and its own waiting is unfair and slow.
-    """
-
-    spool: Spool
-    database: Database
-    commit_turn: threading.Lock = field(default_factory=threading.Lock)
+    unkept_bytes: int = 0  # came beyond the limit, and were not kept
 
 
 def ingest(intake: Intake, request: StoreRequest, sender: Sender, *, limits: LimitSettings, now: float) -> Recorded:
@@ -85,8 +52,9 @@ def ingest(intake: Intake, request: StoreRequest, sender: Sender, *, limits: Lim
         raise SopClassNotSupportedError(
             f"SOP class {request.sop_class_uid!a} came in a presentation context for {request.context_sop_class_uid}"
         )
-    if len(request.data) > limits.data_set_bytes:
-        raise StorageFullError(f"data set of {len(request.data)} bytes, at most {limits.data_set_bytes} are taken")
+    size_bytes = len(request.data) + request.unkept_bytes
+    if request.unkept_bytes or size_bytes > limits.data_set_bytes:
+        raise StorageFullError(f"data set of {size_bytes} bytes, at most {limits.data_set_bytes} are taken")
     header = read_header(request.data, request.transfer_syntax_uid)
     check_request(header, request.sop_class_uid, request.sop_instance_uid)
     meta = FileMeta(header.sop_class_uid, header.sop_instance_uid, request.transfer_syntax_uid, sender.ae_title)
@@ -99,17 +67,9 @@ def ingest(intake: Intake, request: StoreRequest, sender: Sender, *, limits: Lim
 
 
 def _record(intake: Intake, header: InstanceHeader, file: StoredFile, sender: Sender, now: float) -> Recording:
-    """Commit the row of a spooled file, and that of its association with the first."""
+    """Commit the row of a spooled file."""
     try:
-        with intake.commit_turn, intake.database.write() as connection:
-            association_id = sender.association_id or open_association(
-                connection,
-                node=intake.spool.node,
-                calling_ae=sender.ae_title,
-                address=sender.address,
-                now=sender.opened_at,
-            )
-            recording = record_instance(connection, header, file, Arrival(association_id, sender.ae_title, now))
+        return intake.record(header, file, sender, now)
     except BaseException:
         # The commit may have succeeded although its answer was lost: ask before the file is thrown away.
         try:
@@ -117,13 +77,12 @@ def _record(intake: Intake, header: InstanceHeader, file: StoredFile, sender: Se
         except DatabaseUnavailableError:
             log.warning("receive.unsettled", file_name=file.file_name)
         raise
-    sender.association_id = association_id
-    return recording
 
 
 def _put_in_place(recording: Recording, file: StoredFile, spool: Spool) -> None:
     """Move a spooled file to where its row says, or remove it where it has none."""
-    if recording.kind is Recorded.NEW:
+    # Under our own file's name the row is ours: an earlier commit of it succeeded although its answer was lost.
+    if recording.kind is Recorded.NEW or recording.file_name == file.file_name:
         spool.move_to_store(file.file_name)
     elif recording.kind is Recorded.CONFLICT:
         spool.move_to_conflicts(file.file_name)

@@ -13,7 +13,8 @@ from socketserver import BaseServer
 from typing import TypeVar
 
 from pynetdicom import AE, _config, evt
-from pynetdicom.transport import ThreadedAssociationServer
+from pynetdicom.association import Association
+from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from dicomnode.database.engine import Database
 from dicomnode.database.store import Store
@@ -24,7 +25,7 @@ from dicomnode.receive.addresses import resolve_peers
 from dicomnode.receive.associations import Associations, Rules
 from dicomnode.receive.contexts import make_contexts
 from dicomnode.receive.handshake import Handshake
-from dicomnode.receive.ingest import Intake
+from dicomnode.receive.intake import Intake
 from dicomnode.receive.spool import Spool, open_spool
 from dicomnode.settings import Settings
 from dicomnode.tls import make_server_context
@@ -37,6 +38,16 @@ CONNECTIONS_MAX = 10_000  # pynetdicom counts silent sockets too: `limits.associ
 
 class _Server(ThreadedAssociationServer):
     request_queue_size = 128  # a burst of scanners must not meet a full backlog
+    associations: Associations
+
+
+class _RequestHandler(RequestHandler):
+    server: _Server
+
+    def _create_association(self) -> Association:
+        association = super()._create_association()
+        self.server.associations.accept(association, self.request)
+        return association
 
 
 class _TlsServer(Handshake, _Server):
@@ -158,18 +169,26 @@ def _open_port(kind: type[_Kind], settings: Settings, place: tuple[str, int], as
     entity.network_timeout = settings.limits.idle_s
     entity.acse_timeout = min(ASSOCIATE_TIMEOUT_S, settings.limits.idle_s)
     handlers: list[evt.EventHandlerType] = [
-        (evt.EVT_CONN_OPEN, associations.handle_connection),
         (evt.EVT_REQUESTED, associations.handle_request),
         (evt.EVT_C_STORE, associations.handle_store),
     ]
     key, port = place
     try:
         address = socket.getaddrinfo(settings.node.bind, port, type=socket.SOCK_STREAM)[0][4]
-        return kind(entity, (str(address[0]), port), settings.node.ae_title, make_contexts(), evt_handlers=handlers)
+        server = kind(
+            entity,
+            (str(address[0]), port),
+            settings.node.ae_title,
+            make_contexts(),
+            evt_handlers=handlers,
+            request_handler=_RequestHandler,
+        )
     except OSError as error:
         raise ConfigurationError(
             f"node.bind {settings.node.bind}, {key} {port}: {error.strerror}; a free port of this machine is needed"
         ) from error
+    server.associations = associations
+    return server
 
 
 def _close_port(server: _Server) -> None:

@@ -65,7 +65,7 @@ class Spool:
     lock: BinaryIO
 
     def write(self, meta: FileMeta, data: bytes, reserve_bytes: int) -> StoredFile:
-        """Write an instance durably into the spool; its row is the caller's business.
+        """Write an instance durably into the spool, save for its name, which `sync` makes durable.
 
         Raises
         ------
@@ -83,12 +83,23 @@ class Spool:
                 with path.open("xb", buffering=0) as file:
                     _write_all(file, header)
                     _write_all(file, data)
-                    os.fsync(file.fileno())
-                sync_folder(path.parent)
+                    os.fdatasync(file.fileno())
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
         return StoredFile(file_name, meta.transfer_syntax_uid, len(data), hashlib.sha256(data).hexdigest())
+
+    def sync(self) -> None:
+        """Make the names of all files written so far survive power loss; their rows may be committed then.
+
+        Raises
+        ------
+        StorageFailedError
+            If the folder cannot be flushed.
+        """
+        folder = self.store.spool_folder(self.node)
+        with _translated(folder):
+            sync_folder(folder)
 
     def move_to_store(self, file_name: str) -> None:
         """Move an indexed file to its place; after power loss it stands in one of the two, and either is found."""

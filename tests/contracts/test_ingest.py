@@ -31,7 +31,8 @@ from dicomnode.errors import (
     StorageFullError,
 )
 from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicomnode.receive.ingest import Intake, Sender, StoreRequest, ingest
+from dicomnode.receive.ingest import StoreRequest, ingest
+from dicomnode.receive.intake import Intake, Sender
 from dicomnode.receive.spool import Spool, open_spool
 from dicomnode.settings import LimitSettings
 from tests.peers_programs import data_set_bytes

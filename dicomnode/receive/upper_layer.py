@@ -1,0 +1,336 @@
+"""pynetdicom's upper layer without its polling: it waits for the socket, and stores a plain C-STORE on the spot.
+
+Flow: receive.scp > [upper_layer] > receive.connection, receive.messages, receive.associations
+Never: a thread of its own (whoever waits for a primitive reads the socket meanwhile); an answer to anything but a plain
+C-STORE: negotiation, C-ECHO, release and all else are pynetdicom's; more bytes or time than the limits give.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import struct
+import threading
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_primitives import DimseServiceType
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import InvalidEventError
+from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE, P_DATA
+
+from dicomnode.errors import PeerProtocolError
+from dicomnode.logs import get_logger
+from dicomnode.receive.connection import Connection
+from dicomnode.receive.messages import (
+    P_DATA_TF,
+    PDU_HEADER,
+    Assembler,
+    Message,
+    StoreCommand,
+    encode_abort,
+    encode_store_response,
+    read_store_command,
+)
+from dicomnode.settings import LimitSettings
+from dicomnode.status import AbortReason
+
+log = get_logger()
+
+CLOSE_S = 1.0  # for the peer to read our last word and close: to close first could take it from the peer
+PDU_TYPES = range(0x01, 0x08)  # PS3.8 9.3.1
+RESPONSE_BYTES_MAX = 256  # of a C-STORE-RSP; a peer that takes no PDU of this size gets it in pieces, from pynetdicom
+# What pynetdicom raises on what it cannot decode.
+_UNREADABLE = (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError, struct.error)
+# States of PS3.8 table 9-10 that matter here.
+AWAITING_REQUEST, ESTABLISHED, RELEASING, AWAITING_CLOSE = "Sta2", "Sta6", "Sta7", "Sta13"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A plain C-STORE request as it came over an association."""
+
+    command: StoreCommand
+    context_sop_class_uid: str
+    transfer_syntax_uid: str
+    message: Message
+
+
+class Service(Protocol):
+    """Who answers C-STORE, and hears why an association is aborted."""
+
+    def store(self, association: Association, delivery: Delivery) -> int:
+        """Return the status to answer with."""
+
+    def note_abort(self, association: Association, error: PeerProtocolError) -> None:
+        """Record that a peer is cut off."""
+
+
+class UpperLayer(DULServiceProvider):
+    """The upper layer of one accepted connection; only `send_pdu` and `hang_up` are for other threads."""
+
+    def __init__(self, association: Association, limits: LimitSettings, service: Service) -> None:
+        super().__init__(association)
+        self._limits = limits
+        self._service = service
+        self._assembler = Assembler(limits.data_set_bytes)
+        self._heard_at = time.monotonic()
+        self._pdu_since = self._message_since = math.inf  # when what is incomplete began to arrive
+        self._close_by = math.inf
+
+    # What pynetdicom asks of the thread that this class does without.
+
+    def start(self) -> None:
+        """Be ready."""
+        self.assoc._dul_ready.set()  # noqa: SLF001  pynetdicom's thread says so, and the association waits for it
+
+    def is_alive(self) -> bool:
+        """Say whether the connection is still served."""
+        return not self._kill_thread
+
+    def stop_dul(self) -> bool:
+        """See the connection to its end."""
+        while self.is_alive():
+            if self._state != AWAITING_CLOSE and self.to_provider_queue.empty():
+                self._close()
+            else:
+                self._step(math.inf)
+        return True
+
+    def idle_timer_expired(self) -> bool:
+        """Say whether the peer has been silent for too long."""
+        return time.monotonic() >= self._idle_at
+
+    def send_pdu(self, primitive: A_ABORT | A_P_ABORT | A_ASSOCIATE | A_RELEASE | P_DATA) -> None:
+        """Queue a primitive; it is sent before anything else is read."""
+        super().send_pdu(primitive)
+        if threading.current_thread() is not self.assoc:
+            self._connection.wake()
+
+    def receive_pdu(
+        self,
+        wait: bool = False,  # noqa: FBT001  pynetdicom fixes the signature
+        timeout: float | None = None,
+    ) -> A_ABORT | A_P_ABORT | A_ASSOCIATE | A_RELEASE | None:
+        """Return a primitive for the association, reading until there is one if asked to wait."""
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while wait and self.is_alive() and self.to_user_queue.empty() and time.monotonic() < deadline:
+            self._step(deadline)
+        return super().receive_pdu(wait=False)
+
+    def wait_for_user(self) -> None:
+        """Read, and store, until there is something that is the association's business."""
+        while self.is_alive() and self.to_user_queue.empty() and self.assoc.dimse.msg_queue.empty():
+            if self.idle_timer_expired():
+                return
+            self._step(math.inf)
+
+    def hang_up(self) -> None:
+        """End the connection, from any thread, whatever the peer does."""
+        if self.socket is not None:
+            self._connection.hang_up()
+
+    def free(self) -> None:
+        """Give everything back; the association has ended."""
+        self._close()
+        self._assembler = Assembler(0)
+        self._connection.release()
+
+    # One step: send one primitive, or take what has come.
+
+    def _step(self, until: float) -> None:
+        if self.artim_timer.expired:
+            self.event_queue.put("Evt18")
+        elif not self._process_recv_primitive():
+            try:
+                self._read(until)
+            except PeerProtocolError as error:
+                self._abort(error)
+        while self.is_alive() and not self.event_queue.empty():
+            try:
+                self.state_machine.do_action(self.event_queue.get(block=False))
+            except (InvalidEventError, *_UNREADABLE) as error:  # an answer after the end, a request that is none
+                log.warning("receive.closed", address=self.assoc.requestor.address, why=type(error).__name__)
+                self._close()
+
+    def _read(self, until: float) -> None:
+        received = self._connection.received
+        if self._state == AWAITING_CLOSE:
+            self._await_close()
+        elif len(received) >= (needed := self._count_needed()) and received:
+            self._take_pdu(needed)
+            self._pdu_since = time.monotonic() if received else math.inf
+        else:
+            try:
+                self._receive(min(until, self._next_deadline()))
+            except TimeoutError:
+                self._check_deadlines()
+
+    def _receive(self, deadline: float) -> None:
+        chunk = self._connection.receive(deadline)
+        if chunk is None:
+            return
+        if not chunk:
+            self.event_queue.put("Evt17")
+            return
+        self._heard_at = time.monotonic()
+        if not self._connection.received:
+            self._pdu_since = self._heard_at
+        self._connection.received += chunk
+
+    def _count_needed(self) -> int:
+        """Return how many bytes the next PDU has, or at least its header; judge its length before it comes."""
+        received = self._connection.received
+        if len(received) < PDU_HEADER.size:
+            return PDU_HEADER.size
+        pdu_type, length = PDU_HEADER.unpack_from(received)
+        if pdu_type not in PDU_TYPES:
+            return PDU_HEADER.size  # pynetdicom refuses it by its header
+        is_data = pdu_type == P_DATA_TF and self._state != AWAITING_REQUEST
+        limit = int(self.assoc.acceptor.maximum_length or 0) if is_data else self._limits.associate_bytes
+        if length > limit:
+            raise PeerProtocolError(
+                AbortReason.INVALID_PDU_PARAMETER_VALUE,
+                f"a PDU of type {pdu_type:02X} says it has {length} bytes, at most {limit} are taken",
+            )
+        return PDU_HEADER.size + int(length)
+
+    def _take_pdu(self, size: int) -> None:
+        connection, state = self._connection, self._state
+        if connection.received[0] != P_DATA_TF or state not in (ESTABLISHED, RELEASING):
+            self._read_pdu_data()  # pynetdicom's: it takes the bytes by `Connection.recv`
+            return
+        pdu, connection.received = connection.received, connection.received[size:]
+        if state == RELEASING:
+            return  # we asked for the release: nothing may be answered any more
+        for message in self._assembler.take(memoryview(pdu)[PDU_HEADER.size : size]):
+            self._take_message(message)
+            self._message_since = math.inf
+        if not self._assembler.is_between_messages:
+            self._message_since = min(self._message_since, time.monotonic())
+
+    def _take_message(self, message: Message) -> None:
+        command = read_store_command(message.command_set)
+        context = self._contexts.get(message.context_id)
+        if command is None or context is None or 0 < (self.assoc.requestor.maximum_length or 0) < RESPONSE_BYTES_MAX:
+            self._hand_over(message)
+            return
+        status = self._service.store(self.assoc, Delivery(command, *context, message))
+        self._connection.send(encode_store_response(command, message.context_id, status))
+        self._heard_at = time.monotonic()
+
+    @cached_property
+    def _contexts(self) -> dict[int | None, tuple[str, str]]:
+        """SOP class and transfer syntax of each presentation context; they are fixed once messages come."""
+        return {
+            context.context_id: (str(context.abstract_syntax), str(context.transfer_syntax[0]))
+            for context in self.assoc.accepted_contexts
+        }
+
+    def _hand_over(self, message: Message) -> None:
+        """Let pynetdicom judge and answer."""
+        if message.size_bytes > len(message.data_set):
+            raise PeerProtocolError(
+                AbortReason.NOT_SPECIFIED,
+                f"a data set of {message.size_bytes} bytes, at most {self._limits.data_set_bytes} are taken",
+            )
+        primitive = P_DATA()
+        pdvs: Any = [[message.context_id, b"\x03" + message.command_set]]  # pynetdicom says tuples and wants lists
+        if message.has_data_set:
+            pdvs.append([message.context_id, b"\x02" + message.data_set])
+        primitive.presentation_data_value_list = pdvs
+        try:
+            self.assoc.dimse.receive_primitive(primitive)
+        except _UNREADABLE as error:
+            raise PeerProtocolError(AbortReason.INVALID_PDU_PARAMETER_VALUE, "a message of no known kind") from error
+
+    # Limits of time.
+
+    @property
+    def _idle_at(self) -> float:
+        return self._heard_at + self._limits.idle_s if self._state == ESTABLISHED else math.inf
+
+    @property
+    def _state(self) -> str:
+        return self.state_machine.current_state
+
+    def _deadlines(self) -> tuple[tuple[float, str], ...]:
+        """Return until when what is incomplete must have come, with the words for a peer that is later."""
+        limits = self._limits
+        return (
+            (self._pdu_since + limits.pdu_s, f"a PDU took longer than {limits.pdu_s} s to arrive"),
+            (self._message_since + limits.data_set_s, f"an instance took longer than {limits.data_set_s} s to arrive"),
+        )
+
+    def _next_deadline(self) -> float:
+        is_armed = self._state == AWAITING_REQUEST
+        associate_at = time.monotonic() + max(self.artim_timer.remaining, 0) if is_armed else math.inf
+        return min(self._idle_at, associate_at, *(at for at, _ in self._deadlines()))
+
+    def _check_deadlines(self) -> None:
+        now = time.monotonic()
+        late = [words for at, words in self._deadlines() if now >= at]
+        if now >= self._idle_at and not (self._assembler.is_between_messages and not self._connection.received):
+            late.append(f"nothing came for {self._limits.idle_s} s in the middle of a message")
+        if late:
+            raise PeerProtocolError(AbortReason.NOT_SPECIFIED, late[0])
+
+    # The end.
+
+    def _abort(self, error: PeerProtocolError) -> None:
+        """Send A-ABORT with the reason, forget what came, and tell the association."""
+        self._service.note_abort(self.assoc, error)
+        self._connection.received.clear()
+        self._assembler = Assembler(0)
+        self._connection.send(encode_abort(error.reason))
+        self.state_machine.transition(AWAITING_CLOSE)
+        if self.assoc.requestor.primitive is not None:
+            primitive = A_P_ABORT()
+            primitive.provider_reason = error.reason
+            self.to_user_queue.put(primitive)
+
+    def _await_close(self) -> None:
+        """Let the peer close first, for a while, whatever it still sends."""
+        self._close_by = min(self._close_by, time.monotonic() + CLOSE_S)
+        try:
+            is_over = self._connection.receive(self._close_by) == b"" or time.monotonic() >= self._close_by
+        except TimeoutError:
+            is_over = True
+        if is_over:
+            self._connection.close()
+
+    def _close(self) -> None:
+        self._connection.close()
+        self.kill_dul()
+
+    @property
+    def _connection(self) -> Connection:
+        assert isinstance(self.socket, Connection)  # noqa: S101  `attach` sets it
+        return self.socket
+
+
+class Dimse(DIMSEServiceProvider):
+    """Gives messages to the association's loop, which waits here instead of asking each millisecond."""
+
+    def get_msg(
+        self,
+        block: bool = False,  # noqa: ARG002, FBT001  pynetdicom fixes the signature
+    ) -> tuple[int, DimseServiceType] | tuple[None, None]:
+        """Return the next message that is pynetdicom's to answer, if there is one."""
+        dul = self.dul
+        assert isinstance(dul, UpperLayer)  # noqa: S101  `attach` sets both
+        dul.wait_for_user()
+        return super().get_msg(block=False)
+
+
+def attach(association: Association, client: socket.socket, limits: LimitSettings, service: Service) -> UpperLayer:
+    """Put this upper layer in the place of pynetdicom's, before the association starts; a TLS handshake is over."""
+    association.dul = upper_layer = UpperLayer(association, limits, service)
+    association.dimse = Dimse(association)
+    association.acse_timeout = association.acse_timeout  # the timer stands in the upper layer
+    association.set_socket(Connection(association, client, limits.pdu_s))
+    return upper_layer

@@ -1,0 +1,262 @@
+"""Our upper layer and pynetdicom's own: the same requests give the same stored bytes and the same answers."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+    RLELossless,
+)
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import TRANSITION_TABLE, StateMachine
+from pynetdicom.transport import AssociationSocket, RequestHandler
+
+from dicomnode.database.engine import open_database
+from dicomnode.database.migrate import migrate
+from dicomnode.database.store import Store
+from dicomnode.receive.addresses import resolve_peers
+from dicomnode.receive.associations import Associations, Rules
+from dicomnode.receive.contexts import make_contexts
+from dicomnode.receive.intake import Intake
+from dicomnode.receive.spool import open_spool
+from dicomnode.settings import LimitSettings, NodeSettings, Settings
+from tests.peers_programs import LOOPBACK, data_set_bytes
+from tests.raw_association import COMMAND, LAST, P_DATA, RawAssociation, echo_command, fragments, pdv, store_command
+from tests.receiving import MR, PT, ROOT, encode, make_data_set
+from tests.storage_scp import SCANNER, VIEWER, RunningScp
+
+SYNTAXES = (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    RLELossless,
+    JPEGLSLossless,
+)
+VERIFICATION = "1.2.840.10008.1.1"
+CONTEXTS = [
+    *((MR, (syntax,)) for syntax in SYNTAXES),
+    (PT, (ExplicitVRLittleEndian,)),
+    (VERIFICATION, (ImplicitVRLittleEndian,)),
+]
+UID_1 = f"{ROOT}.3.1"
+HOSTILE = pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning")  # pydicom, of what is sent on purpose
+LIMITS = LimitSettings(disk_reserve_bytes=0)
+
+
+def encode_for(syntax: str, number: int = 1, size: int = 16) -> bytes:
+    is_implicit, is_big = syntax == ImplicitVRLittleEndian, syntax == ExplicitVRBigEndian
+    data_set = make_data_set(number, size=size)
+    if is_big:
+        data_set["PixelData"].VR = "OW"
+    return encode(data_set, is_implicit=is_implicit, is_little_endian=not is_big)
+
+
+@dataclass(frozen=True)
+class Scp:
+    """A Storage SCP, by its port and what it keeps."""
+
+    port: int
+    store: Store
+
+    def stored(self) -> list[bytes]:
+        return sorted(data_set_bytes(path.read_bytes()) for path in self.store.root.rglob("*.dcm"))
+
+
+@contextmanager
+def run_ours(root: Path) -> Iterator[Scp]:
+    with RunningScp(root) as node:
+        yield Scp(node.port, node.store)
+
+
+@contextmanager
+def run_stock(root: Path) -> Iterator[Scp]:
+    """Run pynetdicom as it is, its handlers ours."""
+    settings = Settings(node=NodeSettings(storage_root=root), peers=(SCANNER, VIEWER), limits=LIMITS)
+    store = Store(root)
+    store.make_folders()
+    migrate(settings.database_url)
+    database = open_database(settings.database_url)
+    spool = open_spool(store, database, time.time())
+    associations = Associations(Rules(settings, resolve_peers(settings.peers)), Intake(spool, database), time.time)
+    entity = AE("DICOMNODE")
+    entity.maximum_pdu_size = LIMITS.pdu_bytes
+    entity.supported_contexts = make_contexts()
+    handlers: list[evt.EventHandlerType] = [
+        (evt.EVT_REQUESTED, associations.handle_request),
+        (evt.EVT_C_STORE, associations.handle_store),
+    ]
+    server = entity.start_server((LOOPBACK, 0), block=False, evt_handlers=handlers)
+    assert server is not None
+    try:
+        yield Scp(int(server.server_address[1]), store)
+    finally:
+        server.shutdown()
+        spool.close(database, time.time())
+        database.close()
+
+
+def exchange(scp: Scp, requests: Sequence[Sequence[Sequence[bytes]]]) -> list[bytes | None]:
+    """Send each request, a list of PDUs of PDVs, over one association; return the answers as they came."""
+    with RawAssociation(scp.port).associate(CONTEXTS) as raw:
+        answers = []
+        for pdus in requests:
+            raw.send_pdvs(pdus)
+            answers.append(raw.read())
+        raw.release()
+    return answers
+
+
+def one_by_one(context_id: int, command: bytes, data: bytes, pdu_bytes: int) -> list[list[bytes]]:
+    pdvs = fragments(context_id, COMMAND, command, pdu_bytes - 6) + fragments(context_id, 0, data, pdu_bytes - 6)
+    return [[value] for value in pdvs]
+
+
+def all_in_one(context_id: int, command: bytes, data: bytes, pdu_bytes: int) -> list[list[bytes]]:
+    return [[*fragments(context_id, COMMAND, command, pdu_bytes), *fragments(context_id, 0, data, pdu_bytes)]]
+
+
+def several_in_each(context_id: int, command: bytes, data: bytes, pdu_bytes: int) -> list[list[bytes]]:
+    size = pdu_bytes // 3 - 6
+    pdvs = fragments(context_id, COMMAND, command, 48) + fragments(context_id, 0, data, size)
+    return [pdvs[at : at + 3] for at in range(0, len(pdvs), 3)]
+
+
+def split_command(context_id: int, command: bytes, data: bytes, pdu_bytes: int) -> list[list[bytes]]:
+    return [[v] for v in fragments(context_id, COMMAND, command, 7) + fragments(context_id, 0, data, pdu_bytes - 6)]
+
+
+def small(context_id: int, command: bytes, data: bytes, pdu_bytes: int) -> list[list[bytes]]:
+    return one_by_one(context_id, command, data, len(data) // 200 + 6)
+
+
+def both(tmp_path: Path, requests: Sequence[Sequence[Sequence[bytes]]]) -> list[bytes | None]:
+    """Assert that both make the same of it, and return the answers."""
+    with run_stock(tmp_path / "stock") as stock:
+        wanted = exchange(stock, requests)
+        wanted_files = stock.stored()
+    with run_ours(tmp_path / "ours") as ours:
+        assert exchange(ours, requests) == wanted
+        assert ours.stored() == wanted_files
+    return wanted
+
+
+def test_every_syntax_is_stored_and_answered_alike(tmp_path: Path) -> None:
+    requests = [
+        one_by_one(2 * n + 1, store_command(MR, f"{ROOT}.3.{n}"), encode_for(syntax, n), 16384)
+        for n, syntax in enumerate(SYNTAXES)
+    ]
+    assert len({answer for answer in both(tmp_path, requests) if answer}) == len(SYNTAXES)
+
+
+@pytest.mark.parametrize("pdu_bytes", [4096, 16384, 131072])
+def test_every_layout_of_pdus_is_stored_and_answered_alike(tmp_path: Path, pdu_bytes: int) -> None:
+    layouts = (one_by_one, several_in_each, split_command, small)
+    requests = [
+        layout(1, store_command(MR, f"{ROOT}.3.{n}", n), encode_for(ExplicitVRLittleEndian, n, 320), pdu_bytes)
+        for n, layout in enumerate(layouts)
+    ]
+    assert len({answer for answer in both(tmp_path, requests) if answer}) == len(layouts)
+
+
+def test_every_legal_command_is_answered_alike(tmp_path: Path) -> None:
+    data = encode_for(ExplicitVRLittleEndian)
+    commands = [
+        store_command(MR, UID_1, 65535, MoveOriginatorApplicationEntityTitle="MOVER", MoveOriginatorMessageID=77),
+        store_command(MR, UID_1, CommandDataSetType=0),
+        store_command(MR, UID_1, Priority=1),
+        store_command(MR, UID_1)[12:],  # without its group length
+    ]
+    answers = both(tmp_path, [all_in_one(1, command, data, 131072) for command in commands])
+    assert all(answer is not None and answer[0] == P_DATA for answer in answers)
+
+
+@HOSTILE
+def test_every_refusal_is_answered_alike(tmp_path: Path) -> None:
+    data = encode_for(ExplicitVRLittleEndian)
+    other = encode(make_data_set(1, SeriesDescription="another"))
+    requests = [
+        all_in_one(1, store_command(MR, UID_1), data, 65536),
+        all_in_one(1, store_command(MR, UID_1), data, 65536),  # the same again
+        all_in_one(1, store_command(MR, UID_1), other, 65536),  # other content
+        all_in_one(1, store_command(MR, f"{ROOT}.3.2"), data, 65536),  # another instance
+        all_in_one(1, store_command(MR, UID_1), data[:-9], 65536),  # cut off
+        all_in_one(11, store_command(MR, UID_1), data, 65536),  # in the context of another class
+        all_in_one(1, store_command(MR, "1.2.3.x/../"), data, 65536),  # no UID
+        all_in_one(1, store_command(MR, UID_1), b"", 65536),
+    ]
+    answers = both(tmp_path, requests)
+    assert all(answer is not None and answer[0] == P_DATA for answer in answers)
+
+
+def test_pynetdicom_sees_what_is_not_a_plain_store_and_nothing_else(tmp_path: Path) -> None:
+    seen: list[str] = []
+    requests = [
+        all_in_one(1, store_command(MR, UID_1), encode_for(ExplicitVRLittleEndian), 65536),
+        [[pdv(13, COMMAND | LAST, echo_command())]],
+        all_in_one(1, store_command(MR, UID_1, ErrorComment="odd"), encode_for(ExplicitVRLittleEndian), 65536),
+    ]
+    with RunningScp(tmp_path / "root") as node:
+        server, _, _ = node.scp._parts()
+        server.bind(evt.EVT_DIMSE_RECV, lambda event: seen.append(type(event.message).__name__))
+        before = threading.active_count()
+        with RawAssociation(node.port).associate(CONTEXTS) as raw:
+            assert threading.active_count() == before + 1  # and no second one for the upper layer
+            for pdus in requests:
+                raw.send_pdvs(pdus)
+                assert raw.read() is not None
+            raw.release()
+    assert seen == ["C_ECHO_RQ", "C_STORE_RQ"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "names"),
+    [
+        (RequestHandler, ["_create_association"]),
+        (DULServiceProvider, ["_process_recv_primitive", "_read_pdu_data", "_send", "kill_dul", "send_pdu"]),
+        (DULServiceProvider, ["is_alive", "receive_pdu", "start", "stop_dul", "idle_timer_expired"]),
+        (AssociationSocket, ["_shutdown_socket", "close", "recv", "send"]),
+        (DIMSEServiceProvider, ["get_msg", "receive_primitive"]),
+        (Association, ["kill", "run_reactor", "_run_reactor", "set_socket", "acse_timeout", "network_timeout"]),
+        (StateMachine, ["do_action", "transition"]),
+    ],
+)
+def test_the_names_of_pynetdicom_we_lean_on_are_there(owner: type, names: list[str]) -> None:
+    assert [name for name in names if not hasattr(owner, name)] == []
+
+
+def test_the_fields_of_pynetdicom_we_lean_on_are_there() -> None:
+    association = Association(AE(), "acceptor")
+    assert not association._dul_ready.is_set()
+    assert (association.dul._kill_thread, association.dul.state_machine.current_state) == (False, "Sta1")
+    assert association.dul.to_user_queue.empty()
+    assert association.dul.to_provider_queue.empty()
+    assert association.dul.event_queue.empty()
+    assert association.dimse.msg_queue.empty()
+    association.dul.kill_dul()
+    assert association.dul._kill_thread
+
+
+def test_pynetdicom_asks_where_our_upper_layer_waits() -> None:
+    loop = inspect.getsource(Association._run_reactor)
+    assert loop.index("self.dimse.get_msg(block=False)") < loop.index("self.acse.is_release_requested()")
+    assert "self.dul.idle_timer_expired()" in loop
+    assert "self.dul.receive_pdu(wait=True, timeout=self.acse_timeout)" in inspect.getsource(Association.run_reactor)
+    assert "while self.dul.is_alive() and not self.dul.stop_dul()" in inspect.getsource(Association.kill)
+    assert "self.socket.recv(6)" in inspect.getsource(DULServiceProvider._read_pdu_data)
+    assert "self.socket.send(" in inspect.getsource(DULServiceProvider._send)
+    ends = {TRANSITION_TABLE["Evt17", "Sta13"], TRANSITION_TABLE["Evt15", "Sta6"], TRANSITION_TABLE["Evt18", "Sta2"]}
+    assert ends == {"AR-5", "AA-1", "AA-2"}

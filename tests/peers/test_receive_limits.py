@@ -1,0 +1,255 @@
+"""What a peer may not take from us: bytes, time and places. Raw sockets are the peers."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from dicomnode.settings import LimitSettings
+from tests.raw_association import (
+    A_ABORT,
+    A_RELEASE_RQ,
+    COMMAND,
+    LAST,
+    P_DATA,
+    RawAssociation,
+    associate_request,
+    fragments,
+    pdu,
+    pdv,
+    store_command,
+)
+from tests.raw_scu import RawScu
+from tests.receiving import MR, ROOT, encode, make_data_set
+from tests.storage_scp import RunningScp
+from tests.waiting import wait_until
+
+UID_1 = f"{ROOT}.3.1"
+DATA_1 = encode(make_data_set(1))
+COMMAND_1 = store_command(MR, UID_1)
+NOT_SPECIFIED, UNEXPECTED_PARAMETER, INVALID_VALUE = 0, 5, 6  # PS3.8 table 9-26
+BY_PROVIDER = 2
+SEED = 20260304
+PAGE_BYTES = resource.getpagesize()
+
+
+@contextmanager
+def running(tmp_path: Path, **limits: Any) -> Iterator[RunningScp]:
+    with RunningScp(tmp_path / "root", limits=LimitSettings(disk_reserve_bytes=0, **limits)) as node:
+        yield node
+
+
+def is_aborted(raw: RawAssociation, reason: int) -> bool:
+    return raw.read() == pdu(A_ABORT, bytes((0, 0, BY_PROVIDER, reason))) and raw.is_closed()
+
+
+def memory_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * PAGE_BYTES
+
+
+def store(raw: RawAssociation, data: bytes = DATA_1) -> int:
+    """Store an instance and return the status."""
+    raw.send_pdvs([[pdv(1, COMMAND | LAST, COMMAND_1), *fragments(1, 0, data, 4000)]])
+    answer = raw.read()
+    assert answer is not None
+    assert answer[0] == P_DATA
+    at = answer.index(struct.pack("<HHL", 0, 0x0900, 2)) + 8
+    return int.from_bytes(answer[at : at + 2], "little")
+
+
+def assert_nothing_is_left(node: RunningScp) -> None:
+    _, associations, _ = node.scp._parts()
+    wait_until(lambda: not associations._connections and not associations._senders, 10, "no association to be left")
+    assert node.files() == []
+    with RawAssociation(node.port).associate() as raw:
+        assert store(raw) == 0x0000
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFFF, 16385])
+def test_a_pdu_longer_than_negotiated_is_refused_by_its_header(tmp_path: Path, length: int) -> None:
+    with running(tmp_path, pdu_bytes=16384) as node, capture_logs() as logs:
+        with RawAssociation(node.port).associate() as raw:
+            raw.send(struct.pack(">BxL", P_DATA, length) + bytes(100))
+            assert is_aborted(raw, INVALID_VALUE)
+        assert_nothing_is_left(node)
+    (aborted,) = [entry for entry in logs if entry["event"] == "receive.aborted"]
+    assert aborted["why"] == f"a PDU of type 04 says it has {length} bytes, at most 16384 are taken"
+
+
+def test_a_request_for_an_association_is_bounded(tmp_path: Path) -> None:
+    with running(tmp_path, associate_bytes=4096) as node:
+        for header in (struct.pack(">BxL", 0x01, 0xFFFFFFFF), struct.pack(">BxL", P_DATA, 4097)):
+            with RawAssociation(node.port) as raw:
+                raw.send(header)
+                assert is_aborted(raw, INVALID_VALUE)
+        assert_nothing_is_left(node)
+
+
+def test_a_data_set_beyond_the_limit_is_not_kept_while_it_comes(tmp_path: Path) -> None:
+    part, parts = bytes(130000), 800
+    with running(tmp_path, data_set_bytes=1048576) as node, RawAssociation(node.port).associate() as raw:
+        raw.send_pdvs([[pdv(1, COMMAND | LAST, COMMAND_1)]])
+        before = memory_bytes()
+        raw.send_pdvs([[pdv(1, 0, part)]] * parts)
+        assert memory_bytes() - before < 20_000_000 < parts * len(part)
+        raw.send_pdvs([[pdv(1, LAST, b"")]])
+        answer = raw.read()
+        assert answer is not None
+        assert struct.pack("<HHLH", 0, 0x0900, 2, 0xA700) in answer
+        assert node.files() == []
+        assert store(raw) == 0x0000
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"\x09" + bytes(9), NOT_SPECIFIED),
+        (pdu(P_DATA, b"\0\0\0\x01\x01"), INVALID_VALUE),
+        (pdu(P_DATA, struct.pack(">LBB", 5000, 1, 0)), INVALID_VALUE),
+        (pdu(P_DATA, struct.pack(">LBB", 1, 1, 0)), INVALID_VALUE),
+        (pdu(P_DATA, pdv(1, LAST, DATA_1)), UNEXPECTED_PARAMETER),
+        (pdu(P_DATA, pdv(1, COMMAND | LAST, COMMAND_1) * 2), UNEXPECTED_PARAMETER),
+        (pdu(P_DATA, pdv(1, COMMAND | LAST, COMMAND_1) + pdv(3, LAST, DATA_1)), UNEXPECTED_PARAMETER),
+        (pdu(P_DATA, pdv(1, COMMAND | LAST, COMMAND_1[:-3])), INVALID_VALUE),
+        (pdu(P_DATA, pdv(1, COMMAND | LAST, b"\xff" * 64)), INVALID_VALUE),
+        (pdu(P_DATA, pdv(1, COMMAND, bytes(9000))) * 2, INVALID_VALUE),
+        (pdu(P_DATA, pdv(1, COMMAND | LAST, store_command(MR, UID_1, CommandField=0x7777, CommandDataSetType=0x0101))),
+         INVALID_VALUE),
+    ],
+    ids=[
+        "unknown pdu", "half pdv", "pdv too long", "pdv too short", "data first", "two commands", "two contexts",
+        "cut command", "no command", "endless command", "unknown command",
+    ],
+)  # fmt: skip
+def test_what_is_no_message_ends_the_association(tmp_path: Path, sent: bytes, reason: int) -> None:
+    with running(tmp_path) as node:
+        with RawAssociation(node.port).associate() as raw:
+            raw.send(sent)
+            assert is_aborted(raw, reason)
+        assert_nothing_is_left(node)
+
+
+@pytest.mark.parametrize(
+    ("limits", "sent", "words"),
+    [
+        ({"pdu_s": 0.3}, struct.pack(">BxL", P_DATA, 100) + b"x", "a PDU took longer than 0.3 s to arrive"),
+        ({"pdu_s": 0.3}, b"\x04\0", "a PDU took longer than 0.3 s to arrive"),
+        (
+            {"data_set_s": 0.3},
+            pdu(P_DATA, pdv(1, COMMAND | LAST, COMMAND_1)),
+            "an instance took longer than 0.3 s to arrive",
+        ),
+        (
+            {"idle_s": 0.3},
+            pdu(P_DATA, pdv(1, COMMAND | LAST, COMMAND_1)),
+            "nothing came for 0.3 s in the middle of a message",
+        ),
+    ],
+)
+def test_half_of_something_is_not_waited_for_for_ever(
+    tmp_path: Path, limits: dict[str, float], sent: bytes, words: str
+) -> None:
+    with running(tmp_path, **limits) as node, capture_logs() as logs:
+        with RawAssociation(node.port).associate() as raw:
+            raw.send(sent)
+            assert is_aborted(raw, NOT_SPECIFIED)
+        assert_nothing_is_left(node)
+    assert [entry["why"] for entry in logs if entry["event"] == "receive.aborted"] == [words]
+
+
+def test_a_trickle_does_not_keep_a_pdu_alive(tmp_path: Path) -> None:
+    with running(tmp_path, pdu_s=0.5) as node, RawAssociation(node.port).associate() as raw:
+        raw.send(struct.pack(">BxL", P_DATA, 100_000))
+        trickling = threading.Event()
+
+        def trickle() -> None:
+            try:
+                while not trickling.wait(0.05):
+                    raw.send(b"x")
+            except OSError:
+                return  # cut off, as it should be
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        assert is_aborted(raw, NOT_SPECIFIED)
+        trickling.set()
+        thread.join(5)
+
+
+def test_silent_and_half_open_sockets_take_no_place(tmp_path: Path) -> None:
+    with running(tmp_path, associations=1, waiting_connections=8) as node, ExitStack() as held:
+        silent = [held.enter_context(RawAssociation(node.port)) for _ in range(20)]
+        for number, raw in enumerate(silent[-8:]):
+            raw.send(b"\x01\0\0\0\0\xff"[:number])
+        with RawAssociation(node.port).associate() as raw:
+            assert store(raw) == 0x0000
+        _, associations, _ = node.scp._parts()
+        wait_until(lambda: len(associations._connections) == 8, 10, "the oldest to be cut off")
+
+
+def test_a_peer_that_never_reads_its_answers_does_not_hold_its_thread(tmp_path: Path) -> None:
+    with running(tmp_path, pdu_s=0.5) as node, RawAssociation(node.port).associate() as raw:
+        request = pdu(P_DATA, pdv(1, COMMAND | LAST, COMMAND_1) + pdv(1, LAST, b"no data set"))
+        _, associations, _ = node.scp._parts()
+        raw.socket.settimeout(2)
+        with pytest.raises(OSError, match=r"timed out|reset|Broken pipe"):
+            raw.send(request * 200_000)
+        wait_until(lambda: not associations._senders, 20, "the association to be let go")
+
+
+def cpu_s() -> float:
+    used = os.times()
+    return used.user + used.system
+
+
+def test_idle_associations_cost_nothing(tmp_path: Path) -> None:
+    with running(tmp_path) as node, ExitStack() as held:
+        for _ in range(30):
+            held.enter_context(RawAssociation(node.port)).associate()
+        before, started = cpu_s(), time.monotonic()
+        with RawScu(node.port) as scu:
+            wait_until(lambda: time.monotonic() - started > 2, 5)
+            assert scu.is_established
+        assert cpu_s() - before < 0.5  # polling each millisecond took 0.3 s of each second for thirty
+
+
+def mutate(draw: random.Random, data: bytes) -> bytes:
+    """Change, drop or repeat a few bytes."""
+    changed = bytearray(data)
+    for _ in range(draw.randrange(1, 4)):
+        at = draw.randrange(len(changed))
+        match draw.randrange(3):
+            case 0:
+                changed[at] = draw.randrange(256)
+            case 1:
+                del changed[at : at + draw.randrange(1, 9)]
+            case _:
+                changed[at:at] = changed[at : at + draw.randrange(1, 9)]
+    return bytes(changed)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom, of what is sent on purpose
+def test_mutations_of_a_conversation_leave_nothing_behind(tmp_path: Path) -> None:
+    draw = random.Random(SEED)  # noqa: S311  cases, not secrets
+    request = associate_request("SCANNER", "DICOMNODE", [(MR, ("1.2.840.10008.1.2.1",))], 16384)
+    message = pdu(P_DATA, pdv(1, COMMAND | LAST, COMMAND_1) + pdv(1, LAST, DATA_1))
+    with running(tmp_path, associations=1000, pdu_s=0.3, idle_s=0.3) as node:
+        for number in range(200):
+            with RawAssociation(node.port) as raw, suppress(OSError):
+                raw.send(mutate(draw, request) if number % 2 else request + mutate(draw, message))
+                raw.send(A_RELEASE_RQ)
+        _, associations, _ = node.scp._parts()
+        wait_until(lambda: not associations._connections and not associations._senders, 20, "no association to be left")
+        with RawAssociation(node.port).associate() as raw:
+            assert store(raw) in (0x0000, 0x0111)  # a mutation may have stored the instance with other pixels
