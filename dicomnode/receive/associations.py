@@ -26,7 +26,7 @@ from dicomnode.logs import get_logger
 from dicomnode.receive.ingest import StoreRequest, ingest
 from dicomnode.receive.intake import Intake, Sender
 from dicomnode.receive.policy import Addresses, Admission, Caller, Refusal, admit
-from dicomnode.receive.upper_layer import Delivery, UpperLayer, attach
+from dicomnode.receive.upper_layer import UpperLayer, attach
 from dicomnode.settings import Settings
 from dicomnode.status import StoreStatus
 
@@ -117,28 +117,10 @@ class Associations:
             transfer_syntax_uid=str(context.transfer_syntax),
             data=cast(BytesIO, request.DataSet).getvalue(),
         )
-        return self._answer(event.assoc, store_request)
+        return self.store(event.assoc, store_request)
 
-    def store(self, association: Association, delivery: Delivery) -> int:
-        """Answer a plain C-STORE."""
-        store_request = StoreRequest(
-            sop_class_uid=delivery.command.sop_class_uid,
-            sop_instance_uid=delivery.command.sop_instance_uid,
-            context_sop_class_uid=delivery.context_sop_class_uid,
-            transfer_syntax_uid=delivery.transfer_syntax_uid,
-            data=delivery.message.data_set,
-            unkept_bytes=delivery.message.size_bytes - len(delivery.message.data_set),
-        )
-        return self._answer(association, store_request)
-
-    def note_abort(self, association: Association, error: PeerProtocolError) -> None:
-        """Record that a peer is cut off for breaking a rule or a limit of the upper layer."""
-        sender = self._senders.get(association)
-        address = association.requestor.address
-        log.warning("receive.aborted", association_id=_id_of(sender), address=address, why=str(error))
-
-    def _answer(self, association: Association, request: StoreRequest) -> int:
-        """Return a status of PS3.4 B.2.3, whatever happens."""
+    def store(self, association: Association, request: StoreRequest) -> int:
+        """Answer a C-STORE with a status of PS3.4 B.2.3, whatever happens."""
         sender = self._senders.get(association)
         try:
             if sender is None:
@@ -153,6 +135,12 @@ class Associations:
         if sender is not None:
             sender.outcomes[f"{status:04X}"] += 1
         return int(status)
+
+    def note_abort(self, association: Association, error: PeerProtocolError) -> None:
+        """Record that a peer is cut off for breaking a rule or a limit of the upper layer."""
+        sender = self._senders.get(association)
+        address = association.requestor.address
+        log.warning("receive.aborted", association_id=_id_of(sender), address=address, why=str(error))
 
     def refuse_all(self) -> None:
         """Admit nobody from now on."""

@@ -12,7 +12,6 @@ import socket
 import struct
 import threading
 import time
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -26,12 +25,12 @@ from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE
 from dicomnode.errors import PeerProtocolError
 from dicomnode.logs import get_logger
 from dicomnode.receive.connection import Connection
+from dicomnode.receive.ingest import StoreRequest
 from dicomnode.receive.messages import (
     P_DATA_TF,
     PDU_HEADER,
     Assembler,
     Message,
-    StoreCommand,
     encode_abort,
     encode_store_response,
     read_store_command,
@@ -50,20 +49,10 @@ _UNREADABLE = (AttributeError, IndexError, KeyError, NotImplementedError, TypeEr
 AWAITING_REQUEST, ESTABLISHED, RELEASING, AWAITING_CLOSE = "Sta2", "Sta6", "Sta7", "Sta13"
 
 
-@dataclass(frozen=True)
-class Delivery:
-    """A plain C-STORE request as it came over an association."""
-
-    command: StoreCommand
-    context_sop_class_uid: str
-    transfer_syntax_uid: str
-    message: Message
-
-
 class Service(Protocol):
     """Who answers C-STORE, and hears why an association is aborted."""
 
-    def store(self, association: Association, delivery: Delivery) -> int:
+    def store(self, association: Association, request: StoreRequest) -> int:
         """Return the status to answer with."""
 
     def note_abort(self, association: Association, error: PeerProtocolError) -> None:
@@ -219,7 +208,11 @@ class UpperLayer(DULServiceProvider):
         if command is None or context is None or 0 < (self.assoc.requestor.maximum_length or 0) < RESPONSE_BYTES_MAX:
             self._hand_over(message)
             return
-        status = self._service.store(self.assoc, Delivery(command, *context, message))
+        unkept_bytes = message.size_bytes - len(message.data_set)
+        request = StoreRequest(
+            command.sop_class_uid, command.sop_instance_uid, *context, message.data_set, unkept_bytes
+        )
+        status = self._service.store(self.assoc, request)
         self._connection.send(encode_store_response(command, message.context_id, status))
         self._heard_at = time.monotonic()
 
