@@ -20,6 +20,7 @@ from dicomnode.settings_file import load_settings
 log = logs.get_logger()
 
 STOP = (signal.SIGTERM, signal.SIGINT)
+SIGNAL_S = 1.0  # a signal does not always wake the main thread, and only when it wakes does Python run the handler
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -54,7 +55,7 @@ def _parse_roles(text: str | None) -> list[Role]:
 
 def _follow_signals(node: Node, config: Path, signals: queue.SimpleQueue[int]) -> None:
     """Wait for signals until one says stop; between them, tell the watchdog that the node is healthy."""
-    interval_s = systemd.find_watchdog_interval_s()
+    interval_s = min(systemd.find_watchdog_interval_s() or SIGNAL_S, SIGNAL_S)
     while True:
         try:
             received = signals.get(timeout=interval_s)
