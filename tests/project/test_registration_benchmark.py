@@ -1,7 +1,7 @@
 """The registration benchmark's sums: failures are counted, never averaged away, and the page shows what was measured.
 
 Flow: tests.benchmarks.registration > [test_registration_benchmark]
-Never: a registration; `make bench` runs those.
+Never: a comparison; `make bench` makes it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from models.train.cases import HARD_SETS, SETS, WRONG_SETS
+from registration.transforms import RigidTransform
 from tests.benchmarks.registration.cases import list_cases
 from tests.benchmarks.registration.easy import make_easy_case
 from tests.benchmarks.registration.page import draw_capture_range, make_tables
 from tests.benchmarks.registration.summary import Outcome, list_lines, summarise
+from tests.benchmarks.registration.worker import Worker
 from tests.benchmarks.rows import Row
 
 EASY, HARD = SETS[0].name, HARD_SETS[0].name
@@ -122,3 +124,16 @@ def test_the_pair_that_proves_a_peer_is_oblique_uneven_and_far_from_the_origin()
         assert np.linalg.norm(volume.centre_mm) > 100
     assert case.tre_mm(case.fixed_from_moving) == pytest.approx(0.0, abs=1e-9)
     assert case.tre_mm(case.fixed_from_moving.inverse()) > 100
+
+
+def test_a_method_is_measured_in_a_process_of_its_own() -> None:
+    case = make_easy_case()
+
+    with Worker("NMI only") as worker:
+        measured = worker.measure(case.fixed, case.moving)
+
+    assert measured.answer.fixed_from_moving is not None
+    assert case.tre_mm(RigidTransform.from_matrix(measured.answer.fixed_from_moving)) < 3.0
+    assert 0 < measured.wall_s < 60
+    assert measured.cpu_s > 0
+    assert 50e6 < measured.peak_bytes < 4e9

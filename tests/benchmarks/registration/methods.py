@@ -43,6 +43,16 @@ class Answer:
     confidence: float = 0.0
 
 
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One answer, and what it took; the peak is the whole process', both volumes and the network in it."""
+
+    answer: Answer
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+
+
 Run = Callable[[Volume, Volume], Answer]
 
 

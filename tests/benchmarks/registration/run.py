@@ -17,10 +17,10 @@ from models.train.cases import Case
 from registration.transforms import RigidTransform
 from tests.benchmarks.registration.cases import CaseId, People, draw_case, find_unseen_people, list_cases
 from tests.benchmarks.registration.devices import compare_devices
-from tests.benchmarks.registration.methods import ALL, Method
+from tests.benchmarks.registration.methods import ALL, Measured, Method
 from tests.benchmarks.registration.page import write_page
 from tests.benchmarks.registration.summary import Outcome, summarise
-from tests.benchmarks.registration.worker import Measured, Worker
+from tests.benchmarks.registration.worker import Worker
 from tests.benchmarks.rows import Row
 
 NO_ANSWER_MM = float("inf")

@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,7 +23,7 @@ import cv2
 from registration.transforms import RigidTransform
 from registration.volume import Volume
 from tests.benchmarks.registration.easy import RIGHT_MM, make_easy_case
-from tests.benchmarks.registration.methods import METHODS, NO_ANSWER, THREADS, Answer, Method, Run
+from tests.benchmarks.registration.methods import METHODS, NO_ANSWER, THREADS, Answer, Measured, Method, Run
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 START_S = 180.0
@@ -33,16 +32,6 @@ THREAD_VARIABLES = ("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "OMP_NUM_THREADS", "
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 FORGET_PEAK = "5"  # proc(5), clear_refs
 ENDED = (EOFError, BrokenPipeError, ConnectionResetError)
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """One answer, and what it took; the peak is the whole process', both volumes and the network in it."""
-
-    answer: Answer
-    wall_s: float
-    cpu_s: float
-    peak_bytes: int
 
 
 class WorkerError(Exception):
