@@ -173,6 +173,10 @@ class Orthanc(Process):
         """Give it something and return what it answers; fail on any status but 200."""
         return self._ask("POST", path, body)
 
+    def put(self, path: str, body: bytes) -> bytes:
+        """Set something there and return what it answers; fail on any status but 200."""
+        return self._ask("PUT", path, body)
+
     def _ask(self, method: str, path: str, body: bytes | None) -> bytes:
         connection = http.client.HTTPConnection(LOOPBACK, self.http_port, timeout=30)
         try:

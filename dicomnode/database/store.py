@@ -41,11 +41,11 @@ class Store:
 
     def spool_folder(self, node: str) -> Path:
         """Return the spool folder of the process `node`, 32 hexadecimal digits."""
-        return self.root.joinpath("spool", _checked_node(node))
+        return self.spool_root / _checked_node(node)
 
     def spool_path(self, node: str, file_name: str) -> Path:
         """Return where `node` keeps a file until its row is committed."""
-        return self.root.joinpath("spool", _checked_node(node), _checked(file_name))
+        return self.spool_root.joinpath(_checked_node(node), _checked(file_name))
 
     def instance_path(self, file_name: str) -> Path:
         """Return where an indexed instance stands (`instances.file_name`)."""

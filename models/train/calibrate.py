@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import functools
+import hashlib
 import itertools
 import json
 import logging
@@ -42,6 +43,8 @@ from registration.volume import Volume
 
 log = logging.getLogger("models.train")
 
+HERE = Path(__file__).resolve().parent
+REGISTRATION = HERE.parents[1] / "registration"
 RIGHT_MM = 5.0
 RIDGE = 0.1
 NEWTON_STEPS = 40
@@ -87,8 +90,8 @@ def main() -> None:
 
 
 def load_runs(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the runs, each registered once and kept beside the prepared people under the network's checksum."""
-    path = arguments.cache / f"runs-{Network.load(device='cpu').sha256[:12]}.jsonl"
+    """Return the runs, each registered once and kept beside the prepared people while nothing behind it changes."""
+    path = arguments.cache / f"runs-{find_version()}.jsonl"
     runs = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     make = functools.partial(_make_numbered, arguments.data, arguments.cache)
     spawn = multiprocessing.get_context("spawn")
@@ -99,6 +102,18 @@ def load_runs(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             log.info("%d %s", len(runs), {key: run[key] for key in ("kind", "tre_mm")})
             runs.append(run)
     return [run for run in runs[: arguments.runs] if run["metrics"]]
+
+
+def find_version() -> str:
+    """Return a checksum of what a run depends on: the network, how it is used, and what the cases are made by.
+
+    Not the coefficients and levels in `confidence`: they judge what was measured.
+    """
+    digest = hashlib.sha256(Network.load(device="cpu").sha256.encode())
+    registration = [path for path in sorted(REGISTRATION.glob("*.py")) if path.name != "confidence.py"]
+    for path in (*registration, *(HERE / name for name in ("anatomy.py", "cases.py", "simulate.py"))):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _make_numbered(data: Path, cache: Path, number: int) -> dict[str, Any]:

@@ -164,4 +164,5 @@ def _make_row(name: str, unit: str, peer: str, pairs: list[tuple[float, float]],
     ratio = statistics.median(one / other for one, other in pairs)
     least, most = goal
     words = f">= {least:g}x" if least else f"<= {most:g}x" if most < math.inf else ""
-    return Row("ingest", name, ours, unit, f"{peer} {theirs:.3g}", ratio, words, least <= ratio <= most)
+    met = least <= ratio <= most if words else None
+    return Row("ingest", name, ours, unit, f"{peer} {theirs:.3g}", ratio, words, met)

@@ -34,7 +34,7 @@ class Row:
     peer: str  # its name and figure, or empty
     ratio: float | None  # ours to the peer's
     goal: str
-    met: bool
+    met: bool | None  # None where there is no goal
 
 
 def write_rows(rows: Sequence[Row]) -> None:

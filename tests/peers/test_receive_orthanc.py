@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 from pathlib import Path
-from typing import Any
 
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
@@ -15,18 +13,6 @@ from tests.receiving import PT, ROOT, make_data_set
 from tests.storage_scp import RunningScp
 
 COUNT = 5
-
-
-def ask(orthanc: Orthanc, method: str, path: str, body: bytes) -> Any:
-    connection = http.client.HTTPConnection(LOOPBACK, orthanc.http_port, timeout=60)
-    try:
-        connection.request(method, path, body)
-        response = connection.getresponse()
-        answer = response.read()
-    finally:
-        connection.close()
-    assert response.status == http.client.OK, answer
-    return json.loads(answer) if answer else None
 
 
 def make_file(path: Path, number: int) -> bytes:
@@ -40,11 +26,11 @@ def make_file(path: Path, number: int) -> bytes:
 def test_orthanc_sends_bit_for_bit(tmp_path: Path) -> None:
     files = {f"{ROOT}.3.{number}": make_file(tmp_path / f"{number}.dcm", number) for number in range(COUNT)}
     with RunningScp(tmp_path / "root") as node, Orthanc(tmp_path / "orthanc", "SCANNER") as orthanc:
-        uploaded = [ask(orthanc, "POST", "/instances", file)["ID"] for file in files.values()]
+        uploaded = [json.loads(orthanc.post("/instances", file))["ID"] for file in files.values()]
         modality = {"AET": "DICOMNODE", "Host": LOOPBACK, "Port": node.port}
-        ask(orthanc, "PUT", "/modalities/node", json.dumps(modality).encode())
+        orthanc.put("/modalities/node", json.dumps(modality).encode())
         for _ in range(2):  # the second time all of them are known
-            sent = ask(orthanc, "POST", "/modalities/node/store", json.dumps(uploaded).encode())
+            sent = json.loads(orthanc.post("/modalities/node/store", json.dumps(uploaded).encode()))
             assert (sent["InstancesCount"], sent["FailedInstancesCount"]) == (COUNT, 0)
         assert {uid: stored.data_set for uid, stored in node.stored().items()} == {
             uid: data_set_bytes(file) for uid, file in files.items()

@@ -35,11 +35,6 @@ SUBJECT = "/O=Hospital/CN=pet.example.org"
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture(scope="module")
 def ours(authority: Authority) -> Identity:
     return authority.sign("/O=Hospital/CN=fusion.example.org")
 

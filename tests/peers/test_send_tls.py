@@ -30,11 +30,6 @@ TLS_HANDSHAKE = b"\x16"  # RFC 8446 5.1: the type of the first record
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture(scope="module")
 def theirs(authority: Authority) -> Identity:
     return authority.sign("/O=Hospital/CN=pacs.example.org")
 

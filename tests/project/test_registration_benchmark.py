@@ -65,6 +65,16 @@ def test_a_median_stands_beside_the_best_peer_that_does_not_fail() -> None:
     assert row.met
 
 
+def test_where_every_peer_fails_ours_may_not() -> None:
+    failing = replace(PEER, tre_mm=40.0)
+
+    alone = find(list(summarise([RIGHT, failing])), f"TRE, {EASY}")
+    none = find(list(summarise([replace(RIGHT, tre_mm=30.0), failing])), f"TRE, {EASY}")
+
+    assert (alone.peer, alone.ratio, alone.met) == ("every peer fails", None, True)
+    assert not none.met
+
+
 def test_a_failure_is_counted_and_one_that_was_accepted_twice() -> None:
     noticed = replace(RIGHT, tre_mm=30.0, verdict="review")
     accepted = replace(RIGHT, tre_mm=30.0)

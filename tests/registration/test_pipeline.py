@@ -150,6 +150,7 @@ def test_a_pet_of_another_head_is_not_accepted_and_sharpness_tells_it(
 
     assert found.verdict != "accept"
     assert found.metrics["sharpness"] < LEAST_SHARPNESS_TO_ACCEPT < answer.metrics["sharpness"]
+    assert 0.25 < found.metrics["early_fall"] < answer.metrics["early_fall"] < 0.6
 
 
 def test_a_pet_of_noise_is_not_accepted(fixed: Volume, moving: Volume, network: Network) -> None:

@@ -36,9 +36,9 @@ def compare_devices(people: People) -> Iterator[Row]:
             sys.stderr.write(f"not measured on {device}: {error}\n")
             continue
         rate = PATCHES / find_shortest(partial(network.describe, patches, is_moving=True))
-        yield Row("registration", f"patches described, {device}", rate, "1/s", "", None, "", met=True)
+        yield Row("registration", f"patches described, {device}", rate, "1/s", "", None, "", met=None)
         whole = find_shortest(partial(register, case.fixed, case.moving, network))
-        yield Row("registration", f"one registration, {device}", whole, "s", "", None, "", met=True)
+        yield Row("registration", f"one registration, {device}", whole, "s", "", None, "", met=None)
 
 
 def find_shortest(run: Callable[[], object]) -> float:

@@ -109,7 +109,7 @@ def compare_errors(lines: Sequence[Line]) -> Iterator[Row]:
         peers = [peer for peer in lines if peer.kind == line.kind and peer.method in PEERS]
         best = min((peer for peer in peers if not peer.failures), key=lambda peer: peer.median_mm, default=None)
         ratio = line.median_mm / best.median_mm if best else None
-        met = ratio is None or ratio <= 1.0
+        met = not line.failures if ratio is None else ratio <= 1.0
         words = f"{best.method} {best.median_mm:.2g}" if best else "every peer fails" if peers else ""
         yield Row(GROUP, f"TRE, {line.kind}", line.median_mm, "mm", words, ratio, "<= 1x", met)
 
