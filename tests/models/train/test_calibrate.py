@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from models.train import calibrate
 from models.train.calibrate import MIRRORED, OTHER_HEAD, describe_runs, find_area, find_rocs, fit, judge_by_others
 from registration.confidence import COEFFICIENTS
 
@@ -105,3 +108,19 @@ def test_the_section_counts_who_was_accepted_and_leaves_mirrored_ones_out_of_the
     assert "| 0.00-0.10 | 10 | 0.05 | 0.00 |" in text
     assert f"| {OTHER_HEAD} | 10 |  | 0 | 0 | 0 | 10 | 0 |" in text
     assert "| easy | 9 | 0.50 / 0.5 | 9 | 9 | 0 | 0 | 0 |" in text
+
+
+def test_runs_are_made_again_when_what_made_them_changes_and_not_for_a_coefficient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "registration"
+    shutil.copytree(calibrate.REGISTRATION, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(calibrate, "REGISTRATION", copy)
+    before = calibrate.find_version()
+
+    (copy / "confidence.py").write_text("INTERCEPT = 7.0\n")
+    judged_otherwise = calibrate.find_version()
+    (copy / "evidence.py").write_text("")
+
+    assert judged_otherwise == before
+    assert calibrate.find_version() != before
