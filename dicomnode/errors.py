@@ -21,6 +21,7 @@
        +- RegistrationRefusedError
        +- PeerRejectedError
        +- PeerProtocolError
+       |  +- LimitExceededError
        +- StateError
 
 Flow: every part > [errors] > status
@@ -134,6 +135,14 @@ class PeerProtocolError(PermanentError):
     def __init__(self, reason: AbortReason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class LimitExceededError(PeerProtocolError):
+    """A peer took more than a limit gives; `limit` is its key in [limits]."""
+
+    def __init__(self, limit: str, message: str, reason: AbortReason = AbortReason.NOT_SPECIFIED) -> None:
+        super().__init__(reason, message)
+        self.limit = limit
 
 
 class StateError(PermanentError):

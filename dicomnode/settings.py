@@ -15,6 +15,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from dicomnode.uids import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, find_keyword
+
 AE_TITLE_MAX_CHARACTERS = 16  # PS3.5 6.2, VR AE
 ENV_PREFIX = "DICOMNODE_"
 SHA256_DIGITS = 64
@@ -69,11 +71,21 @@ def check_subject(value: str) -> str:
     return subject
 
 
+def _check_sop_class(value: str) -> str:
+    return find_keyword(STORAGE_SOP_CLASSES, value)
+
+
+def _check_transfer_syntax(value: str) -> str:
+    return find_keyword(TRANSFER_SYNTAXES, value)
+
+
 AETitle = Annotated[str, AfterValidator(check_ae_title)]
 Host = Annotated[str, AfterValidator(_check_host)]
 PeerHost = Annotated[str, AfterValidator(_check_peer_host)]
 Sha256 = Annotated[str, AfterValidator(_check_sha256)]
 Subject = Annotated[str, AfterValidator(check_subject)]
+SopClass = Annotated[str, AfterValidator(_check_sop_class)]
+TransferSyntax = Annotated[str, AfterValidator(_check_transfer_syntax)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Permission = Literal["store", "receive"]
 
@@ -128,6 +140,8 @@ class PeerSettings(Section):
     host: PeerHost
     port: Port
     may: tuple[Permission, ...] = ()
+    sop_classes: tuple[SopClass, ...] = ()
+    transfer_syntaxes: tuple[TransferSyntax, ...] = ()
     tls: bool = False
     certificate_sha256: Sha256 = ""
     certificate_subject: Subject = ""
@@ -192,12 +206,18 @@ class LimitSettings(Section):
     """What one peer, or all together, may take."""
 
     associations: Annotated[int, Field(ge=1, le=1000)] = 100
+    associations_per_peer: Annotated[int, Field(ge=1, le=1000)] = 50
+    associations_per_minute: Annotated[int, Field(ge=1)] = 3000
+    association_instances: Annotated[int, Field(ge=1)] = 100000
+    association_bytes: Annotated[int, Field(ge=1048576)] = 68719476736
     waiting_connections: Annotated[int, Field(ge=1, le=1000)] = 100
     associate_bytes: Annotated[int, Field(ge=4096, le=1048576)] = 262144
     pdu_bytes: Annotated[int, Field(ge=4096, le=1048576)] = 131072
     pdu_s: Annotated[float, Field(gt=0)] = 30.0
     data_set_bytes: Annotated[int, Field(ge=1024)] = 1073741824
     data_set_s: Annotated[float, Field(gt=0)] = 900.0
+    memory_bytes: Annotated[int, Field(ge=1024)] = 2147483648
+    nesting_depth: Annotated[int, Field(ge=1, le=1000)] = 64
     idle_s: Annotated[float, Field(gt=0)] = 60.0
     disk_reserve_bytes: Annotated[int, Field(ge=0)] = 1073741824
     shutdown_s: Annotated[float, Field(gt=0)] = 20.0
@@ -279,6 +299,16 @@ class Settings(BaseSettings):
             )
         if tls.certificate and tls.port == self.node.port:
             raise ValueError(f"tls.port: {tls.port} is node.port already; TLS needs a port of its own, such as 2762")
+        return self
+
+    @model_validator(mode="after")
+    def _check_limits_agree(self) -> Self:
+        limits = self.limits
+        if limits.memory_bytes < limits.data_set_bytes:
+            raise ValueError(
+                f"limits.memory_bytes: {limits.memory_bytes} hold no instance of limits.data_set_bytes = "
+                f"{limits.data_set_bytes}; raise this, or lower that"
+            )
         return self
 
     @model_validator(mode="after")

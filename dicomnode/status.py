@@ -31,6 +31,13 @@ class RejectReason(IntEnum):
     CALLED_AE_TITLE_NOT_RECOGNISED = 7
 
 
+class BusyReason(IntEnum):
+    """Reasons for A-ASSOCIATE-RJ for now by the service provider, source 3: PS3.8 9.3.4, table 9-21."""
+
+    TEMPORARY_CONGESTION = 1
+    LOCAL_LIMIT_EXCEEDED = 2
+
+
 class AbortReason(IntEnum):
     """Reasons for A-ABORT by the service provider, source 2: PS3.8 9.3.8, table 9-26."""
 

@@ -99,6 +99,13 @@ def encode(data_set: Dataset, *, is_implicit: bool = False, is_little_endian: bo
     return buffer.getvalue()
 
 
+def nested_sequences(depth: int) -> bytes:
+    """Return sequences of undefined length within one another, explicit little endian."""
+    start = struct.pack("<HH2sHLHHL", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF)
+    end = struct.pack("<HHLHHL", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+    return start * depth + end * depth
+
+
 def raw_element(keyword: str, value: bytes) -> bytes:
     """Return an element of a short VR, explicit little endian, whatever its value: the last of a tag counts."""
     tag = tag_for_keyword(keyword)

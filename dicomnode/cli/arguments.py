@@ -117,6 +117,8 @@ def _add_peers(commands: Any) -> None:
     added.add_argument("--host", required=True, help="its name or address; a network only calls us")
     added.add_argument("--port", required=True, type=int)
     added.add_argument("--may", nargs="+", choices=PERMISSIONS, default=[], help="store to us, receive results")
+    added.add_argument("--sop-classes", nargs="+", default=[], metavar="KEYWORD", help="all it may store; default: any")
+    added.add_argument("--transfer-syntaxes", nargs="+", default=[], metavar="KEYWORD", help="in which; default: any")
     added.add_argument("--tls", action="store_true", help="call it by TLS, never without")
     added.add_argument("--certificate-sha256", default="", metavar="HEX", help="it calls by TLS, with this certificate")
     added.add_argument("--certificate-subject", default="", metavar="NAME", help="it calls by TLS, as this subject")

@@ -10,33 +10,54 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import cast
+from typing import Any, cast
 
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
 from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.presentation import PresentationContext
 
-from dicomnode.certificates import PeerCertificate, read_peer_certificate
-from dicomnode.errors import DatabaseUnavailableError, DicomnodeError, NotAuthorisedError, PeerProtocolError
+from dicomnode.certificates import read_peer_certificate
+from dicomnode.errors import (
+    DatabaseUnavailableError,
+    DicomnodeError,
+    LimitExceededError,
+    NotAuthorisedError,
+    PeerProtocolError,
+)
 from dicomnode.logs import get_logger
+from dicomnode.metrics import (
+    ASSOCIATIONS,
+    INSTANCES,
+    LIMIT_CROSSINGS,
+    PROTOCOL_ERRORS,
+    REFUSED_ASSOCIATIONS,
+    REFUSED_CONTEXTS,
+    Counts,
+)
+from dicomnode.receive.contexts import find_kept_out, make_contexts
 from dicomnode.receive.ingest import StoreRequest, ingest
 from dicomnode.receive.intake import Intake, Sender
+from dicomnode.receive.load import Load, Overload
 from dicomnode.receive.policy import Addresses, Admission, Caller, Refusal, admit
 from dicomnode.receive.upper_layer import UpperLayer, attach
+from dicomnode.receive.usage import Memory, Usage
+from dicomnode.receive.waiting import WaitingConnections
 from dicomnode.settings import Settings
-from dicomnode.status import StoreStatus
+from dicomnode.status import BusyReason, StoreStatus
+from dicomnode.storage_root import find_storage_problem
 
 log = get_logger()
 
 DATABASE_RETRY_S = 5.0
 ABORT_GRACE_S = 1.0  # for the A-ABORT to leave before the socket is shut
 POLL_S = 0.02
-REJECTED_PERMANENT, BY_SERVICE_USER = 1, 1  # PS3.8 table 9-21
-LOCAL_LIMIT_EXCEEDED = (2, 3, 2)  # transient, by the provider (presentation related): PS3.8 table 9-21
+# PS3.8 table 9-21, Result and Source: a rule keeps the caller out for good; what is too much now may be less later.
+REJECTED_BY_RULE, REJECTED_FOR_NOW = (1, 1), (2, 3)
 
 
 @dataclass(frozen=True)
@@ -50,62 +71,81 @@ class Rules:
 class Associations:
     """The associations of one SCP; its methods are called in pynetdicom's threads, one for each association."""
 
-    def __init__(self, rules: Rules, intake: Intake, clock: Callable[[], float]) -> None:
+    def __init__(self, rules: Rules, intake: Intake, clock: Callable[[], float], counts: Counts) -> None:
         self.rules = rules
+        self.waiting = WaitingConnections()
         self._intake = intake
         self._clock = clock
+        self.counts = counts
+        self._load, self._memory = Load(), Memory()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._connections: dict[Association, UpperLayer] = {}
-        self._waiting: dict[Association, None] = {}  # for a request, the oldest first
         self._senders: dict[Association, Sender] = {}
 
-    def accept(self, association: Association, client: socket.socket) -> None:
-        """Follow a connection to its end, whichever way it ends; called before its thread runs."""
-        limits = self.rules.settings.limits
-        upper_layer = attach(association, client, limits, self)
+    def let_wait(self, client: socket.socket) -> None:
+        """Take a new connection, before any thread of its own; it asks for an association, or makes room for others."""
+        limit = self.rules.settings.limits.waiting_connections
+        for _ in range(self.waiting.add(client, limit)):
+            self.counts.add(LIMIT_CROSSINGS, limit="waiting_connections")
+            log.info("receive.cut", why=f"{limit} connections wait to associate, and this one has waited longest")
+
+    def start(self, association: Association, client: socket.socket) -> None:
+        """Start an association's thread, and follow it to its end, whichever way it ends.
+
+        Raises
+        ------
+        OSError, RuntimeError
+            If there is no descriptor or no thread for it: nothing is kept of it.
+        """
+        upper_layer = attach(association, client, Usage(self.rules.settings.limits, self._memory), self)
         run = association.run
+
+        def end() -> None:
+            self.waiting.remove(client)
+            upper_layer.free()
+            self._end(association)
 
         def run_to_end() -> None:
             try:
                 run()
             finally:
-                upper_layer.free()
-                self._end(association)
+                end()
 
         association.run = run_to_end  # type: ignore[method-assign]  # no event fires on every way out
         association.network_timeout_response = "A-RELEASE"  # some peers discard a study that ends with A-ABORT
         with self._lock:
             self._connections[association] = upper_layer
-            self._waiting[association] = None
-            crowded = list(self._waiting)[: -limits.waiting_connections]
-            for silent in crowded:
-                del self._waiting[silent]
-        for silent in crowded:
-            log.info("receive.cut", why="limits.waiting_connections is reached, and this one has waited longest")
-            self._cut(silent)
+        try:
+            association.start()
+        except BaseException:
+            end()
+            raise
 
     def handle_request(self, event: Event) -> None:
         """Admit or reject (`EVT_REQUESTED`). Who is not in `_senders` stores nothing, so that a fault here is safe."""
         association = event.assoc
-        with self._lock:
-            self._waiting.pop(association, None)
+        client = _find_socket(association)
+        if client is not None:
+            self.waiting.remove(client)
         request = cast(A_ASSOCIATE, association.requestor.primitive)
         caller = Caller(
             request.called_ae_title,
             request.calling_ae_title,
             association.requestor.address,
-            _find_certificate(association),
+            read_peer_certificate(client) if isinstance(client, ssl.SSLSocket) else None,
         )
         rules = self.rules
         verdict = admit(rules.settings, rules.addresses, caller)
         if isinstance(verdict, Refusal):
-            log.warning("receive.refused", rule=verdict.rule, why=verdict.message)
-            _reject(association, REJECTED_PERMANENT, BY_SERVICE_USER, verdict.reason)
-        elif not self._add_sender(association, verdict, caller.address, rules.settings.limits.associations):
-            why = "the node stops" if self._stopping.is_set() else "limits.associations is reached"
-            log.warning("receive.refused", rule="local limit", why=f"{verdict.ae_title!a} at {caller.address}: {why}")
-            _reject(association, *LOCAL_LIMIT_EXCEEDED)
+            self._refuse(association, verdict.rule, verdict.message, (*REJECTED_BY_RULE, verdict.reason))
+        elif overload := self._find_overload(association, verdict, caller):
+            self.counts.add(LIMIT_CROSSINGS, limit=overload.limit)
+            why = f"{verdict.ae_title!a} at {caller.address}: {overload.message}"
+            self._refuse(association, f"limits.{overload.limit}", why, (*REJECTED_FOR_NOW, overload.reason))
+        else:
+            self._add_sender(association, verdict, caller)
+            self._narrow(association, verdict, request.presentation_context_definition_list)
 
     def handle_store(self, event: Event) -> int:
         """Answer a C-STORE that pynetdicom read (`EVT_C_STORE`): one that is not plain."""
@@ -117,30 +157,46 @@ class Associations:
             transfer_syntax_uid=str(context.transfer_syntax),
             data=cast(BytesIO, request.DataSet).getvalue(),
         )
-        return self.store(event.assoc, store_request)
+        try:
+            return self.store(event.assoc, store_request)
+        except PeerProtocolError as error:
+            self._connections[event.assoc].break_off(error)
+            return int(error.store_status)  # pynetdicom wants one; after the abort nothing is sent
 
     def store(self, association: Association, request: StoreRequest) -> int:
-        """Answer a C-STORE with a status of PS3.4 B.2.3, whatever happens."""
+        """Answer a C-STORE with a status of PS3.4 B.2.3, whatever happens; raises `PeerProtocolError` for an abort."""
         sender = self._senders.get(association)
         try:
             if sender is None:
                 raise NotAuthorisedError("the association was not admitted")
             status = self._store(request, sender)
+        except PeerProtocolError:
+            raise
         except DicomnodeError as error:
             status = error.store_status
             log.warning("receive.failed", association_id=_id_of(sender), status=f"{status:04X}", why=str(error))
         except Exception:  # the C-STORE handler's boundary: whatever happens, the sender gets an answer
             status = StoreStatus.PROCESSING_FAILURE
             log.exception("receive.failed", association_id=_id_of(sender), status=f"{status:04X}")
+        self.counts.add(INSTANCES, status=f"{status:04X}")
         if sender is not None:
             sender.outcomes[f"{status:04X}"] += 1
         return int(status)
 
     def note_abort(self, association: Association, error: PeerProtocolError) -> None:
         """Record that a peer is cut off for breaking a rule or a limit of the upper layer."""
-        sender = self._senders.get(association)
-        address = association.requestor.address
-        log.warning("receive.aborted", association_id=_id_of(sender), address=address, why=str(error))
+        limit = {}
+        if isinstance(error, LimitExceededError):
+            limit = {"limit": error.limit}
+            self.counts.add(LIMIT_CROSSINGS, **limit)
+        else:
+            self.counts.add(PROTOCOL_ERRORS)
+        log.warning("receive.aborted", **self._where(association), **limit, why=str(error))
+
+    def note_silence(self, association: Association, idle_s: float) -> None:
+        """Record that a peer that says nothing is let go: its association is released, or its connection closed."""
+        self.counts.add(LIMIT_CROSSINGS, limit="idle_s")
+        log.info("receive.let_go", **self._where(association), limit="idle_s", why=f"nothing came for {idle_s:g} s")
 
     def refuse_all(self) -> None:
         """Admit nobody from now on."""
@@ -151,10 +207,7 @@ class Associations:
 
         Returns False if even then an instance is being stored: nobody may touch the spool while the process lives.
         """
-        with self._lock:
-            silent = list(self._waiting)
-        for association in silent:
-            self._cut(association)
+        self.waiting.cut_all()
         if self._wait_for_end(deadline_s):
             return True
         log.warning("receive.aborted", associations=len(self._unfinished()), after_s=deadline_s)
@@ -162,41 +215,65 @@ class Associations:
             if association.is_established:
                 association.abort(block=False)
         self._wait_for_end(ABORT_GRACE_S)
-        for association in self._unfinished():
-            self._cut(association)
+        for upper_layer in self._unfinished().values():
+            upper_layer.hang_up()  # its thread then ends by itself
         return self._wait_for_end(ABORT_GRACE_S)
 
-    def _unfinished(self) -> list[Association]:
+    def _unfinished(self) -> dict[Association, UpperLayer]:
         with self._lock:
-            return list(self._connections)
+            return dict(self._connections)
 
-    def _cut(self, association: Association) -> None:
-        """End the connection of a peer that does not react; its thread then ends by itself."""
-        with self._lock:
-            self._waiting.pop(association, None)
-            upper_layer = self._connections.get(association)
-        if upper_layer is not None:
-            upper_layer.hang_up()
+    def _where(self, association: Association) -> dict[str, Any]:
+        sender = self._senders.get(association)
+        return {"association_id": _id_of(sender), "address": association.requestor.address}
+
+    def _find_overload(self, association: Association, admission: Admission, caller: Caller) -> Overload | None:
+        """Say what keeps an admitted caller out for now, or count it in."""
+        limits = self.rules.settings.limits
+        if self._stopping.is_set():
+            return Overload(BusyReason.LOCAL_LIMIT_EXCEEDED, "shutdown_s", "the node stops")
+        spool = self._intake.spool
+        problem = find_storage_problem(spool.store.spool_folder(spool.node), limits.disk_reserve_bytes)
+        if problem is not None:
+            return Overload(BusyReason.LOCAL_LIMIT_EXCEEDED, "disk_reserve_bytes", problem)
+        return self._load.enter(association, admission.peer or caller.address, limits, time.monotonic())
+
+    def _refuse(self, association: Association, rule: str, why: str, rejection: tuple[int, int, int]) -> None:
+        """Send A-ASSOCIATE-RJ and wait until it has left, as pynetdicom's own rejection does."""
+        self.counts.add(REFUSED_ASSOCIATIONS, rule=rule)
+        log.warning("receive.refused", rule=rule, why=why)
+        association.acse.send_reject(*rejection)
+        association.kill()
 
     def _store(self, request: StoreRequest, sender: Sender) -> StoreStatus:
         stored = ingest(self._intake, request, sender, limits=self.rules.settings.limits, now=self._clock())
         log.debug("receive.stored", association_id=sender.association_id, outcome=stored.value)
         return StoreStatus.SUCCESS
 
-    def _add_sender(self, association: Association, admission: Admission, address: str, limit: int) -> bool:
+    def _add_sender(self, association: Association, admission: Admission, caller: Caller) -> None:
+        sender = Sender(admission.ae_title, caller.address, admission.may_store, opened_at=self._clock())
         with self._lock:
-            if self._stopping.is_set() or len(self._senders) >= limit:
-                return False
-            sender = Sender(admission.ae_title, address, admission.may_store, opened_at=self._clock())
             self._senders[association] = sender
-        log.info("receive.associated", calling_ae=ascii(admission.ae_title), peer=admission.peer, address=address)
-        return True
+        self.counts.add(ASSOCIATIONS)
+        calling_ae = ascii(admission.ae_title)
+        log.info("receive.associated", calling_ae=calling_ae, peer=admission.peer, address=caller.address)
+
+    def _narrow(self, association: Association, admission: Admission, offered: Sequence[PresentationContext]) -> None:
+        """Leave the association those presentation contexts that its peer may have."""
+        allowed = admission.sop_classes, admission.transfer_syntaxes
+        if any(allowed):
+            association.acceptor.supported_contexts = make_contexts(*allowed)
+            for kept_out in find_kept_out(offered, *allowed):
+                rule = "SOP class or transfer syntax of the peer"
+                why = f"{admission.ae_title!a} offered {kept_out}, which peer {admission.peer} is not configured with"
+                self.counts.add(REFUSED_CONTEXTS)
+                log.warning("receive.context_refused", rule=rule, why=why)
 
     def _end(self, association: Association) -> None:
         """Let go of an association; its row is closed even if the database has to be waited for."""
         with self._lock:
-            self._waiting.pop(association, None)
             sender = self._senders.pop(association, None)
+        self._load.leave(association)
         if sender is not None:
             while not self._close_row(sender) and not self._stopping.wait(DATABASE_RETRY_S):
                 pass  # what is left open when the node stops, `Spool.close` or the next start closes
@@ -226,17 +303,9 @@ class Associations:
         return True
 
 
-def _find_certificate(association: Association) -> PeerCertificate | None:
-    """Return what the caller showed in its TLS handshake; None without one, or without TLS."""
+def _find_socket(association: Association) -> socket.socket | None:
     wrapper = association.dul.socket
-    connection = None if wrapper is None else wrapper.socket
-    return read_peer_certificate(connection) if isinstance(connection, ssl.SSLSocket) else None
-
-
-def _reject(association: Association, result: int, source: int, reason: int) -> None:
-    """Send A-ASSOCIATE-RJ and wait until it has left, as pynetdicom's own rejection does."""
-    association.acse.send_reject(result, source, reason)
-    association.kill()
+    return None if wrapper is None else wrapper.socket
 
 
 def _id_of(sender: Sender | None) -> int | None:

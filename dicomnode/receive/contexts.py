@@ -1,38 +1,45 @@
-"""Which SOP classes and transfer syntaxes the node takes: nothing else is advertised.
+"""Which presentation contexts a peer may have: nothing else is accepted from it.
 
-Flow: receive.scp > [contexts]
-Never: a transfer syntax that a data set could hide a decompression bomb in before it is stored (deflated).
+Flow: receive.scp, receive.associations > [contexts] > uids
+Never: a SOP class or transfer syntax that the node does not store, whatever a peer's settings say.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+
 from pynetdicom.presentation import PresentationContext, build_context
 
+from dicomnode.uids import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
+
 VERIFICATION = "1.2.840.10008.1.1"  # PS3.4 annex A
-
-STORAGE_SOP_CLASSES = {  # PS3.4 table B.5-1
-    "1.2.840.10008.5.1.4.1.1.4": "MR Image Storage",
-    "1.2.840.10008.5.1.4.1.1.4.1": "Enhanced MR Image Storage",
-    "1.2.840.10008.5.1.4.1.1.4.4": "Legacy Converted Enhanced MR Image Storage",
-    "1.2.840.10008.5.1.4.1.1.128": "Positron Emission Tomography Image Storage",
-    "1.2.840.10008.5.1.4.1.1.130": "Enhanced PET Image Storage",
-    "1.2.840.10008.5.1.4.1.1.128.1": "Legacy Converted Enhanced PET Image Storage",
-}
-# In the order of choice when a peer leaves it to us: what needs no codec first, as every sender has its instances in
-# that form or can make it; then by how many senders and readers know the compression.
-TRANSFER_SYNTAXES = {  # PS3.5 annex A
-    "1.2.840.10008.1.2.1": "Explicit VR Little Endian",
-    "1.2.840.10008.1.2": "Implicit VR Little Endian",
-    "1.2.840.10008.1.2.2": "Explicit VR Big Endian",
-    "1.2.840.10008.1.2.4.70": "JPEG Lossless, Non-Hierarchical, First-Order Prediction",
-    "1.2.840.10008.1.2.4.80": "JPEG-LS Lossless",
-    "1.2.840.10008.1.2.4.90": "JPEG 2000 Lossless",
-    "1.2.840.10008.1.2.5": "RLE Lossless",
-}
+UNCOMPRESSED = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 
 
-def make_contexts() -> list[PresentationContext]:
-    """Return what the SCP supports: C-ECHO and the storage classes."""
-    uncompressed = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
-    storage = [build_context(uid, list(TRANSFER_SYNTAXES)) for uid in STORAGE_SOP_CLASSES]
-    return [build_context(VERIFICATION, uncompressed), *storage]
+def make_contexts(sop_classes: Sequence[str] = (), transfer_syntaxes: Sequence[str] = ()) -> list[PresentationContext]:
+    """Return C-ECHO and the storage classes, those of these keywords only where there are any."""
+    syntaxes = _select(TRANSFER_SYNTAXES, transfer_syntaxes)
+    storage = [build_context(uid, syntaxes) for uid in _select(STORAGE_SOP_CLASSES, sop_classes)]
+    return [build_context(VERIFICATION, list(UNCOMPRESSED)), *storage]
+
+
+def find_kept_out(
+    offered: Iterable[PresentationContext], sop_classes: Sequence[str], transfer_syntaxes: Sequence[str]
+) -> list[str]:
+    """Say which contexts that the node knows a peer's own settings keep out, each once."""
+    syntaxes = set(_select(TRANSFER_SYNTAXES, transfer_syntaxes))
+    kept_out: dict[str, None] = {}
+    for context in offered:
+        keyword = STORAGE_SOP_CLASSES.get(str(context.abstract_syntax))
+        known = [str(syntax) for syntax in context.transfer_syntax if str(syntax) in TRANSFER_SYNTAXES]
+        if keyword is None or not known:
+            continue
+        if sop_classes and keyword not in sop_classes:
+            kept_out[keyword] = None
+        elif not syntaxes.intersection(known):
+            kept_out[f"{keyword} in {' or '.join(TRANSFER_SYNTAXES[syntax] for syntax in known)}"] = None
+    return list(kept_out)
+
+
+def _select(known: Mapping[str, str], keywords: Sequence[str]) -> list[str]:
+    return [uid for uid, keyword in known.items() if not keywords or keyword in keywords]

@@ -11,10 +11,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dicomnode.errors import InstanceNotUnderstoodError
+from dicomnode.errors import InstanceNotUnderstoodError, LimitExceededError
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
-DEPTH_MAX = 64  # sequences of undefined length within one another; real instances stay below 10
+DEPTH_MAX = 64  # the default of limits.nesting_depth: real instances stay below 10
 
 _ITEM, _ITEM_DELIMITER, _SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD  # PS3.5 table 7.5-1
 _HEADER_BYTES = 8
@@ -42,7 +42,9 @@ class _Element(NamedTuple):
     value_at: int
 
 
-def collect_values(data: bytes, encoding: Encoding, wanted: Collection[int]) -> dict[int, bytes]:
+def collect_values(
+    data: bytes, encoding: Encoding, wanted: Collection[int], depth: int = DEPTH_MAX
+) -> dict[int, bytes]:
     """Return the raw values of the wanted tags at the top level of a data set.
 
     Parameters
@@ -52,12 +54,16 @@ def collect_values(data: bytes, encoding: Encoding, wanted: Collection[int]) -> 
     wanted : collection of int
         Tags as one number, `0x00100020`. Of a tag that stands twice the last counts; values of undefined length
         are left out.
+    depth : int
+        How deep sequences of undefined length may nest.
 
     Raises
     ------
     InstanceNotUnderstoodError
         If the bytes are not one whole data set: an element that needs more bytes than there are, an item where none
-        belongs, a missing delimiter, or sequences nested more than 64 deep.
+        belongs, or a missing delimiter.
+    LimitExceededError
+        If sequences nest deeper than `depth`.
     """
     found: dict[int, bytes] = {}
     position = 0
@@ -66,7 +72,7 @@ def collect_values(data: bytes, encoding: Encoding, wanted: Collection[int]) -> 
         if element.tag >> 16 in (0x0000, 0xFFFE):
             raise InstanceNotUnderstoodError(f"{_name(element.tag)} at byte {position} does not belong in a data set")
         if element.length == UNDEFINED_LENGTH:
-            position = _skip_sequence(data, element, encoding)
+            position = _skip_sequence(data, element, encoding, depth)
             continue
         position = _end_of(data, element)
         if element.tag in wanted:
@@ -74,7 +80,7 @@ def collect_values(data: bytes, encoding: Encoding, wanted: Collection[int]) -> 
     return found
 
 
-def _skip_sequence(data: bytes, element: _Element, encoding: Encoding) -> int:
+def _skip_sequence(data: bytes, element: _Element, encoding: Encoding, depth: int) -> int:
     """Return where an element of undefined length ends: PS3.5 7.5, and A.4 for encapsulated pixel data."""
     position = element.value_at
     # Each level is a sequence or an item of undefined length, with the encoding of its elements.
@@ -85,8 +91,8 @@ def _skip_sequence(data: bytes, element: _Element, encoding: Encoding) -> int:
         if found.length == UNDEFINED_LENGTH and found.tag not in (_ITEM_DELIMITER, _SEQUENCE_DELIMITER):
             if is_sequence != (found.tag == _ITEM):
                 raise InstanceNotUnderstoodError(f"{_name(found.tag)} at byte {position} does not belong in a sequence")
-            if len(levels) >= 2 * DEPTH_MAX:
-                raise InstanceNotUnderstoodError(f"sequences nest deeper than {DEPTH_MAX} at byte {position}")
+            if len(levels) >= 2 * depth:
+                raise LimitExceededError("nesting_depth", f"sequences nest deeper than {depth} at byte {position}")
             levels.append((not is_sequence, inner if is_sequence else _inner_encoding(found, inner)))
             position = found.value_at
         elif found.tag == (_SEQUENCE_DELIMITER if is_sequence else _ITEM_DELIMITER):

@@ -1,20 +1,21 @@
 """Makes the TLS handshake with a caller in the caller's own thread, so that nobody else waits for it.
 
-Flow: receive.scp > [handshake] > certificates
+Flow: receive.scp > [handshake] > certificates, receive.waiting
 Never: a handshake in the loop that accepts connections; a word of DICOM before it is done, or without it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import ssl
-import threading
+from errno import ECONNABORTED
 from socketserver import BaseServer
 from typing import Any
 
 from dicomnode.certificates import read_peer_certificate
 from dicomnode.logs import get_logger
+from dicomnode.metrics import REFUSED_ASSOCIATIONS, Counts
+from dicomnode.receive.waiting import WaitingConnections
 
 log = get_logger()
 
@@ -39,15 +40,16 @@ class Handshake(BaseServer):
         What callers meet; replaced as a whole when certificates change, connections that are open keep theirs.
     idle_s : float
         How long one record may take, once it has begun.
+    waiting : WaitingConnections
+        Where a connection waits while it shakes hands, and until it asks for an association.
+    counts : Counts
+        What is counted of those who are refused.
     """
 
     context: ssl.SSLContext
     idle_s: float
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        self._unfinished: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        super().__init__(*arguments, **keywords)
+    waiting: WaitingConnections
+    counts: Counts
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Shake hands, in the thread that `ThreadingMixIn` made for this connection; then go on as without TLS."""
@@ -55,38 +57,30 @@ class Handshake(BaseServer):
         if secured is not None:
             super().finish_request(secured, client_address)
 
-    def shut_unfinished(self) -> None:
-        """End every handshake that is not done."""
-        with self._lock:
-            for connection in self._unfinished:
-                with contextlib.suppress(OSError):  # the caller was faster
-                    # Not SSLSocket's own, which takes its state from under the thread that shakes hands.
-                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
-
     def _shake_hands(self, request: socket.socket, address: str) -> ssl.SSLSocket | None:
         request.settimeout(HANDSHAKE_S)  # of the whole handshake, not of each of its messages
         try:
             secured = self.context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
         except OSError as error:  # it has hung up already
             log.info("receive.no_handshake", address=address, why=str(error))
+            self.waiting.remove(request)
             request.close()
             return None
-        with self._lock:
-            self._unfinished.add(secured)
         try:
+            if not self.waiting.replace(request, secured):
+                raise ConnectionAbortedError(ECONNABORTED, "cut to make room for another")
             secured.do_handshake()
         except OSError as error:
             if _has_hung_up(error):
                 log.info("receive.no_handshake", address=address, why=str(error))
             else:
+                self.counts.add(REFUSED_ASSOCIATIONS, rule="TLS")
                 log.warning("receive.refused", rule="TLS", why=f"{address}: {_explain(error)}")
         else:
             secured.settimeout(self.idle_s)
             log.info("receive.secured", address=address, version=secured.version(), certificate=_name(secured))
             return secured
-        finally:
-            with self._lock:
-                self._unfinished.discard(secured)
+        self.waiting.remove(secured)
         secured.close()
         return None
 

@@ -20,7 +20,14 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from dicomnode.database.index import InstanceHeader, PatientIdentity, SeriesHeader, StudyHeader
 from dicomnode.errors import InstanceNotUnderstoodError, SopClassMismatchError
-from dicomnode.receive.elements import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, Encoding, collect_values
+from dicomnode.receive.elements import (
+    DEPTH_MAX,
+    EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
+    IMPLICIT_LITTLE,
+    Encoding,
+    collect_values,
+)
 
 UID_MAX_CHARACTERS = 64  # PS3.5 9.1
 TEXT_MAX_BYTES = 600  # a PN of three groups and 64 characters each fits; three of them fit a PostgreSQL index entry
@@ -101,7 +108,7 @@ _PET_COUNTS = {
 }
 
 
-def read_header(data: bytes, transfer_syntax_uid: str) -> InstanceHeader:
+def read_header(data: bytes, transfer_syntax_uid: str, depth: int = DEPTH_MAX) -> InstanceHeader:
     """Read the index entry of a data set.
 
     Parameters
@@ -114,8 +121,10 @@ def read_header(data: bytes, transfer_syntax_uid: str) -> InstanceHeader:
     InstanceNotUnderstoodError
         If the bytes are not one whole data set, or SOPClassUID, SOPInstanceUID, StudyInstanceUID or SeriesInstanceUID
         is missing or is not a UID.
+    LimitExceededError
+        If sequences nest deeper than `depth`.
     """
-    values = _Values(data, _ENCODINGS.get(transfer_syntax_uid, EXPLICIT_LITTLE))
+    values = _Values(data, _ENCODINGS.get(transfer_syntax_uid, EXPLICIT_LITTLE), depth)
     sop_class_uid = values.uid("SOPClassUID")
     summary = _read_summary(values)
     return InstanceHeader(
@@ -182,8 +191,8 @@ def _read_summary(values: _Values) -> dict[str, Any]:
 class _Values:
     """The raw values of one data set, decoded on request by keyword."""
 
-    def __init__(self, data: bytes, encoding: Encoding) -> None:
-        self._raw = collect_values(data, encoding, _WANTED)
+    def __init__(self, data: bytes, encoding: Encoding, depth: int) -> None:
+        self._raw = collect_values(data, encoding, _WANTED, depth)
         self._order = encoding.byte_order
         names = self._raw.get(_TAGS["SpecificCharacterSet"], b"").decode("ascii", "replace").split("\\")
         self._charsets = [python_encoding.get(name.strip(" \0"), "") for name in names]

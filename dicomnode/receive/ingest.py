@@ -14,7 +14,6 @@ from dicomnode.errors import (
     InstanceConflictError,
     NotAuthorisedError,
     SopClassNotSupportedError,
-    StorageFullError,
 )
 from dicomnode.logs import get_logger
 from dicomnode.receive.header import check_request, read_header
@@ -34,7 +33,6 @@ class StoreRequest:
     context_sop_class_uid: str
     transfer_syntax_uid: str
     data: bytes
-    unkept_bytes: int = 0  # came beyond the limit, and were not kept
 
 
 def ingest(intake: Intake, request: StoreRequest, sender: Sender, *, limits: LimitSettings, now: float) -> Recorded:
@@ -42,6 +40,8 @@ def ingest(intake: Intake, request: StoreRequest, sender: Sender, *, limits: Lim
 
     Raises
     ------
+    LimitExceededError
+        If sequences nest too deep: the association is to be aborted.
     DicomnodeError
         Whose class holds the status for the sender. No file stays behind without a row; after a
         `DatabaseUnavailableError` it may stay in the spool until the node starts again.
@@ -52,10 +52,7 @@ def ingest(intake: Intake, request: StoreRequest, sender: Sender, *, limits: Lim
         raise SopClassNotSupportedError(
             f"SOP class {request.sop_class_uid!a} came in a presentation context for {request.context_sop_class_uid}"
         )
-    size_bytes = len(request.data) + request.unkept_bytes
-    if request.unkept_bytes or size_bytes > limits.data_set_bytes:
-        raise StorageFullError(f"data set of {size_bytes} bytes, at most {limits.data_set_bytes} are taken")
-    header = read_header(request.data, request.transfer_syntax_uid)
+    header = read_header(request.data, request.transfer_syntax_uid, limits.nesting_depth)
     check_request(header, request.sop_class_uid, request.sop_instance_uid)
     meta = FileMeta(header.sop_class_uid, header.sop_instance_uid, request.transfer_syntax_uid, sender.ae_title)
     file = intake.spool.write(meta, request.data, limits.disk_reserve_bytes)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 
-from dicomnode.errors import PeerProtocolError
+from dicomnode.errors import LimitExceededError, PeerProtocolError
 from dicomnode.status import AbortReason
 
 PDU_HEADER = struct.Struct(">BxL")  # PS3.8 9.3.1: type, reserved, length of what follows
@@ -48,8 +48,7 @@ class Message:
 
     context_id: int
     command_set: bytes
-    data_set: bytes  # empty when it was larger than allowed
-    size_bytes: int  # of the data set as it came
+    data_set: bytes
     has_data_set: bool
 
 
@@ -72,6 +71,8 @@ class Assembler:
         ------
         PeerProtocolError
             If it is not a list of PDVs, or its fragments make no message (PS3.8 annex E).
+        LimitExceededError
+            If a data set is larger than allowed.
         """
         at = 0
         while at < len(pdvs):
@@ -93,14 +94,12 @@ class Assembler:
         self._has_data_set = False
         self._is_whole = False
         self._data_set: BytesIO = BytesIO()
-        self._size_bytes = 0
 
     def _finish_message(self) -> Message:
         message = Message(
             self._context_id or 0,
             self._command_set,
             self._data_set.getvalue(),
-            self._size_bytes,
             has_data_set=self._has_data_set,
         )
         self._start_message()
@@ -130,11 +129,9 @@ class Assembler:
             self._is_whole = not self._has_data_set
 
     def _add_data(self, fragment: memoryview) -> None:
-        self._size_bytes += len(fragment)
-        if self._size_bytes <= self._data_set_bytes:
-            self._data_set.write(fragment)
-        else:
-            self._data_set = BytesIO()  # what is left of it passes by unkept
+        if self._data_set.tell() + len(fragment) > self._data_set_bytes:
+            raise LimitExceededError("data_set_bytes", f"a data set of more than {self._data_set_bytes} bytes comes")
+        self._data_set.write(fragment)
 
 
 def read_command_set(encoded: bytes) -> Mapping[int, bytes]:

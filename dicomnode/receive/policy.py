@@ -35,6 +35,8 @@ class Admission:
     ae_title: str
     peer: str  # the name of the configured peer; empty when anybody is accepted
     may_store: bool
+    sop_classes: tuple[str, ...] = ()  # empty: all that the node takes
+    transfer_syntaxes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,8 @@ def _admit_configured(
             "certificate of the peer",
             f"{calling!a} called us from {address} {shown}, but is configured with {needed}",
         )
-    may_store = [peer for peer in proven if "store" in peer.may]
-    return Admission(calling, (may_store or proven)[0].name, may_store=bool(may_store))
+    peer = next((peer for peer in proven if "store" in peer.may), proven[0])
+    return Admission(calling, peer.name, "store" in peer.may, peer.sop_classes, peer.transfer_syntaxes)
 
 
 def _is_within(address: str, places: frozenset[str]) -> bool:

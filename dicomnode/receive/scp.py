@@ -6,14 +6,16 @@ Never: an open port before what a crash left is recovered; a changed setting tha
 
 from __future__ import annotations
 
+import errno
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable
 from socketserver import BaseServer
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pynetdicom import AE, _config, evt
-from pynetdicom.association import Association
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from dicomnode.database.engine import Database
@@ -21,37 +23,75 @@ from dicomnode.database.store import Store
 from dicomnode.errors import ConfigurationError, DatabaseUnavailableError, StateError
 from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomnode.logs import get_logger
+from dicomnode.metrics import Counts
 from dicomnode.receive.addresses import resolve_peers
 from dicomnode.receive.associations import Associations, Rules
 from dicomnode.receive.contexts import make_contexts
 from dicomnode.receive.handshake import Handshake
 from dicomnode.receive.intake import Intake
 from dicomnode.receive.spool import Spool, open_spool
+from dicomnode.receive.waiting import WaitingConnections
 from dicomnode.settings import Settings
 from dicomnode.tls import make_server_context
 
 log = get_logger()
 
 ASSOCIATE_TIMEOUT_S = 30.0  # ARTIM, PS3.8 9.1.5
+NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
+STARVED_S = 0.05
 CONNECTIONS_MAX = 10_000  # pynetdicom counts silent sockets too: `limits.associations` counts those admitted
 
 
 class _Server(ThreadedAssociationServer):
     request_queue_size = 128  # a burst of scanners must not meet a full backlog
+    daemon_threads = True  # they only make associations, and shake hands before that
     associations: Associations
+    waiting: WaitingConnections
+    is_starved = False  # of descriptors
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        """Accept a connection; without a descriptor for it, take one from who has waited longest."""
+        try:
+            accepted = super().get_request()
+        except OSError as error:
+            if error.errno in NO_DESCRIPTOR:
+                self._free_descriptor(error)
+            raise
+        self.is_starved = False
+        return accepted
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Let a connection wait from here on, whether or not there is a thread for it yet."""
+        self.associations.let_wait(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        self.waiting.remove(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  socketserver fixes the signature
+        """Say in one line why a connection came to nothing."""
+        log.error("receive.no_association", address=str(client_address[0]), why=str(sys.exc_info()[1]))
+
+    def _free_descriptor(self, error: OSError) -> None:
+        if not self.is_starved:
+            log.error("receive.no_descriptor", why=f"{error.strerror}; raise LimitNOFILE, or lower limits.associations")
+        self.is_starved = True
+        self.waiting.cut_oldest()
+        time.sleep(STARVED_S)  # the caller is accepted as soon as there is one
 
 
 class _RequestHandler(RequestHandler):
     server: _Server
 
-    def _create_association(self) -> Association:
-        association = super()._create_association()
-        self.server.associations.accept(association, self.request)
-        return association
+    def handle(self) -> None:
+        """Make an association of a connection, and start it."""
+        self.server.associations.start(self._create_association(), self.request)
 
 
 class _TlsServer(Handshake, _Server):
-    daemon_threads = True  # those that shake hands: no association yet
+    pass
 
 
 _Kind = TypeVar("_Kind", bound=_Server)
@@ -61,6 +101,7 @@ class StorageScp:
     """The node's Storage SCP: `start` opens the port, `stop` closes it; each is called once."""
 
     def __init__(self, settings: Settings, database: Database, store: Store, clock: Callable[[], float]) -> None:
+        self.counts = Counts()
         self._settings = settings
         self._database = database
         self._store = store
@@ -92,7 +133,7 @@ class StorageScp:
         settings = self._settings
         rules = Rules(settings, resolve_peers(settings.peers))
         spool = open_spool(self._store, self._database, self._clock())
-        associations = Associations(rules, Intake(spool, self._database), self._clock)
+        associations = Associations(rules, Intake(spool, self._database), self._clock, self.counts)
         try:
             node_port = settings.node.port if port is None else port
             server = _open_port(_Server, settings, ("node.port", node_port), associations)
@@ -124,7 +165,6 @@ class StorageScp:
         _close_port(server)
         if self._tls_server is not None:
             _close_port(self._tls_server)
-            self._tls_server.shut_unfinished()
         self._tls_server, self._threads = None, []
         self._running = None
         try:
@@ -153,7 +193,7 @@ def _open_tls_port(settings: Settings, associations: Associations, server: _Serv
     except BaseException:
         server.server_close()
         raise
-    opened.context, opened.idle_s = context, settings.limits.idle_s
+    opened.context, opened.idle_s, opened.counts = context, settings.limits.idle_s, associations.counts
     return opened
 
 
@@ -187,7 +227,7 @@ def _open_port(kind: type[_Kind], settings: Settings, place: tuple[str, int], as
         raise ConfigurationError(
             f"node.bind {settings.node.bind}, {key} {port}: {error.strerror}; a free port of this machine is needed"
         ) from error
-    server.associations = associations
+    server.associations, server.waiting = associations, associations.waiting
     return server
 
 

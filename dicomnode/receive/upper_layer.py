@@ -22,7 +22,7 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE, P_DATA
 
-from dicomnode.errors import PeerProtocolError
+from dicomnode.errors import LimitExceededError, PeerProtocolError
 from dicomnode.logs import get_logger
 from dicomnode.receive.connection import Connection
 from dicomnode.receive.ingest import StoreRequest
@@ -35,7 +35,7 @@ from dicomnode.receive.messages import (
     encode_store_response,
     read_store_command,
 )
-from dicomnode.settings import LimitSettings
+from dicomnode.receive.usage import Usage
 from dicomnode.status import AbortReason
 
 log = get_logger()
@@ -50,23 +50,27 @@ AWAITING_REQUEST, ESTABLISHED, RELEASING, AWAITING_CLOSE = "Sta2", "Sta6", "Sta7
 
 
 class Service(Protocol):
-    """Who answers C-STORE, and hears why an association is aborted."""
+    """Who answers C-STORE, and hears why an association is ended."""
 
     def store(self, association: Association, request: StoreRequest) -> int:
-        """Return the status to answer with."""
+        """Return the status to answer with; raises `PeerProtocolError` to end the association instead."""
 
     def note_abort(self, association: Association, error: PeerProtocolError) -> None:
         """Record that a peer is cut off."""
+
+    def note_silence(self, association: Association, idle_s: float) -> None:
+        """Record that a peer is let go because it says nothing."""
 
 
 class UpperLayer(DULServiceProvider):
     """The upper layer of one accepted connection; only `send_pdu` and `hang_up` are for other threads."""
 
-    def __init__(self, association: Association, limits: LimitSettings, service: Service) -> None:
+    def __init__(self, association: Association, usage: Usage, service: Service) -> None:
         super().__init__(association)
-        self._limits = limits
+        self._limits = usage.limits
+        self._usage = usage
         self._service = service
-        self._assembler = Assembler(limits.data_set_bytes)
+        self._assembler = Assembler(self._limits.data_set_bytes)
         self._heard_at = time.monotonic()
         self._pdu_since = self._message_since = math.inf  # when what is incomplete began to arrive
         self._close_by = math.inf
@@ -95,7 +99,9 @@ class UpperLayer(DULServiceProvider):
         return time.monotonic() >= self._idle_at
 
     def send_pdu(self, primitive: A_ABORT | A_P_ABORT | A_ASSOCIATE | A_RELEASE | P_DATA) -> None:
-        """Queue a primitive; it is sent before anything else is read."""
+        """Queue a primitive; it is sent before anything else is read. After an abort nothing is."""
+        if self._state == AWAITING_CLOSE:
+            return
         super().send_pdu(primitive)
         if threading.current_thread() is not self.assoc:
             self._connection.wake()
@@ -115,6 +121,7 @@ class UpperLayer(DULServiceProvider):
         """Read, and store, until there is something that is the association's business."""
         while self.is_alive() and self.to_user_queue.empty() and self.assoc.dimse.msg_queue.empty():
             if self.idle_timer_expired():
+                self._service.note_silence(self.assoc, self._limits.idle_s)
                 return
             self._step(math.inf)
 
@@ -123,22 +130,35 @@ class UpperLayer(DULServiceProvider):
         if self.socket is not None:
             self._connection.hang_up()
 
+    def break_off(self, error: PeerProtocolError) -> None:
+        """Send A-ABORT with the reason, forget what came, and tell the association."""
+        self._service.note_abort(self.assoc, error)
+        self._forget()
+        self._connection.send(encode_abort(error.reason))
+        self.state_machine.transition(AWAITING_CLOSE)
+        if self.assoc.requestor.primitive is not None:
+            primitive = A_P_ABORT()
+            primitive.provider_reason = error.reason
+            self.to_user_queue.put(primitive)
+
     def free(self) -> None:
         """Give everything back; the association has ended."""
         self._close()
-        self._assembler = Assembler(0)
+        self._forget()
         self._connection.release()
 
     # One step: send one primitive, or take what has come.
 
     def _step(self, until: float) -> None:
         if self.artim_timer.expired:
+            if self._state == AWAITING_REQUEST:
+                self._service.note_silence(self.assoc, self.artim_timer.timeout or 0)
             self.event_queue.put("Evt18")
         elif not self._process_recv_primitive():
             try:
                 self._read(until)
             except PeerProtocolError as error:
-                self._abort(error)
+                self.break_off(error)
         while self.is_alive() and not self.event_queue.empty():
             try:
                 self.state_machine.do_action(self.event_queue.get(block=False))
@@ -182,9 +202,10 @@ class UpperLayer(DULServiceProvider):
         is_data = pdu_type == P_DATA_TF and self._state != AWAITING_REQUEST
         limit = int(self.assoc.acceptor.maximum_length or 0) if is_data else self._limits.associate_bytes
         if length > limit:
-            raise PeerProtocolError(
-                AbortReason.INVALID_PDU_PARAMETER_VALUE,
+            raise LimitExceededError(
+                "pdu_bytes" if is_data else "associate_bytes",
                 f"a PDU of type {pdu_type:02X} says it has {length} bytes, at most {limit} are taken",
+                AbortReason.INVALID_PDU_PARAMETER_VALUE,
             )
         return PDU_HEADER.size + int(length)
 
@@ -196,22 +217,23 @@ class UpperLayer(DULServiceProvider):
         pdu, connection.received = connection.received, connection.received[size:]
         if state == RELEASING:
             return  # we asked for the release: nothing may be answered any more
+        self._usage.take_data(size)
         for message in self._assembler.take(memoryview(pdu)[PDU_HEADER.size : size]):
             self._take_message(message)
+            self._usage.let_go()
             self._message_since = math.inf
         if not self._assembler.is_between_messages:
             self._message_since = min(self._message_since, time.monotonic())
 
     def _take_message(self, message: Message) -> None:
+        if message.has_data_set:
+            self._usage.take_instance()
         command = read_store_command(message.command_set)
         context = self._contexts.get(message.context_id)
         if command is None or context is None or 0 < (self.assoc.requestor.maximum_length or 0) < RESPONSE_BYTES_MAX:
             self._hand_over(message)
             return
-        unkept_bytes = message.size_bytes - len(message.data_set)
-        request = StoreRequest(
-            command.sop_class_uid, command.sop_instance_uid, *context, message.data_set, unkept_bytes
-        )
+        request = StoreRequest(command.sop_class_uid, command.sop_instance_uid, *context, message.data_set)
         status = self._service.store(self.assoc, request)
         self._connection.send(encode_store_response(command, message.context_id, status))
         self._heard_at = time.monotonic()
@@ -226,11 +248,6 @@ class UpperLayer(DULServiceProvider):
 
     def _hand_over(self, message: Message) -> None:
         """Let pynetdicom judge and answer."""
-        if message.size_bytes > len(message.data_set):
-            raise PeerProtocolError(
-                AbortReason.NOT_SPECIFIED,
-                f"a data set of {message.size_bytes} bytes, at most {self._limits.data_set_bytes} are taken",
-            )
         primitive = P_DATA()
         pdvs: Any = [[message.context_id, b"\x03" + message.command_set]]  # pynetdicom says tuples and wants lists
         if message.has_data_set:
@@ -251,40 +268,37 @@ class UpperLayer(DULServiceProvider):
     def _state(self) -> str:
         return self.state_machine.current_state
 
-    def _deadlines(self) -> tuple[tuple[float, str], ...]:
-        """Return until when what is incomplete must have come, with the words for a peer that is later."""
+    def _deadlines(self) -> tuple[tuple[float, str, str], ...]:
+        """Return until when what is incomplete must have come, with the limit and the words for who is later."""
         limits = self._limits
         return (
-            (self._pdu_since + limits.pdu_s, f"a PDU took longer than {limits.pdu_s} s to arrive"),
-            (self._message_since + limits.data_set_s, f"an instance took longer than {limits.data_set_s} s to arrive"),
+            (self._pdu_since + limits.pdu_s, "pdu_s", f"a PDU took longer than {limits.pdu_s} s to arrive"),
+            (
+                self._message_since + limits.data_set_s,
+                "data_set_s",
+                f"an instance took longer than {limits.data_set_s} s to arrive",
+            ),
         )
 
     def _next_deadline(self) -> float:
         is_armed = self._state == AWAITING_REQUEST
         associate_at = time.monotonic() + max(self.artim_timer.remaining, 0) if is_armed else math.inf
-        return min(self._idle_at, associate_at, *(at for at, _ in self._deadlines()))
+        return min(self._idle_at, associate_at, *(at for at, *_ in self._deadlines()))
 
     def _check_deadlines(self) -> None:
         now = time.monotonic()
-        late = [words for at, words in self._deadlines() if now >= at]
+        for at, limit, words in self._deadlines():
+            if now >= at:
+                raise LimitExceededError(limit, words)
         if now >= self._idle_at and not (self._assembler.is_between_messages and not self._connection.received):
-            late.append(f"nothing came for {self._limits.idle_s} s in the middle of a message")
-        if late:
-            raise PeerProtocolError(AbortReason.NOT_SPECIFIED, late[0])
+            raise LimitExceededError("idle_s", f"nothing came for {self._limits.idle_s} s in the middle of a message")
 
     # The end.
 
-    def _abort(self, error: PeerProtocolError) -> None:
-        """Send A-ABORT with the reason, forget what came, and tell the association."""
-        self._service.note_abort(self.assoc, error)
+    def _forget(self) -> None:
         self._connection.received.clear()
         self._assembler = Assembler(0)
-        self._connection.send(encode_abort(error.reason))
-        self.state_machine.transition(AWAITING_CLOSE)
-        if self.assoc.requestor.primitive is not None:
-            primitive = A_P_ABORT()
-            primitive.provider_reason = error.reason
-            self.to_user_queue.put(primitive)
+        self._usage.let_go()
 
     def _await_close(self) -> None:
         """Let the peer close first, for a while, whatever it still sends."""
@@ -320,10 +334,10 @@ class Dimse(DIMSEServiceProvider):
         return super().get_msg(block=False)
 
 
-def attach(association: Association, client: socket.socket, limits: LimitSettings, service: Service) -> UpperLayer:
+def attach(association: Association, client: socket.socket, usage: Usage, service: Service) -> UpperLayer:
     """Put this upper layer in the place of pynetdicom's, before the association starts; a TLS handshake is over."""
-    association.dul = upper_layer = UpperLayer(association, limits, service)
+    association.dul = upper_layer = UpperLayer(association, usage, service)
     association.dimse = Dimse(association)
     association.acse_timeout = association.acse_timeout  # the timer stands in the upper layer
-    association.set_socket(Connection(association, client, limits.pdu_s))
+    association.set_socket(Connection(association, client, usage.limits.pdu_s))
     return upper_layer

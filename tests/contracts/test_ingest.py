@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from dicomnode.errors import (
     DicomnodeError,
     InstanceConflictError,
     InstanceNotUnderstoodError,
+    LimitExceededError,
     NotAuthorisedError,
     SopClassMismatchError,
     SopClassNotSupportedError,
@@ -36,7 +37,7 @@ from dicomnode.receive.intake import Intake, Sender
 from dicomnode.receive.spool import Spool, open_spool
 from dicomnode.settings import LimitSettings
 from tests.peers_programs import data_set_bytes
-from tests.receiving import MR, PT, ROOT, encode, make_data_set
+from tests.receiving import MR, PT, ROOT, encode, make_data_set, nested_sequences
 
 LIMITS = LimitSettings(disk_reserve_bytes=0)
 NOW = 1000.0
@@ -155,16 +156,18 @@ def test_who_may_not_store_stores_nothing(bench: Bench) -> None:
     assert bench.is_untouched()
 
 
-@pytest.mark.parametrize(
-    "limits",
-    [LimitSettings(disk_reserve_bytes=1 << 60), LimitSettings(disk_reserve_bytes=0, data_set_bytes=1024)],
-    ids=["reserve", "data set"],
-)
-def test_a_limit_refuses_and_leaves_nothing(bench: Bench, limits: LimitSettings) -> None:
-    request = make_request(1, "x" * 64)
-    assert len(request.data) > 1024
+def test_the_reserve_refuses_and_leaves_nothing(bench: Bench) -> None:
     with pytest.raises(StorageFullError):
-        bench.send(request, limits)
+        bench.send(make_request(), LimitSettings(disk_reserve_bytes=1 << 60))
+    assert bench.is_untouched()
+
+
+def test_nesting_beyond_the_limit_ends_the_association_and_leaves_nothing(bench: Bench) -> None:
+    request = make_request()
+    nested = replace(request, data=request.data + nested_sequences(3))
+    with pytest.raises(LimitExceededError, match="sequences nest deeper than 2 at byte") as caught:
+        bench.send(nested, LimitSettings(disk_reserve_bytes=0, nesting_depth=2))
+    assert caught.value.limit == "nesting_depth"
     assert bench.is_untouched()
 
 

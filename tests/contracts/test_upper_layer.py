@@ -28,6 +28,7 @@ from pynetdicom.transport import AssociationSocket, RequestHandler
 from dicomnode.database.engine import open_database
 from dicomnode.database.migrate import migrate
 from dicomnode.database.store import Store
+from dicomnode.metrics import Counts
 from dicomnode.receive.addresses import resolve_peers
 from dicomnode.receive.associations import Associations, Rules
 from dicomnode.receive.contexts import make_contexts
@@ -91,7 +92,8 @@ def run_stock(root: Path) -> Iterator[Scp]:
     migrate(settings.database_url)
     database = open_database(settings.database_url)
     spool = open_spool(store, database, time.time())
-    associations = Associations(Rules(settings, resolve_peers(settings.peers)), Intake(spool, database), time.time)
+    rules, intake = Rules(settings, resolve_peers(settings.peers)), Intake(spool, database)
+    associations = Associations(rules, intake, time.time, Counts())
     entity = AE("DICOMNODE")
     entity.maximum_pdu_size = LIMITS.pdu_bytes
     entity.supported_contexts = make_contexts()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import resource
+import select
 import struct
 import threading
 import time
@@ -31,7 +32,7 @@ from tests.raw_association import (
     store_command,
 )
 from tests.raw_scu import RawScu
-from tests.receiving import MR, ROOT, encode, make_data_set
+from tests.receiving import MR, ROOT, encode, make_data_set, nested_sequences
 from tests.storage_scp import RunningScp
 from tests.waiting import wait_until
 
@@ -76,39 +77,116 @@ def assert_nothing_is_left(node: RunningScp) -> None:
         assert store(raw) == 0x0000
 
 
+def count(node: RunningScp, limit: str) -> int:
+    return node.scp.counts.read().get(f'dicomnode_receive_limit_crossings{{limit="{limit}"}}', 0)
+
+
+def assert_crossed(node: RunningScp, logs: list[Any], limit: str, words: str) -> None:
+    """Assert that the crossing of a limit was counted and logged once, and that nothing is left of who crossed it."""
+    assert count(node, limit) == 1
+    (told,) = [entry for entry in logs if entry.get("limit") == limit]
+    assert (told["event"], told["why"]) == ("receive.aborted", words)
+    assert_nothing_is_left(node)
+
+
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 16385])
 def test_a_pdu_longer_than_negotiated_is_refused_by_its_header(tmp_path: Path, length: int) -> None:
     with running(tmp_path, pdu_bytes=16384) as node, capture_logs() as logs:
         with RawAssociation(node.port).associate() as raw:
             raw.send(struct.pack(">BxL", P_DATA, length) + bytes(100))
             assert is_aborted(raw, INVALID_VALUE)
-        assert_nothing_is_left(node)
-    (aborted,) = [entry for entry in logs if entry["event"] == "receive.aborted"]
-    assert aborted["why"] == f"a PDU of type 04 says it has {length} bytes, at most 16384 are taken"
+        words = f"a PDU of type 04 says it has {length} bytes, at most 16384 are taken"
+        assert_crossed(node, logs, "pdu_bytes", words)
 
 
-def test_a_request_for_an_association_is_bounded(tmp_path: Path) -> None:
-    with running(tmp_path, associate_bytes=4096) as node:
-        for header in (struct.pack(">BxL", 0x01, 0xFFFFFFFF), struct.pack(">BxL", P_DATA, 4097)):
-            with RawAssociation(node.port) as raw:
-                raw.send(header)
-                assert is_aborted(raw, INVALID_VALUE)
-        assert_nothing_is_left(node)
+@pytest.mark.parametrize(
+    "header", [struct.pack(">BxL", 0x01, 0xFFFFFFFF), struct.pack(">BxL", P_DATA, 4097)], ids=["request", "data"]
+)
+def test_what_comes_before_an_association_is_bounded(tmp_path: Path, header: bytes) -> None:
+    with running(tmp_path, associate_bytes=4096) as node, capture_logs() as logs:
+        with RawAssociation(node.port) as raw:
+            raw.send(header)
+            assert is_aborted(raw, INVALID_VALUE)
+        length = int.from_bytes(header[2:], "big")
+        words = f"a PDU of type {header[0]:02X} says it has {length} bytes, at most 4096 are taken"
+        assert_crossed(node, logs, "associate_bytes", words)
 
 
-def test_a_data_set_beyond_the_limit_is_not_kept_while_it_comes(tmp_path: Path) -> None:
+def test_a_data_set_beyond_the_limit_ends_its_association_while_it_comes(tmp_path: Path) -> None:
     part, parts = bytes(130000), 800
-    with running(tmp_path, data_set_bytes=1048576) as node, RawAssociation(node.port).associate() as raw:
-        raw.send_pdvs([[pdv(1, COMMAND | LAST, COMMAND_1)]])
-        before = memory_bytes()
-        raw.send_pdvs([[pdv(1, 0, part)]] * parts)
-        assert memory_bytes() - before < 20_000_000 < parts * len(part)
-        raw.send_pdvs([[pdv(1, LAST, b"")]])
-        answer = raw.read()
-        assert answer is not None
-        assert struct.pack("<HHLH", 0, 0x0900, 2, 0xA700) in answer
-        assert node.files() == []
-        assert store(raw) == 0x0000
+    with running(tmp_path, data_set_bytes=1048576) as node, capture_logs() as logs:
+        with RawAssociation(node.port).associate() as raw:
+            raw.send_pdvs([[pdv(1, COMMAND | LAST, COMMAND_1)]])
+            before = memory_bytes()
+            with suppress(OSError):  # it is cut off in the middle
+                raw.send_pdvs([[pdv(1, 0, part)]] * parts)
+            assert memory_bytes() - before < 20_000_000 < parts * len(part)
+        assert_crossed(node, logs, "data_set_bytes", "a data set of more than 1048576 bytes comes")
+
+
+def test_who_crosses_a_limit_of_an_association_is_told_by_an_abort(tmp_path: Path) -> None:
+    nested = encode(make_data_set(2)) + nested_sequences(3)
+    cases: list[tuple[dict[str, int], list[bytes], str]] = [
+        ({"association_instances": 2}, [DATA_1] * 3, "instance 3 came, 2 are taken"),
+        (
+            {"association_bytes": 1048576},
+            [bytes(1100000)],
+            f"{1100036 + len(COMMAND_1)} bytes came, at most 1048576 are taken",
+        ),
+        ({"data_set_bytes": 1048576}, [bytes(1048577)], "a data set of more than 1048576 bytes comes"),
+        ({"nesting_depth": 2}, [nested], f"sequences nest deeper than 2 at byte {len(encode(make_data_set(2))) + 52}"),
+    ]
+    for number, (limits, data_sets, words) in enumerate(cases):
+        with running(tmp_path / str(number), pdu_bytes=1048576, **limits) as node, capture_logs() as logs:
+            with RawAssociation(node.port).associate() as raw:
+                for data in data_sets[:-1]:
+                    assert store(raw, data) == 0x0000
+                raw.send_pdvs([[pdv(1, COMMAND | LAST, COMMAND_1)]])
+                raw.send_pdvs([[value] for value in fragments(1, 0, data_sets[-1], 1_000_000)])
+                assert is_aborted(raw, NOT_SPECIFIED)
+            (limit,) = limits
+            assert count(node, limit) == 1
+            assert [(row["event"], row["why"]) for row in logs if row.get("limit") == limit] == [
+                ("receive.aborted", words)
+            ]
+
+
+def test_an_odd_command_with_too_deep_a_data_set_is_aborted_too(tmp_path: Path) -> None:
+    odd = store_command(MR, UID_1, ErrorComment="for pynetdicom to read")
+    with running(tmp_path, nesting_depth=2) as node, capture_logs() as logs:
+        with RawAssociation(node.port).associate() as raw:
+            raw.send_pdvs([[pdv(1, COMMAND | LAST, odd), pdv(1, LAST, DATA_1 + nested_sequences(3))]])
+            assert is_aborted(raw, NOT_SPECIFIED)
+        assert_crossed(node, logs, "nesting_depth", f"sequences nest deeper than 2 at byte {len(DATA_1) + 52}")
+
+
+def test_who_holds_most_of_the_memory_makes_room_for_small_instances(tmp_path: Path) -> None:
+    limits = {"memory_bytes": 1048576, "data_set_bytes": 1048576, "associations": 8}
+    with running(tmp_path, **limits) as node, capture_logs() as logs, ExitStack() as held:
+        large = [held.enter_context(RawAssociation(node.port)).associate() for _ in range(2)]
+        for raw in large:
+            raw.send_pdvs([[pdv(1, COMMAND | LAST, COMMAND_1)], *[[pdv(1, 0, bytes(65536))]] * 8])
+        wait_until(lambda: count(node, "memory_bytes"), 10, "the one that brings too much to be cut off")
+        with RawAssociation(node.port).associate() as small:
+            assert store(small) == 0x0000
+        (gone,) = [raw for raw in large if select.select([raw.socket], [], [], 0)[0]]
+        assert is_aborted(gone, NOT_SPECIFIED)
+        (told,) = [row for row in logs if row.get("limit") == "memory_bytes"]
+        assert "at most 1048576 are kept in memory" in told["why"]
+    assert node.scp.counts.read()['dicomnode_receive_instances{status="0000"}'] == 1
+
+
+def test_memory_is_given_back_however_an_association_ends(tmp_path: Path) -> None:
+    with running(tmp_path) as node:
+        _, associations, _ = node.scp._parts()
+        for last_words in (b"", pdu(A_ABORT, bytes(4)), b"\x09" + bytes(9)):
+            with RawAssociation(node.port).associate() as raw:
+                raw.send_pdvs([[pdv(1, COMMAND | LAST, COMMAND_1), pdv(1, 0, bytes(50000))]])
+                wait_until(lambda: associations._memory.change(0) > 50000, 10, "the bytes to be held")
+                raw.send(last_words)
+            wait_until(lambda: associations._memory.change(0) == 0, 10, "the bytes to be given back")
+        assert_nothing_is_left(node)
+        assert associations._memory.change(0) == 0
 
 
 @pytest.mark.parametrize(
@@ -164,8 +242,8 @@ def test_half_of_something_is_not_waited_for_for_ever(
         with RawAssociation(node.port).associate() as raw:
             raw.send(sent)
             assert is_aborted(raw, NOT_SPECIFIED)
-        assert_nothing_is_left(node)
-    assert [entry["why"] for entry in logs if entry["event"] == "receive.aborted"] == [words]
+        (limit,) = limits
+        assert_crossed(node, logs, limit, words)
 
 
 def test_a_trickle_does_not_keep_a_pdu_alive(tmp_path: Path) -> None:
@@ -196,6 +274,7 @@ def test_silent_and_half_open_sockets_take_no_place(tmp_path: Path) -> None:
             assert store(raw) == 0x0000
         _, associations, _ = node.scp._parts()
         wait_until(lambda: len(associations._connections) == 8, 10, "the oldest to be cut off")
+        assert count(node, "waiting_connections") == 12
 
 
 def test_a_peer_that_never_reads_its_answers_does_not_hold_its_thread(tmp_path: Path) -> None:

@@ -314,7 +314,7 @@ def test_silent_callers_block_nobody_and_are_closed(
 
 def test_a_stop_does_not_wait_for_silent_callers(node: RunningScp, tls: TlsSettings) -> None:
     with socket.create_connection((LOOPBACK, tls.port), timeout=5) as silent:
-        wait_until(lambda: node.scp._tls_server and node.scp._tls_server._unfinished, 5, "the handshake to begin")
+        wait_until(lambda: node.scp._tls_server and node.scp._tls_server.waiting.count(), 5, "the handshake to begin")
         node.stop(5.0)
         assert silent.recv(1) == b""
 

@@ -49,6 +49,8 @@ def test_a_peer_is_added_listed_and_removed(run: Run, config: Path) -> None:
             "host": "127.0.0.1",
             "port": 104,
             "may": ["store", "receive"],
+            "sop_classes": [],
+            "transfer_syntaxes": [],
             "tls": False,
             "certificate_sha256": "",
             "certificate_subject": "",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pynetdicom.pdu import A_ABORT_RQ, P_DATA_TF
 
-from dicomnode.errors import PeerProtocolError
+from dicomnode.errors import LimitExceededError, PeerProtocolError
 from dicomnode.receive.messages import (
     Assembler,
     Message,
@@ -38,15 +38,15 @@ def assemble(pdvs: list[bytes], in_each: int = 1, limit: int = 1 << 20) -> list[
 @example(b"", 1, 1, 1)
 def test_the_cuts_do_not_matter(data: bytes, command_cut: int, data_cut: int, in_each: int) -> None:
     pdvs = fragments(5, COMMAND, COMMAND_1, command_cut) + fragments(5, 0, data, data_cut)
-    wanted = Message(5, COMMAND_1, data, len(data), has_data_set=True)
+    wanted = Message(5, COMMAND_1, data, has_data_set=True)
     assert assemble(pdvs * 2, in_each) == [wanted, wanted]
 
 
 @given(st.integers(0, 300), st.integers(1, 50))
-def test_no_byte_beyond_the_limit_is_kept(size: int, cut: int) -> None:
-    (message,) = assemble(fragments(1, COMMAND, COMMAND_1, 999) + fragments(1, 0, bytes(size), cut), limit=100)
-    assert message.size_bytes == size
-    assert message.data_set == (bytes(size) if size <= 100 else b"")
+def test_no_byte_beyond_the_limit_is_taken(size: int, cut: int) -> None:
+    with pytest.raises(LimitExceededError) if size > 100 else nullcontext():
+        (message,) = assemble(fragments(1, COMMAND, COMMAND_1, 999) + fragments(1, 0, bytes(size), cut), limit=100)
+        assert message.data_set == bytes(size)
 
 
 @given(st.binary(max_size=64))
