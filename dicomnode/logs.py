@@ -1,7 +1,8 @@
 """One event a line on standard error, named `stage.event`, for people or as JSON.
 
 Flow: every part > [logs]
-Never: patient data, in any field; identities live in DICOM files and the patients table.
+Never: patient data, in any field; identities live in DICOM files and the patients table. A control character, whoever
+wrote it: a library may quote what a peer sent.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def configure(log_format: Literal["console", "json"], level: str = "INFO") -> No
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
+                _escape,
                 renderer,
             ],
         )
@@ -48,6 +50,18 @@ def configure(log_format: Literal["console", "json"], level: str = "INFO") -> No
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
     # It reports what peers do, which each part says in its own words: once, and with whom it was.
     logging.getLogger("pynetdicom.assoc").setLevel(logging.CRITICAL)
+
+
+def _escape(
+    _logger: structlog.types.WrappedLogger, _method: str, event: structlog.types.EventDict
+) -> structlog.types.EventDict:
+    """Show control characters as escapes; a traceback keeps its lines, indented: none looks like an event."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            lines = value.splitlines() if name == "exception" else [value]
+            shown = ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines]
+            event[name] = shown[0] if len(shown) == 1 else "\n".join(f"    {line}" for line in shown)
+    return event
 
 
 def get_logger() -> structlog.stdlib.BoundLogger:

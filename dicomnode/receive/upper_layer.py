@@ -198,7 +198,7 @@ class UpperLayer(DULServiceProvider):
             return PDU_HEADER.size
         pdu_type, length = PDU_HEADER.unpack_from(received)
         if pdu_type not in PDU_TYPES:
-            return PDU_HEADER.size  # pynetdicom refuses it by its header
+            raise PeerProtocolError(AbortReason.UNRECOGNISED_PDU, f"a PDU of type {pdu_type:02X} is none of PS3.8")
         is_data = pdu_type == P_DATA_TF and self._state != AWAITING_REQUEST
         limit = int(self.assoc.acceptor.maximum_length or 0) if is_data else self._limits.associate_bytes
         if length > limit:

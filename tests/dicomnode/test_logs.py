@@ -20,6 +20,7 @@ log.info("receive.stored", association_id=3, series_uid="1.2.3")
 for name in ("pynetdicom.assoc", "pydicom", "apscheduler.scheduler", "alembic.runtime"):
     logging.getLogger(name).info("a library talks")
 logging.getLogger("pynetdicom").error("a library fails")
+logging.getLogger("pynetdicom").error("it quotes '\x1b]0;owned\x07\\nreceive.forged \u202e'")
 try:
     1 / 0
 except ZeroDivisionError:
@@ -37,7 +38,8 @@ def run(form: str, level: str = "INFO") -> list[str]:
 
 def test_json_is_one_event_a_line_with_its_fields() -> None:
     events = [json.loads(line) for line in run("json")]
-    assert [event["event"] for event in events] == ["receive.stored", "a library fails", "job.crashed"]
+    quoted = r"it quotes '\x1b]0;owned\x07\nreceive.forged \u202e'"
+    assert [event["event"] for event in events] == ["receive.stored", "a library fails", quoted, "job.crashed"]
     stored = events[0]
     assert (stored["association_id"], stored["series_uid"], stored["level"]) == (3, "1.2.3", "info")
     assert stored["timestamp"].endswith("Z")
@@ -51,7 +53,12 @@ def test_people_get_lines_without_escape_codes_off_a_terminal() -> None:
     lines = run("console")
     assert "receive.stored" in lines[0]
     assert "association_id=3" in lines[0]
-    assert not any("\x1b" in line for line in lines)
+    assert all(line.isprintable() for line in lines)
+    assert [
+        line for line in lines if "receive.stored" in line and "20" not in line[:2]
+    ] == []  # each begins with its time
+    traceback = lines[next(number for number, line in enumerate(lines) if "Traceback" in line) :]
+    assert all(line.startswith("    ") for line in traceback)
 
 
 def test_a_level_hides_what_is_below_it() -> None:

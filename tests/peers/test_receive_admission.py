@@ -1,0 +1,186 @@
+"""Whom the node lets in and with what: places and pace, SOP classes and syntaxes, and words that do no harm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless
+from structlog.testing import capture_logs
+
+from dicomnode.settings import LimitSettings, PeerSettings, ReceiveSettings
+from tests.builders import NODE_AE, NodeProcess, Peer, make_config, run_command
+from tests.peers_programs import free_port
+from tests.raw_association import RawAssociation, associate_request, fragments, pdv, store_command
+from tests.raw_scu import RawScu
+from tests.receiving import MR, PT, ROOT, encode, make_data_set, raw_element
+from tests.storage_scp import SCANNER, VIEWER, RunningScp
+from tests.waiting import wait_until
+
+UID_1 = f"{ROOT}.3.1"
+DATA_1 = encode(make_data_set(1))
+LOCAL_LIMIT_EXCEEDED, TEMPORARY_CONGESTION = (2, 3, 2), (2, 3, 1)  # PS3.8 table 9-21
+VERIFICATION = "1.2.840.10008.1.1"
+PET = {"name": "pet", "ae_title": "PET", "sop_classes": ("PositronEmissionTomographyImageStorage",)}
+OLD = {"name": "old", "ae_title": "OLD", "transfer_syntaxes": ("ImplicitVRLittleEndian",)}
+PET_ONLY, IMPLICIT_ONLY = SCANNER.model_copy(update=PET), SCANNER.model_copy(update=OLD)
+
+
+@contextmanager
+def running(tmp_path: Path, *peers: PeerSettings, **limits: Any) -> Iterator[RunningScp]:
+    with RunningScp(tmp_path, peers, limits=LimitSettings(disk_reserve_bytes=0, **limits)) as node:
+        yield node
+
+
+def count(node: RunningScp, limit: str) -> int:
+    return node.scp.counts.read().get(f'dicomnode_receive_limit_crossings{{limit="{limit}"}}', 0)
+
+
+def refusals(logs: list[Any]) -> list[tuple[str, str]]:
+    return [(row["rule"], row["why"]) for row in logs if row["event"] in ("receive.refused", "receive.context_refused")]
+
+
+def test_one_peer_does_not_take_every_place(tmp_path: Path) -> None:
+    with running(tmp_path, SCANNER, VIEWER, associations=3, associations_per_peer=2) as node, ExitStack() as held:
+        for _ in range(2):
+            assert held.enter_context(RawScu(node.port)).is_established
+        with capture_logs() as logs, RawScu(node.port) as third:
+            assert third.rejection == LOCAL_LIMIT_EXCEEDED
+        words = "'SCANNER' at 127.0.0.1: limits.associations_per_peer is reached: 2 of 2 are open"
+        assert refusals(logs) == [("limits.associations_per_peer", words)]
+        assert held.enter_context(RawScu(node.port, calling="VIEWER")).is_established
+        with capture_logs() as logs, RawScu(node.port, calling="VIEWER") as fourth:
+            assert fourth.rejection == LOCAL_LIMIT_EXCEEDED
+        assert refusals(logs) == [
+            ("limits.associations", "'VIEWER' at 127.0.0.1: limits.associations is reached: 3 of 3 are open")
+        ]
+        assert (count(node, "associations_per_peer"), count(node, "associations")) == (1, 1)
+
+
+def test_a_peer_that_asks_too_often_is_told_so_and_others_are_not(tmp_path: Path) -> None:
+    with running(tmp_path, SCANNER, VIEWER, associations_per_minute=3) as node, capture_logs() as logs:
+        for _ in range(3):
+            with RawScu(node.port) as scu:
+                assert scu.is_established
+        with RawScu(node.port) as often, RawScu(node.port, calling="VIEWER") as other:
+            assert often.rejection == TEMPORARY_CONGESTION
+            assert other.is_established
+        words = "'SCANNER' at 127.0.0.1: it asked more than 3 times in a minute"
+        assert refusals(logs) == [("limits.associations_per_minute", words)]
+        assert count(node, "associations_per_minute") == 1
+
+
+def test_a_peer_has_the_sop_classes_it_is_configured_with(tmp_path: Path) -> None:
+    contexts = [(uid, (ExplicitVRLittleEndian,)) for uid in (MR, PT, VERIFICATION)]
+    with running(tmp_path, PET_ONLY, SCANNER) as node, capture_logs() as logs:
+        with RawScu(node.port, calling="PET", contexts=contexts) as scu:
+            assert set(scu.accepted()) == {PT, VERIFICATION}
+        with RawScu(node.port, contexts=contexts) as scu:
+            assert {MR, PT} < set(scu.accepted())
+    assert refusals(logs) == [
+        (
+            "SOP class or transfer syntax of the peer",
+            "'PET' offered MRImageStorage, which peer pet is not configured with",
+        )
+    ]
+
+
+def test_a_peer_has_the_transfer_syntaxes_it_is_configured_with(tmp_path: Path) -> None:
+    contexts = [(MR, (ExplicitVRLittleEndian, ImplicitVRLittleEndian)), (PT, (JPEGLSLossless, ExplicitVRLittleEndian))]
+    with (
+        running(tmp_path, IMPLICIT_ONLY) as node,
+        capture_logs() as logs,
+        RawScu(node.port, calling="OLD", contexts=contexts) as scu,
+    ):
+        assert scu.accepted() == {MR: ImplicitVRLittleEndian}
+    assert [why for _, why in refusals(logs)] == [
+        "'OLD' offered PositronEmissionTomographyImageStorage in JPEGLSLossless or ExplicitVRLittleEndian, "
+        "which peer old is not configured with"
+    ]
+
+
+# What a hostile peer would like to write: a log line, a terminal's title, a table's end, a page's script, a path.
+HOSTILE = (
+    "a\nreceive.stored b",
+    "\x1b]0;owned\x07",
+    "'); DROP TABLE series;--",
+    "<script>alert(1)</script>",
+    "../../../../etc/passwd",
+    "%s%n{0}\x00\u202e",
+)
+AE_TITLES = (b"A\nB", b"\x1b]0;x\x07", b"x' OR 1=1--", b"<img src=x>", b"../../etc/x", b"a\\b", b"\xff\xfe\0")
+
+
+@pytest.fixture
+def hostile_node(tmp_path: Path) -> Iterator[tuple[NodeProcess, Path, int]]:
+    port = free_port()
+    config = make_config(tmp_path, [Peer("scanner", "SCANNER")], port)
+    with NodeProcess(config, port, ["receive"]) as node:
+        yield node, config, port
+
+
+def test_hostile_words_reach_no_path_query_log_or_listing(
+    hostile_node: tuple[NodeProcess, Path, int], tmp_path: Path
+) -> None:
+    node, config, port = hostile_node
+    for number, words in enumerate(HOSTILE):
+        send_hostile(port, number, words)
+    for title in AE_TITLES:
+        call_as(port, title)
+    table = run_command("series", "list", "--config", config)
+    listed = run_command("series", "list", "--config", config, "--json")
+    assert len(listed.json) == len(HOSTILE)
+    shown = [run_command("series", "show", row["series_uid"], "--config", config).stdout for row in listed.json]
+    for text in (table.stdout, listed.stdout, *shown, node.log.read_bytes().decode("utf-8")):
+        assert text
+        assert all(line.isprintable() for line in text.split("\n"))
+        assert not any(line.startswith("receive.stored b") for line in text.split("\n"))
+    names = [path.relative_to(tmp_path) for path in tmp_path.rglob("*")]
+    assert not [name for name in names if not set(str(name)) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-_@/")]
+
+
+def send_hostile(port: int, number: int, words: str) -> None:
+    """Store an instance whose names and descriptions are hostile; its UIDs are so where no value is needed."""
+    data_set = make_data_set(number, SeriesInstanceUID=f"{ROOT}.77.{number}")
+    data = encode(data_set)
+    for keyword in ("SeriesDescription", "PatientName", "PatientID", "AccessionNumber", "FrameOfReferenceUID"):
+        data += raw_element(keyword, words.encode())
+    with RawAssociation(port).associate(called=NODE_AE) as raw:
+        raw.send_pdvs([[pdv(1, 3, store_command(MR, str(data_set.SOPInstanceUID))), *fragments(1, 0, data, 8000)]])
+        answer = raw.read()
+        assert answer is not None
+        assert b"\0\0\0\x09\x02\0\0\0\0\0" in answer, answer  # (0000,0900) is 0000
+        raw.send_pdvs([[pdv(1, 3, store_command(MR, UID_1)), *fragments(1, 0, data, 8000)]])
+        assert raw.read() is not None  # another instance than it says
+        raw.send_pdvs([[pdv(1, 3, hostile_command(words)), *fragments(1, 0, data, 8000)]])
+        raw.read()
+
+
+def hostile_command(words: str) -> bytes:
+    """Return a C-STORE-RQ whose SOP Instance UID is hostile, as long as a UID may be."""
+    uid = words.encode()[:64].ljust(len(UID_1), b" ")[: len(UID_1)]
+    return store_command(MR, UID_1).replace(UID_1.encode(), uid)
+
+
+def call_as(port: int, title: bytes) -> None:
+    """Ask for an association with an AE title of any bytes, as caller and as called."""
+    for calling, called in ((title, NODE_AE.encode()), (b"SCANNER", title)):
+        request = associate_request("CALLING", "CALLED", [(MR, (ExplicitVRLittleEndian,))], 16384)
+        request = request.replace(b"CALLING".ljust(16), calling.ljust(16)).replace(
+            b"CALLED".ljust(16), called.ljust(16)
+        )
+        with RawAssociation(port) as raw:
+            raw.send(request)
+            answer = raw.read()
+            assert answer is None or answer[0] in (0x03, 0x07), "a rejection or an abort"
+
+
+def test_anybody_with_a_hostile_title_is_kept_and_shown_escaped(tmp_path: Path) -> None:
+    with RunningScp(tmp_path, receive=ReceiveSettings(accept="any")) as node, capture_logs() as logs:
+        with RawScu(node.port, calling="<img src=x>") as scu:
+            assert scu.store(MR, UID_1, DATA_1) == 0x0000
+        wait_until(lambda: any(row["event"] == "receive.ended" for row in logs), 10)
+        assert [row["calling_ae"] for row in logs if "calling_ae" in row] == ["'<img src=x>'"] * 2
