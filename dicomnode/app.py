@@ -59,6 +59,10 @@ class Node:
             raise StateError("this node does not receive: it has not the role, or was not started")
         return self._scp.port
 
+    def read_counts(self) -> dict[str, int]:
+        """Return what was counted since the start: metrics by name."""
+        return {} if self._scp is None else self._scp.counts.read()
+
     def start(self, port: int | None = None) -> None:
         """Start the parts this node's roles name; the port opens last, when everything behind it is ready.
 

@@ -14,6 +14,7 @@ PROTOCOL_ERRORS = "dicomnode_receive_protocol_errors"
 REFUSED_ASSOCIATIONS = "dicomnode_receive_refused_associations"  # by `rule`, as in the log
 REFUSED_CONTEXTS = "dicomnode_receive_refused_contexts"  # kept out by the settings of a peer
 ASSOCIATIONS = "dicomnode_receive_associations"  # admitted
+STARVATIONS = "dicomnode_receive_descriptor_starvations"  # times that there was none for the next caller
 INSTANCES = "dicomnode_receive_instances"  # by `status`, as the sender was told
 
 

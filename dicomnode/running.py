@@ -1,4 +1,4 @@
-"""Which node processes run on a storage root, and how to ask them to read their configuration again.
+"""Which node processes run on a storage root, what they have counted, and how to ask them to reload.
 
 Flow: cli > [running] > errors
 Never: a process id that is trusted by its number alone; a file counts only while its process holds the lock on it.
@@ -7,11 +7,12 @@ Never: a process id that is trusted by its number alone; a file counts only whil
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -33,6 +34,7 @@ def announce_node(storage_root: Path) -> Iterator[Path]:
         yield path
     finally:
         path.unlink(missing_ok=True)
+        _counts_path(path).unlink(missing_ok=True)
         file.close()
 
 
@@ -40,6 +42,25 @@ def find_running_nodes(storage_root: Path) -> list[int]:
     """Return the ids of this machine's processes that serve this storage root."""
     files = sorted(_folder(storage_root).glob(f"*@{socket.gethostname()}.pid"))
     return [int(path.stem.partition("@")[0]) for path in files if _is_locked(path)]
+
+
+def show_counts(announced: Path, counts: Mapping[str, int]) -> None:
+    """Put what this process has counted beside its announcement; on a disk that cannot be written, leave it."""
+    path = _counts_path(announced)
+    with suppress(OSError):
+        being_made = path.with_suffix(".new")
+        being_made.write_text(json.dumps(counts), encoding="ascii")
+        being_made.rename(path)
+
+
+def read_counts(storage_root: Path) -> dict[int, dict[str, int]]:
+    """Return what each running process has counted, by process id."""
+    counts = {}
+    for process_id in find_running_nodes(storage_root):
+        with suppress(OSError):  # nothing yet, or it ended since we looked
+            path = _folder(storage_root) / f"{process_id}@{socket.gethostname()}.json"
+            counts[process_id] = dict(json.loads(path.read_text(encoding="ascii")))
+    return counts
 
 
 def ask_to_reload(storage_root: Path) -> list[int]:
@@ -67,6 +88,10 @@ def ask_to_reload(storage_root: Path) -> list[int]:
 
 def _folder(storage_root: Path) -> Path:
     return storage_root / "run"
+
+
+def _counts_path(announced: Path) -> Path:
+    return announced.with_suffix(".json")
 
 
 def _make_locked(path: Path) -> IO[bytes]:

@@ -48,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_register(commands)
     _add_demo(commands)
     _add_config(commands)
+    _add_doctor(commands)
     _add_peers(commands)
     for name in LISTINGS:
         _add_listing(commands, name)
@@ -100,6 +101,13 @@ def _add_config(commands: Any) -> None:
         _add_config_flag(parser)
         if name != "init":
             _add_json_flag(parser)
+
+
+def _add_doctor(commands: Any) -> None:
+    text = "look at disk, database, ports, certificates, model and peers, and show what the node has counted"
+    parser = _add(commands, "doctor", text, ("doctor", "doctor"))
+    _add_config_flag(parser)
+    _add_json_flag(parser)
 
 
 def _add_peers(commands: Any) -> None:

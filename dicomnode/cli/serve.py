@@ -14,7 +14,7 @@ from pathlib import Path
 from dicomnode import logs, systemd
 from dicomnode.app import ROLES, Node, Role
 from dicomnode.errors import ConfigurationError, UsageError
-from dicomnode.running import announce_node
+from dicomnode.running import announce_node, show_counts
 from dicomnode.settings_file import load_settings
 
 log = logs.get_logger()
@@ -31,12 +31,12 @@ def serve(arguments: argparse.Namespace) -> int:
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()  # its put is safe in a signal handler
     for number in (*STOP, signal.SIGHUP):
         signal.signal(number, lambda received, _frame: signals.put(received))
-    with announce_node(settings.node.storage_root):
+    with announce_node(settings.node.storage_root) as announced:
         node = Node(settings, roles)
         node.start()
         systemd.notify(systemd.READY)
         try:
-            _follow_signals(node, arguments.config, signals)
+            _follow_signals(node, arguments.config, signals, announced)
         finally:
             systemd.notify(systemd.STOPPING)
             node.stop()
@@ -53,8 +53,9 @@ def _parse_roles(text: str | None) -> list[Role]:
     return [known[part] for part in asked]
 
 
-def _follow_signals(node: Node, config: Path, signals: queue.SimpleQueue[int]) -> None:
-    """Wait for signals until one says stop; between them, tell the watchdog that the node is healthy."""
+def _follow_signals(node: Node, config: Path, signals: queue.SimpleQueue[int], announced: Path) -> None:
+    """Wait for signals until one says stop; between them, tell the watchdog that all is well, and show counts."""
+    shown: dict[str, int] = {}
     interval_s = min(systemd.find_watchdog_interval_s() or SIGNAL_S, SIGNAL_S)
     while True:
         try:
@@ -62,6 +63,9 @@ def _follow_signals(node: Node, config: Path, signals: queue.SimpleQueue[int]) -
         except queue.Empty:
             if node.is_healthy():
                 systemd.notify(systemd.ALIVE)
+            if (counts := node.read_counts()) != shown:
+                show_counts(announced, counts)
+                shown = counts
             continue
         if received in STOP:
             log.info("node.stopping", signal=signal.Signals(received).name)

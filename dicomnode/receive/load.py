@@ -13,6 +13,7 @@ from dicomnode.settings import LimitSettings
 from dicomnode.status import BusyReason
 
 MINUTE_S = 60.0
+ROUNDING_S = 1e-6  # of sums of steps
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,6 @@ def find_due(due_at: float, now: float, per_minute: int) -> float | None:
     The generic cell rate algorithm, ITU-T I.371 5.4.1 (virtual scheduling).
     """
     step_s = MINUTE_S / per_minute
-    if due_at - now > MINUTE_S - step_s / 2:
+    if due_at - now > MINUTE_S - step_s + ROUNDING_S:
         return None
     return max(due_at, now) + step_s

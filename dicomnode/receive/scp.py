@@ -23,7 +23,7 @@ from dicomnode.database.store import Store
 from dicomnode.errors import ConfigurationError, DatabaseUnavailableError, StateError
 from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomnode.logs import get_logger
-from dicomnode.metrics import Counts
+from dicomnode.metrics import STARVATIONS, Counts
 from dicomnode.receive.addresses import resolve_peers
 from dicomnode.receive.associations import Associations, Rules
 from dicomnode.receive.contexts import make_contexts
@@ -76,6 +76,7 @@ class _Server(ThreadedAssociationServer):
 
     def _free_descriptor(self, error: OSError) -> None:
         if not self.is_starved:
+            self.associations.counts.add(STARVATIONS)
             log.error("receive.no_descriptor", why=f"{error.strerror}; raise LimitNOFILE, or lower limits.associations")
         self.is_starved = True
         self.waiting.cut_oldest()

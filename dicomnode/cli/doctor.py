@@ -1,0 +1,156 @@
+"""`dicomnode doctor`: whether this machine, this node and its peers are well, and what the running node has counted.
+
+Flow: cli > [doctor] > storage_root, database, running, tls, jobs, send
+Never: a repair; a trace of the look, save for a file that is written and removed to see whether the disk takes one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from dicomnode.cli.listings import open_node_database
+from dicomnode.cli.output import show, write_json
+from dicomnode.errors import DicomnodeError
+from dicomnode.jobs.pipeline import load_network
+from dicomnode.running import find_running_nodes, read_counts
+from dicomnode.send.scu import make_caller, send_echo
+from dicomnode.settings import Settings
+from dicomnode.settings_file import load_settings
+from dicomnode.storage_root import find_storage_problem
+from dicomnode.tls import find_expiring, find_invalid, find_problems, read_certificates
+
+ANSWER_S = 5.0  # for a port of this machine
+# Of one association: its connection, what wakes its thread, its spool; of one that waits: its connection and its waker.
+DESCRIPTORS_OF_ASSOCIATION, DESCRIPTORS_OF_WAITING, DESCRIPTORS_OF_NODE = 4, 2, 250
+
+State = Literal["ok", "warning", "problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, how it is, and what is there or what to do."""
+
+    check: str
+    state: State
+    text: str
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Look at everything, and say how it is; 2 where something keeps the node from its work."""
+    settings = load_settings(arguments.config)
+    findings = [finding for check in CHECKS for finding in check(settings)]
+    counts = read_counts(settings.node.storage_root)
+    if arguments.json:
+        write_json({"findings": [asdict(finding) for finding in findings], "counts": counts})
+    else:
+        for finding in findings:
+            sys.stdout.write(f"{finding.state:<8} {finding.check:<12} {show(finding.text)}\n")
+        for process_id, found in counts.items():
+            sys.stdout.writelines(f"counted  process {process_id}: {name} {count}\n" for name, count in found.items())
+    return 2 if any(finding.state == "problem" for finding in findings) else 0
+
+
+def _look_at_storage(settings: Settings) -> Iterator[Finding]:
+    root = settings.node.storage_root
+    # Where a node has run: the root alone would not tell an unmounted disk from an empty one.
+    folder = root / "spool" if find_running_nodes(root) or (root / "dicomnode.sqlite").exists() else root
+    problem = find_storage_problem(folder, settings.limits.disk_reserve_bytes) or _find_write_problem(root)
+    yield Finding("storage", "problem", problem) if problem else Finding("storage", "ok", f"{root} can be written")
+
+
+def _find_write_problem(root: Path) -> str | None:
+    """Write a block through to the disk: it may fail where the file system looks well."""
+    try:
+        with tempfile.TemporaryFile(dir=root) as file:
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return f"{root}: cannot be written: {error.strerror}; instances are refused until it can"
+    return None
+
+
+def _look_at_database(settings: Settings) -> Iterator[Finding]:
+    try:
+        with open_node_database(settings) as database, database.write():
+            yield Finding("database", "ok", "it answers, and can be written")
+    except DicomnodeError as error:
+        yield Finding("database", "problem", str(error))
+
+
+def _look_at_node(settings: Settings) -> Iterator[Finding]:
+    found = find_running_nodes(settings.node.storage_root)
+    if not found:
+        yield Finding("node", "warning", "no node runs on this storage root; start it: systemctl start dicomnode")
+        return
+    yield Finding("node", "ok", f"runs as process {', '.join(map(str, found))}")
+    ports = {"node.port": settings.node.port, **({"tls.port": settings.tls.port} if settings.tls.certificate else {})}
+    for key, port in ports.items():
+        try:
+            socket.create_connection((settings.node.bind, port), ANSWER_S).close()
+            yield Finding("port", "ok", f"{key} {port} answers")
+        except OSError as error:
+            yield Finding("port", "problem", f"{key} {port}: {error.strerror or error}; see the node's log")
+
+
+def _look_at_descriptors(settings: Settings) -> Iterator[Finding]:
+    limits = settings.limits
+    needed = DESCRIPTORS_OF_NODE + DESCRIPTORS_OF_ASSOCIATION * limits.associations
+    needed += DESCRIPTORS_OF_WAITING * limits.waiting_connections
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed < needed:
+        text = f"this user may open {allowed} files, [limits] may need {needed}; raise LimitNOFILE= of the service"
+        yield Finding("descriptors", "warning", text)
+
+
+def _look_at_certificates(settings: Settings) -> Iterator[Finding]:
+    unusable = [f"tls.{key}: {text}" for key, text in find_problems(settings.tls)]
+    yield from (Finding("certificate", "problem", text) for text in unusable)
+    if unusable:
+        return
+    now, certificates = datetime.now(UTC), read_certificates(settings.tls)
+    yield from (Finding("certificate", "problem", text) for _, text in find_invalid(certificates, now))
+    for certificate in find_expiring(certificates, now):
+        text = f"{certificate.path}: expires at {certificate.validity.not_after}; get a new one in time"
+        yield Finding("certificate", "warning", text)
+
+
+def _look_at_model(settings: Settings) -> Iterator[Finding]:
+    try:
+        network = load_network(settings.registration)
+    except DicomnodeError as error:
+        yield Finding("model", "problem", str(error))
+    else:
+        yield Finding("model", "ok", f"{network.name}, SHA-256 {network.sha256}, runs on {network.device}")
+
+
+def _look_at_peers(settings: Settings) -> Iterator[Finding]:
+    for peer in settings.peers:
+        if peer.is_network or "receive" not in peer.may:
+            continue  # who only calls us need not answer
+        try:
+            send_echo(peer, make_caller(settings))
+            yield Finding("peer", "ok", f"{peer.name} answers C-ECHO")
+        except DicomnodeError as error:
+            yield Finding("peer", "warning", str(error))
+
+
+CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    _look_at_storage,
+    _look_at_database,
+    _look_at_node,
+    _look_at_descriptors,
+    _look_at_certificates,
+    _look_at_model,
+    _look_at_peers,
+)

@@ -1,0 +1,114 @@
+"""`dicomnode doctor`: each thing that keeps a node from its work is named, and what is well is said to be.
+
+Flow: cli/doctor > [test_doctor]
+Never: a node beyond this process; `tests/system/test_receive_disk.py` has real ones.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dicomnode.database.engine import Database
+from dicomnode.running import announce_node, show_counts
+from tests.certificates import Authority
+from tests.dicomnode.cli.conftest import Run
+from tests.dicomnode.cli.test_peers import echo_scp
+
+PEER = ["[[peers]]", 'name = "pacs"', 'ae_title = "PACS"', 'host = "127.0.0.1"', 'may = ["receive"]']
+
+
+def write(config: Path, root: Path, *lines: str, reserve_bytes: int = 0) -> None:
+    limits = ["[limits]", f"disk_reserve_bytes = {reserve_bytes}"]
+    config.write_text("\n".join(["[node]", f'storage_root = "{root}"', *limits, *lines, ""]), encoding="utf-8")
+
+
+def find(run: Run, config: Path, check: str) -> list[tuple[str, str]]:
+    found = run("doctor", "--config", config, "--json").json["findings"]
+    return [(finding["state"], finding["text"]) for finding in found if finding["check"] == check]
+
+
+def test_what_is_well_is_said_to_be(run: Run, config: Path, database: Database, tmp_path: Path) -> None:
+    root = tmp_path / "storage"
+    (root / "spool").mkdir()
+    with echo_scp() as port:
+        write(config, root, *PEER, f"port = {port}")
+        ran = run("doctor", "--config", config)
+    assert ran.code == 0
+    lines = ran.out.splitlines()
+    assert f"ok       storage      {root} can be written" in lines
+    assert "ok       database     it answers, and can be written" in lines
+    assert "ok       peer         pacs answers C-ECHO" in lines
+    assert any(line.startswith("ok       model        cnn_sift, SHA-256 ") for line in lines)
+    assert any(line.startswith("warning  node         no node runs on this storage root") for line in lines)
+
+
+def test_a_storage_root_that_is_gone_or_full_is_a_problem(run: Run, config: Path, tmp_path: Path) -> None:
+    root = tmp_path / "storage"
+    write(config, root)
+    assert run("doctor", "--config", config).code == 2
+    words = f"{root}: No such file or directory; is its disk mounted, and may the node's user read it?"
+    assert find(run, config, "storage") == [("problem", words)]
+    root.mkdir()
+    write(config, root, reserve_bytes=1 << 60)
+    ((state, words),) = find(run, config, "storage")
+    assert state == "problem"
+    assert words.endswith(f"bytes are free, limits.disk_reserve_bytes = {1 << 60} are needed")
+
+
+def test_a_disk_that_is_not_mounted_is_a_problem(run: Run, config: Path, database: Database, tmp_path: Path) -> None:
+    write(config, tmp_path / "storage")  # a node has made its database there, and its spool is gone
+    ((state, words),) = find(run, config, "storage")
+    assert (state, "is its disk mounted" in words) == ("problem", True)
+
+
+def test_a_database_that_nobody_made_and_a_peer_that_does_not_answer(run: Run, config: Path, tmp_path: Path) -> None:
+    root = tmp_path / "storage"
+    root.mkdir()
+    write(config, root, *PEER, "port = 1")
+    ((state, words),) = find(run, config, "database")
+    assert (state, "no such database" in words) == ("problem", True)
+    ((state, words),) = find(run, config, "peer")
+    assert (state, words.startswith("pacs (PACS at 127.0.0.1:1): no association")) == ("warning", True)
+
+
+def test_certificates_are_looked_at(run: Run, config: Path, tmp_path: Path, authority: Authority) -> None:
+    for days, state, words in ((-1, "problem", "expired at"), (10, "warning", "expires at")):
+        identity = authority.sign("/CN=node", days=days)
+        tls = [
+            "[tls]",
+            f'certificate = "{identity.certificate}"',
+            f'key = "{identity.key}"',
+            f'ca = "{authority.certificate}"',
+        ]
+        write(config, tmp_path, *tls)
+        found = [finding for finding in find(run, config, "certificate") if words in finding[1]]
+        assert [finding[0] for finding in found] == [state]
+    write(config, tmp_path, *tls)
+    identity.key.write_text("no key", encoding="ascii")
+    assert find(run, config, "certificate")[0][0] == "problem"
+
+
+def test_the_counts_of_a_running_node_are_shown(run: Run, config: Path, tmp_path: Path) -> None:
+    root = tmp_path / "storage"
+    write(config, root)
+    counts = {'dicomnode_receive_limit_crossings{limit="pdu_bytes"}': 3}
+    with announce_node(root) as announced:
+        show_counts(announced, counts)
+        (shown,) = run("doctor", "--config", config, "--json").json["counts"].values()
+        assert shown == counts
+        out = run("doctor", "--config", config).out
+        assert 'dicomnode_receive_limit_crossings{limit="pdu_bytes"} 3\n' in out
+    assert run("doctor", "--config", config, "--json").json["counts"] == {}
+    assert list((root / "run").iterdir()) == []
+    with announce_node(root) as announced:
+        announced.with_suffix(".json").mkdir()  # it cannot be written: no reason to end
+        show_counts(announced, counts)
+        announced.with_suffix(".json").rmdir()
+        announced.with_suffix(".new").unlink()
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "ca", "CA")
