@@ -11,13 +11,15 @@ import resource
 import socket
 import struct
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.builders import NODE_AE, CommandResult, NodeProcess, Peer, make_config, run_command
+from tests.conftest import find_peer_program
 from tests.peers_programs import LOOPBACK, free_port
 from tests.raw_association import RawAssociation, associate_request, fragments, pdv, store_command
 from tests.receiving import MR, ROOT, encode, make_data_set
@@ -68,13 +70,14 @@ def run(*command: str) -> None:
 
 
 @contextmanager
-def serving(
-    folder: Path, root: Path, prepare: Callable[[NodeProcess], None] = lambda _node: None
-) -> Iterator[NodeProcess]:
+def serving(folder: Path, root: Path, environment: Mapping[str, str] | None = None) -> Iterator[NodeProcess]:
     port = free_port()
-    sections = {"node": {"storage_root": str(root)}, "limits": {"disk_reserve_bytes": RESERVE_BYTES}}
+    sections: dict[str, dict[str, Any]] = {
+        "node": {"storage_root": str(root)},
+        "limits": {"disk_reserve_bytes": RESERVE_BYTES},
+    }
     node = NodeProcess(make_config(folder, [Peer("scanner", "SCANNER")], port, sections), port, ["receive"])
-    prepare(node)
+    node.environment |= environment or {}
     with node:
         yield node
 
@@ -187,12 +190,9 @@ def test_a_disk_that_fails_to_flush_is_a_processing_failure(tmp_path: Path, disk
     shim, flag = tmp_path / "broken_disk.so", tmp_path / "broken"
     source = shim.with_suffix(".c")
     source.write_text(BROKEN_DISK, encoding="ascii")
-    run("gcc", "-shared", "-fPIC", "-o", str(shim), str(source), "-ldl")
-
-    def preload(node: NodeProcess) -> None:
-        node.environment |= {"LD_PRELOAD": str(shim), "BROKEN_DISK": str(flag)}
-
-    with serving(tmp_path, disk / "root", preload) as node, associate(node) as raw:
+    run(str(find_peer_program("gcc")), "-shared", "-fPIC", "-o", str(shim), str(source), "-ldl")
+    environment = {"LD_PRELOAD": str(shim), "BROKEN_DISK": str(flag)}
+    with serving(tmp_path, disk / "root", environment) as node, associate(node) as raw:
         assert store(raw, 1) == SUCCESS
         before = stored_bytes(disk)
         flag.touch()
