@@ -132,7 +132,8 @@ class TlsSettings(Section):
 class PeerSettings(Section):
     """An AE we talk to, and what it may do: `store` to us, `receive` our results. Every peer may C-ECHO.
 
-    One with a `certificate_...` can call us by TLS only, and with that certificate.
+    One with a `certificate_...` can call us by TLS only, and with that certificate; one with `tls` must show it as well
+    when we call it.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -315,7 +316,7 @@ class Settings(BaseSettings):
     def _check_peers_agree(self) -> Self:
         for number, peer in enumerate(self.peers):
             asked = next((name for name in ("certificate_sha256", "certificate_subject") if getattr(peer, name)), None)
-            if asked and not (self.tls.certificate and self.tls.ca):
+            if asked and not peer.tls and not (self.tls.certificate and self.tls.ca):
                 raise ValueError(
                     f"peers.{number}.{asked}: this peer may call by TLS only, which needs tls.certificate, tls.key "
                     "and tls.ca"

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from dicomnode.certificates import Validity, read_validities
+from dicomnode.certificates import PeerCertificate, Validity, read_validities
 from dicomnode.errors import ConfigurationError
-from dicomnode.settings import TlsSettings
+from dicomnode.settings import PeerSettings, TlsSettings, check_subject
 
 # PS3.15 annex B, BCP 195 RFC 8996, 9325 profile: for TLS 1.2 ephemeral keys and AEAD alone, and no key below 112 bits
 # of security. TLS 1.3 has no other suites.
@@ -107,6 +107,22 @@ def find_invalid(certificates: list[Certificate], now: datetime) -> Iterator[tup
 def find_expiring(certificates: list[Certificate], now: datetime) -> list[Certificate]:
     """Return the certificates that are valid still, but not for long."""
     return [one for one in certificates if now <= one.validity.not_after < now + EXPIRES_SOON]
+
+
+def is_proven(peer: PeerSettings, shown: PeerCertificate | None) -> bool:
+    """Tell whether a peer showed the certificate that it is configured with, if it is with any."""
+    if not (peer.certificate_sha256 or peer.certificate_subject):
+        return True
+    if shown is None:
+        return False
+    is_same_subject = peer.certificate_subject in ("", check_subject(shown.subject))
+    return is_same_subject and peer.certificate_sha256 in ("", shown.sha256)
+
+
+def show_needed_certificate(peer: PeerSettings) -> str:
+    """Name the certificate that a peer is configured with."""
+    parts = {"certificate_sha256": peer.certificate_sha256, "certificate_subject": peer.certificate_subject}
+    return " and ".join(f"{name} {value!a}" for name, value in parts.items() if value)
 
 
 def _make_context(protocol: ssl._SSLMethod, tls: TlsSettings) -> ssl.SSLContext:

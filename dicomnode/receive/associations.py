@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, cast
+from typing import cast
 
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
@@ -191,12 +191,13 @@ class Associations:
             self.counts.add(LIMIT_CROSSINGS, **limit)
         else:
             self.counts.add(PROTOCOL_ERRORS)
-        log.warning("receive.aborted", **self._where(association), **limit, why=str(error))
+        where = {"association_id": _id_of(self._senders.get(association)), "address": association.requestor.address}
+        log.warning("receive.aborted", **where, **limit, why=str(error))
 
-    def note_silence(self, association: Association, idle_s: float) -> None:
+    def note_silence(self, address: str, idle_s: float) -> None:
         """Record that a peer that says nothing is let go: its association is released, or its connection closed."""
         self.counts.add(LIMIT_CROSSINGS, limit="idle_s")
-        log.info("receive.let_go", **self._where(association), limit="idle_s", why=f"nothing came for {idle_s:g} s")
+        log.info("receive.let_go", address=address, limit="idle_s", why=f"nothing came for {idle_s:g} s")
 
     def refuse_all(self) -> None:
         """Admit nobody from now on."""
@@ -222,10 +223,6 @@ class Associations:
     def _unfinished(self) -> dict[Association, UpperLayer]:
         with self._lock:
             return dict(self._connections)
-
-    def _where(self, association: Association) -> dict[str, Any]:
-        sender = self._senders.get(association)
-        return {"association_id": _id_of(sender), "address": association.requestor.address}
 
     def _find_overload(self, association: Association, admission: Admission, caller: Caller) -> Overload | None:
         """Say what keeps an admitted caller out for now, or count it in."""

@@ -1,6 +1,6 @@
 """Decides who may associate and who may store: a function of the settings and of what a caller says.
 
-Flow: receive.scp > [policy] > settings
+Flow: receive.associations > [policy] > settings, tls
 Never: a socket, a name look-up, a log; a hostile AE title unescaped in a message.
 """
 
@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dicomnode.certificates import PeerCertificate
-from dicomnode.settings import PeerSettings, Settings, check_ae_title, check_subject
+from dicomnode.settings import PeerSettings, Settings, check_ae_title
 from dicomnode.status import RejectReason
+from dicomnode.tls import is_proven, show_needed_certificate
 
 # By the name of the peer: the IP addresses its host stands for, or the network it calls from.
 Addresses = Mapping[str, frozenset[str]]
@@ -102,10 +103,10 @@ def _admit_configured(
             "address of the peer",
             f"{calling!a} called us from {address}, but is configured at {known}",
         )
-    proven = [peer for peer in here if _is_proven(peer, caller.certificate)]
+    proven = [peer for peer in here if is_proven(peer, caller.certificate)]
     if not proven:
         shown = "without a certificate" if caller.certificate is None else f"with the certificate {caller.certificate}"
-        needed = ", ".join(f"{_show_certificate(peer)} (peer {peer.name})" for peer in here)
+        needed = ", ".join(f"{show_needed_certificate(peer)} (peer {peer.name})" for peer in here)
         return Refusal(
             RejectReason.CALLING_AE_TITLE_NOT_RECOGNISED,
             "certificate of the peer",
@@ -121,23 +122,6 @@ def _is_within(address: str, places: frozenset[str]) -> bool:
     except ValueError:
         return False
     return any(found in ipaddress.ip_network(place) for place in places)
-
-
-def _is_proven(peer: PeerSettings, shown: PeerCertificate | None) -> bool:
-    """Tell whether a caller showed the certificate that its peer is configured with, if any is."""
-    if not (peer.certificate_sha256 or peer.certificate_subject):
-        return True
-    if shown is None:
-        return False
-    return peer.certificate_sha256 in ("", shown.sha256) and peer.certificate_subject in (
-        "",
-        check_subject(shown.subject),
-    )
-
-
-def _show_certificate(peer: PeerSettings) -> str:
-    parts = {"certificate_sha256": peer.certificate_sha256, "certificate_subject": peer.certificate_subject}
-    return " and ".join(f"{name} {value!a}" for name, value in parts.items() if value)
 
 
 def _where(peer: PeerSettings, addresses: Addresses) -> str:

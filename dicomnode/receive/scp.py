@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -87,8 +88,25 @@ class _RequestHandler(RequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        """Make an association of a connection, and start it."""
-        self.server.associations.start(self._create_association(), self.request)
+        """Make an association of a connection, and start it; who only connects, as health checks do, costs none."""
+        if self._has_spoken():
+            self.server.associations.start(self._create_association(), self.request)
+        else:
+            self.server.shutdown_request(self.request)
+
+    def _has_spoken(self) -> bool:
+        """Wait for the first byte; by TLS there was a handshake already."""
+        if isinstance(self.request, ssl.SSLSocket):
+            return True
+        timeout_s = self.ae.acse_timeout or ASSOCIATE_TIMEOUT_S
+        try:
+            self.request.settimeout(timeout_s)
+            return bool(self.request.recv(1, socket.MSG_PEEK))
+        except TimeoutError:
+            self.server.associations.note_silence(self.remote.address, timeout_s)
+        except OSError:
+            pass  # it has gone
+        return False
 
 
 class _TlsServer(Handshake, _Server):

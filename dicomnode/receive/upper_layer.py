@@ -58,7 +58,7 @@ class Service(Protocol):
     def note_abort(self, association: Association, error: PeerProtocolError) -> None:
         """Record that a peer is cut off."""
 
-    def note_silence(self, association: Association, idle_s: float) -> None:
+    def note_silence(self, address: str, idle_s: float) -> None:
         """Record that a peer is let go because it says nothing."""
 
 
@@ -121,7 +121,7 @@ class UpperLayer(DULServiceProvider):
         """Read, and store, until there is something that is the association's business."""
         while self.is_alive() and self.to_user_queue.empty() and self.assoc.dimse.msg_queue.empty():
             if self.idle_timer_expired():
-                self._service.note_silence(self.assoc, self._limits.idle_s)
+                self._service.note_silence(self.assoc.requestor.address, self._limits.idle_s)
                 return
             self._step(math.inf)
 
@@ -152,7 +152,7 @@ class UpperLayer(DULServiceProvider):
     def _step(self, until: float) -> None:
         if self.artim_timer.expired:
             if self._state == AWAITING_REQUEST:
-                self._service.note_silence(self.assoc, self.artim_timer.timeout or 0)
+                self._service.note_silence(self.assoc.requestor.address, self.artim_timer.timeout or 0)
             self.event_queue.put("Evt18")
         elif not self._process_recv_primitive():
             try:

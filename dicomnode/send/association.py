@@ -19,10 +19,11 @@ from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
+from dicomnode.certificates import read_peer_certificate
 from dicomnode.errors import PeerBusyError, PeerRejectedError, PeerUnreachableError
 from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomnode.settings import PeerSettings, Settings
-from dicomnode.tls import make_client_context
+from dicomnode.tls import is_proven, make_client_context, show_needed_certificate
 
 CONTEXTS_AT_MOST = 128  # PS3.8 9.3.2.2: odd identifiers from 1 to 255
 REJECTED_TRANSIENT = 2  # PS3.8 9.3.4, table 9-21, Result
@@ -87,19 +88,18 @@ def open_association(peer: PeerSettings, caller: Caller, contexts: Iterable[Cont
 class _Entity(AE):
     """An AE that closes its socket: pynetdicom leaves one open that could not be connected.
 
-    `tls`, for a peer that is called by TLS, is a context and the name its certificate must hold.
+    `tls`, for a peer that is called by TLS, is a context and the peer, whose host its certificate must name.
     """
 
     opened: socket.socket | None = None
-    tls: tuple[ssl.SSLContext, str] | None = None
+    tls: tuple[ssl.SSLContext, PeerSettings] | None = None
 
     def _create_socket(
         self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None
     ) -> AssociationSocket:
         wrapped = super()._create_socket(assoc, address, tls_args)
         if self.tls is not None:
-            context, host = self.tls
-            wrapped.socket = _TlsSocket.wrap(cast(socket.socket, wrapped.socket), context, host)
+            wrapped.socket = _TlsSocket.wrap(cast(socket.socket, wrapped.socket), *self.tls)
         self.opened = wrapped.socket
         return wrapped
 
@@ -118,17 +118,23 @@ class _TlsSocket(ssl.SSLSocket):
     """A connection by TLS that remembers why it failed: pynetdicom does not pass that on."""
 
     failure: ssl.SSLError | None = None
+    peer: PeerSettings
 
     @classmethod
-    def wrap(cls, connection: socket.socket, context: ssl.SSLContext, host: str) -> ssl.SSLSocket:
+    def wrap(cls, connection: socket.socket, context: ssl.SSLContext, peer: PeerSettings) -> ssl.SSLSocket:
         """Put TLS over a socket that is not connected yet; `connect` shakes hands."""
         context.sslsocket_class = cls
-        return context.wrap_socket(connection, server_hostname=host)
+        wrapped = cast(_TlsSocket, context.wrap_socket(connection, server_hostname=peer.host))
+        wrapped.peer = peer
+        return wrapped
 
     def connect(self, address: Any) -> None:
-        """Connect and shake hands."""
+        """Connect and shake hands; a peer with another certificate than it is configured with is told nothing."""
         with self._remembering():
             super().connect(address)
+            shown = read_peer_certificate(self)
+            if not is_proven(self.peer, shown):
+                raise _AnotherCertificateError(f"it showed {shown}, but {show_needed_certificate(self.peer)} is needed")
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         """Receive; with TLS 1.3 this is where a peer that refuses our certificate is heard first."""
@@ -142,6 +148,10 @@ class _TlsSocket(ssl.SSLSocket):
         except ssl.SSLError as error:
             self.failure = error
             raise
+
+
+class _AnotherCertificateError(ssl.SSLError):
+    """A CA that we trust has signed it, but the peer is configured with another."""
 
 
 class _Gate(threading.Event):
@@ -173,7 +183,7 @@ def _held(association: Association) -> Iterator[Association]:
 def _make_entity(peer: PeerSettings, caller: Caller) -> _Entity:
     entity = _Entity(ae_title=caller.ae_title)
     if peer.tls and caller.tls is not None:
-        entity.tls = (caller.tls, peer.host)
+        entity.tls = (caller.tls, peer)
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.connection_timeout = caller.timeout_s
@@ -232,6 +242,8 @@ def _explain(failure: ssl.SSLError) -> str:
     if isinstance(failure, ssl.SSLCertVerificationError):
         found = failure.verify_message.rstrip(".")
         return f"its certificate is not accepted: {found}; it must be signed by a CA of tls.ca and name the peer's host"
+    if isinstance(failure, _AnotherCertificateError):
+        return f"its certificate is not the configured one: {failure.args[0]}"
     reason = (failure.reason or str(failure)).replace("_", " ").lower()
     return f"no TLS: {reason}; does it speak TLS at this port, and does it trust the CA of tls.certificate?"
 

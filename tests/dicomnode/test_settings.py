@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.uid import UID
 
 from dicomnode.errors import ConfigurationError
 from dicomnode.settings import DestinationSettings, PeerSettings, Section, Settings
 from dicomnode.settings_file import check_configuration, load_settings
 from dicomnode.shipped import EXAMPLE, find_shipped
+from dicomnode.uids import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
 
 PEER = '[[peers]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 104\nmay = ["store"]\n'
 TLS = '[tls]\ncertificate = "a.pem"\nkey = "a.key"\n'
@@ -107,6 +109,18 @@ def test_every_key_of_the_example_has_a_comment() -> None:
             "n.toml:4: peers[0].host: 10.1.2.0/24 is a network",
         ),
         (PEER + 'certificate_sha256 = "ab:cd"\n', "n.toml:7: peers[0].certificate_sha256: a SHA-256 fingerprint is 64"),
+        (
+            PEER + 'sop_classes = ["MRImage"]\n',
+            "n.toml:7: peers[0].sop_classes[0]: known are MRImageStorage, EnhancedMRImageStorage, ",
+        ),
+        (
+            PEER + 'transfer_syntaxes = ["ExplicitVRLittleEndian", "1.2.840.10008.1.2.1.99"]\n',
+            "or their UIDs; this is '1.2.840.10008.1.2.1.99'",
+        ),
+        (
+            "[limits]\nmemory_bytes = 1024\n",
+            "n.toml:2: limits.memory_bytes: 1024 hold no instance of limits.data_set_bytes = 1073741824; raise this",
+        ),
         (PEER + 'certificate_subject = "pacs"\n', "n.toml:7: peers[0].certificate_subject: a subject is written as"),
         (
             PEER + 'certificate_subject = "CN = pacs"\n',
@@ -189,3 +203,17 @@ def test_sqlite_stands_below_the_storage_root(tmp_path: Path) -> None:
     assert settings.database_url == "sqlite:////srv/d/dicomnode.sqlite"
     url = "postgresql+psycopg://h/d"
     assert load(tmp_path, f'[database]\nurl = "{url}"\n').database_url == url
+
+
+def test_sop_classes_and_syntaxes_are_named_by_keyword_or_uid(tmp_path: Path) -> None:
+    lists = """sop_classes = ["1.2.840.10008.5.1.4.1.1.4", "EnhancedPETImageStorage"]
+transfer_syntaxes = ["1.2.840.10008.1.2"]
+"""
+    (peer,) = load(tmp_path, PEER + lists).peers
+    assert peer.sop_classes == ("MRImageStorage", "EnhancedPETImageStorage")
+    assert peer.transfer_syntaxes == ("ImplicitVRLittleEndian",)
+
+
+@pytest.mark.parametrize("known", [STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES])
+def test_the_keywords_are_the_standard_s(known: dict[str, str]) -> None:
+    assert {uid: UID(uid).keyword for uid in known} == known

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import resource
 import select
 import struct
@@ -20,12 +19,10 @@ from structlog.testing import capture_logs
 from dicomnode.settings import LimitSettings
 from tests.raw_association import (
     A_ABORT,
-    A_RELEASE_RQ,
     COMMAND,
     LAST,
     P_DATA,
     RawAssociation,
-    associate_request,
     fragments,
     pdu,
     pdv,
@@ -41,7 +38,6 @@ DATA_1 = encode(make_data_set(1))
 COMMAND_1 = store_command(MR, UID_1)
 NOT_SPECIFIED, UNRECOGNISED_PDU, UNEXPECTED_PARAMETER, INVALID_VALUE = 0, 1, 5, 6  # PS3.8 table 9-26
 BY_PROVIDER = 2
-SEED = 20260304
 PAGE_BYTES = resource.getpagesize()
 
 
@@ -272,8 +268,8 @@ def test_silent_and_half_open_sockets_take_no_place(tmp_path: Path) -> None:
             raw.send(b"\x01\0\0\0\0\xff"[:number])
         with RawAssociation(node.port).associate() as raw:
             assert store(raw) == 0x0000
-        _, associations, _ = node.scp._parts()
-        wait_until(lambda: len(associations._connections) == 8, 10, "the oldest to be cut off")
+        left = [raw for raw in silent if not select.select([raw.socket], [], [], 0)[0]]
+        assert left == silent[-7:]  # the oldest were cut off
         assert count(node, "waiting_connections") == 13  # as one more came in
 
 
@@ -301,34 +297,3 @@ def test_idle_associations_cost_nothing(tmp_path: Path) -> None:
             wait_until(lambda: time.monotonic() - started > 2, 5)
             assert scu.is_established
         assert cpu_s() - before < 0.5  # polling each millisecond took 0.3 s of each second for thirty
-
-
-def mutate(draw: random.Random, data: bytes) -> bytes:
-    """Change, drop or repeat a few bytes."""
-    changed = bytearray(data)
-    for _ in range(draw.randrange(1, 4)):
-        at = draw.randrange(len(changed))
-        match draw.randrange(3):
-            case 0:
-                changed[at] = draw.randrange(256)
-            case 1:
-                del changed[at : at + draw.randrange(1, 9)]
-            case _:
-                changed[at:at] = changed[at : at + draw.randrange(1, 9)]
-    return bytes(changed)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom, of what is sent on purpose
-def test_mutations_of_a_conversation_leave_nothing_behind(tmp_path: Path) -> None:
-    draw = random.Random(SEED)  # noqa: S311  cases, not secrets
-    request = associate_request("SCANNER", "DICOMNODE", [(MR, ("1.2.840.10008.1.2.1",))], 16384)
-    message = pdu(P_DATA, pdv(1, COMMAND | LAST, COMMAND_1) + pdv(1, LAST, DATA_1))
-    with running(tmp_path, associations=1000, pdu_s=0.3, idle_s=0.3) as node:
-        for number in range(200):
-            with RawAssociation(node.port) as raw, suppress(OSError):
-                raw.send(mutate(draw, request) if number % 2 else request + mutate(draw, message))
-                raw.send(A_RELEASE_RQ)
-        _, associations, _ = node.scp._parts()
-        wait_until(lambda: not associations._connections and not associations._senders, 20, "no association to be left")
-        with RawAssociation(node.port).associate() as raw:
-            assert store(raw) in (0x0000, 0x0111)  # a mutation may have stored the instance with other pixels

@@ -101,6 +101,27 @@ def test_a_server_s_certificate_must_be_of_our_ca_and_name_its_host(
         assert storescp.files() == []
 
 
+def test_a_destination_with_another_certificate_than_configured_is_sent_nothing(
+    tmp_path: Path, authority: Authority, theirs: Identity, caller: Caller
+) -> None:
+    other = authority.sign("/CN=other")  # of the same CA, for the same host
+    instances = _instances(tmp_path / "out", slices=1)
+    second = tmp_path / "second"
+    second.mkdir()
+    with StoreScp(tmp_path, options=[*authority.dcmtk_options(theirs), "-ic"]) as storescp:
+        bound = _peer(storescp.port).model_copy(update={"certificate_sha256": theirs.sha256})
+        assert _send(bound, instances, caller) == [""]
+    with StoreScp(second, options=[*authority.dcmtk_options(other), "-ic"]) as storescp:
+        for key, value in (("certificate_sha256", theirs.sha256), ("certificate_subject", "CN=pacs")):
+            bound = _peer(storescp.port).model_copy(update={key: value})
+            with pytest.raises(PeerUnreachableError, match="its certificate is not the configured one") as caught:
+                _send(bound, instances, caller)
+            assert f"it showed 'CN = other' (SHA-256 {other.sha256}), but {key} '{value}' is needed" in str(
+                caught.value
+            )
+        assert storescp.files() == []
+
+
 def test_a_peer_that_does_not_accept_our_certificate_is_named(
     tmp_path: Path, authority: Authority, theirs: Identity
 ) -> None:

@@ -33,6 +33,7 @@ MIB = 1 << 20
 HALF = struct.pack(">BxH", P_DATA, 0)  # of a PDU header
 INSTANCES = 40
 ABORTED = "abort"
+CT = b"1.2.840.10008.5.1.4.1.1.2"  # what the corpus says it holds; as long as an MR's
 
 
 @contextmanager
@@ -161,6 +162,7 @@ def measure_rest(node: NodeProcess, for_s: float = 3.0) -> float:
 
 
 @pytest.mark.real_data
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom, of what is sent on purpose
 def test_every_malformed_file_is_answered_and_none_does_harm(tmp_path: Path, shared_data: Path) -> None:
     statuses: Counter[str] = Counter()
     with serving(tmp_path) as node:
@@ -176,11 +178,11 @@ def test_every_malformed_file_is_answered_and_none_does_harm(tmp_path: Path, sha
         with associate(node) as raw:
             assert store(raw, f"{ROOT}.3.1", encode(make_data_set(1))) == "0000"
         assert "Traceback" not in node.log.read_text(encoding="utf-8")
-    assert statuses == {}
+    assert statuses == {"0000": 188, "0111": 21, "A900": 1, "C000": 65}
 
 
 def read_corpus(shared_data: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield each file's name and its data set: what follows its File Meta, or all of it where that is malformed too."""
+    """Yield each file's name and its data set, said to be an MR's so that it is not refused for its class alone."""
     (path,) = (shared_data / "malformed").glob("*.tar.xz")
     with tarfile.open(path) as archive:
         for member in archive:
@@ -188,7 +190,7 @@ def read_corpus(shared_data: Path) -> Iterator[tuple[str, bytes]]:
             if file is not None:
                 content = file.read()
                 has_meta = content[128:132] == b"DICM"
-                yield member.name, data_set_bytes(content) if has_meta else content
+                yield member.name, (data_set_bytes(content) if has_meta else content).replace(CT, MR.encode())
 
 
 def identify(data: bytes, number: int) -> tuple[str, str]:

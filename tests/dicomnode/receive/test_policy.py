@@ -182,6 +182,15 @@ def test_a_certificate_more_than_needed_does_no_harm() -> None:
     assert judge("MODALITY7", "10.1.2.8", certificate=shown) == Admission("MODALITY7", "mr", may_store=True)
 
 
+def test_an_admission_carries_what_the_peer_may_store() -> None:
+    update = {"sop_classes": ("MRImageStorage",), "transfer_syntaxes": ("RLELossless",)}
+    peers = (PEERS[0].model_copy(update=update),)
+    caller = Caller("DICOMNODE", "MODALITY7", "10.1.2.8")
+    assert admit(Settings(peers=peers), ADDRESSES, caller) == Admission(
+        "MODALITY7", "mr", may_store=True, sop_classes=("MRImageStorage",), transfer_syntaxes=("RLELossless",)
+    )
+
+
 def test_another_called_ae_title_is_refused() -> None:
     message = "'MODALITY7' at 10.1.2.8 called 'OTHER', but this node is 'DICOMNODE'"
     assert judge("MODALITY7", "10.1.2.8", "OTHER") == Refusal(CALLED, "called AE title", message)
