@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import socket
+import textwrap
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,20 +23,22 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dul import DULServiceProvider
-from pynetdicom.fsm import TRANSITION_TABLE, StateMachine
-from pynetdicom.transport import AssociationSocket, RequestHandler
+from pynetdicom.fsm import TRANSITION_TABLE
+from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from dicomnode.database.engine import open_database
 from dicomnode.database.migrate import migrate
 from dicomnode.database.store import Store
 from dicomnode.metrics import Counts
+from dicomnode.receive import scp
 from dicomnode.receive.addresses import resolve_peers
 from dicomnode.receive.associations import Associations, Rules
+from dicomnode.receive.connection import Connection
 from dicomnode.receive.contexts import make_contexts
 from dicomnode.receive.intake import Intake
 from dicomnode.receive.spool import open_spool
+from dicomnode.receive.upper_layer import Dimse, UpperLayer
 from dicomnode.settings import LimitSettings, NodeSettings, Settings
 from tests.peers_programs import LOOPBACK, data_set_bytes
 from tests.raw_association import COMMAND, LAST, P_DATA, RawAssociation, echo_command, fragments, pdv, store_command
@@ -224,20 +229,75 @@ def test_pynetdicom_sees_what_is_not_a_plain_store_and_nothing_else(tmp_path: Pa
     assert seen == ["C_ECHO_RQ", "C_STORE_RQ"]
 
 
+@contextmanager
+def pynetdicoms_own() -> Iterator[dict[type, object]]:
+    """Give an object of pynetdicom's for each class of ours that is one of its kind."""
+    association = Association(AE(), "acceptor")
+    client, peer = socket.socketpair()
+    with client, peer, ThreadedAssociationServer(AE(), (LOOPBACK, 0), "ANY", []) as server:
+        handler = RequestHandler.__new__(RequestHandler)  # its constructor would serve a connection to its end
+        handler.request, handler.client_address, handler.server = client, (LOOPBACK, 1), server
+        yield {
+            UpperLayer: association.dul,
+            Dimse: association.dimse,
+            Connection: AssociationSocket(association, client_socket=client),
+            scp._Server: server,
+            scp._RequestHandler: handler,
+        }
+
+
+def find_names(ours: type) -> tuple[set[str], set[str]]:
+    """Return what a class of ours makes, and what it only uses of itself."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(ours)))
+    own = set(vars(ours)) | set(vars(ours).get("__annotations__", ()))
+    used: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
+            (own if isinstance(node.ctx, ast.Store) else used).add(node.attr)
+    return own, used - own
+
+
+# What we put in the place of pynetdicom's own on purpose; any other name in common would be an accident.
+REPLACED = {
+    UpperLayer: {"start", "is_alive", "stop_dul", "idle_timer_expired", "send_pdu", "receive_pdu"},
+    Dimse: {"get_msg"},
+    Connection: {"recv", "send", "_shutdown_socket"},
+    scp._Server: {
+        "request_queue_size", "daemon_threads", "get_request", "process_request", "shutdown_request", "handle_error",
+    },
+    scp._RequestHandler: {"handle", "server"},
+}  # fmt: skip
+
+
+def test_every_name_of_pynetdicom_that_we_lean_on_is_there_and_no_other_is_taken() -> None:
+    with pynetdicoms_own() as own:
+        for ours, theirs in own.items():
+            made, leaned_on = find_names(ours)
+            assert {name for name in leaned_on if not hasattr(theirs, name)} == set(), ours
+            taken = {name for name in made if hasattr(theirs, name) and not name.startswith("__")}
+            assert taken == REPLACED[ours], ours
+
+
 @pytest.mark.parametrize(
-    ("owner", "names"),
+    ("find", "names"),
     [
-        (RequestHandler, ["_create_association"]),
-        (DULServiceProvider, ["_process_recv_primitive", "_read_pdu_data", "_send", "kill_dul", "send_pdu"]),
-        (DULServiceProvider, ["is_alive", "receive_pdu", "start", "stop_dul", "idle_timer_expired"]),
-        (AssociationSocket, ["_shutdown_socket", "close", "recv", "send"]),
-        (DIMSEServiceProvider, ["get_msg", "receive_primitive"]),
-        (Association, ["kill", "run_reactor", "_run_reactor", "set_socket", "acse_timeout", "network_timeout"]),
-        (StateMachine, ["do_action", "transition"]),
+        (
+            lambda one: one,
+            ["acse", "acceptor", "requestor", "accepted_contexts", "dimse", "dul", "kill", "abort", "run"],
+        ),
+        (lambda one: one, ["is_established", "set_socket", "acse_timeout", "network_timeout_response", "_dul_ready"]),
+        (lambda one: one.acse, ["send_reject"]),
+        (lambda one: one.requestor, ["maximum_length", "primitive", "address"]),
+        (lambda one: one.acceptor, ["maximum_length", "supported_contexts"]),
+        (lambda one: one.dul.artim_timer, ["expired", "remaining", "timeout"]),
+        (lambda one: one.dul.state_machine, ["current_state", "do_action", "transition"]),
+        (lambda one: one.dimse, ["msg_queue", "receive_primitive"]),
     ],
 )
-def test_the_names_of_pynetdicom_we_lean_on_are_there(owner: type, names: list[str]) -> None:
-    assert [name for name in names if not hasattr(owner, name)] == []
+def test_the_parts_of_an_association_have_what_we_ask_of_them(
+    find: Callable[[Association], object], names: list[str]
+) -> None:
+    assert set(names) <= set(dir(find(Association(AE(), "acceptor"))))
 
 
 def test_the_fields_of_pynetdicom_we_lean_on_are_there() -> None:
