@@ -49,7 +49,7 @@ def configure(log_format: Literal["console", "json"], level: str = "INFO") -> No
     for name in ("pynetdicom", "pydicom", "apscheduler", "alembic"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
     # It reports what peers do, which each part says in its own words: once, and with whom it was.
-    logging.getLogger("pynetdicom.assoc").setLevel(logging.CRITICAL)
+    logging.getLogger("pynetdicom.association").setLevel(logging.CRITICAL)
 
 
 def _escape(

@@ -12,6 +12,7 @@ import sys
 
 PROGRAM = """
 import logging
+import pynetdicom.association
 from dicomnode import logs
 log = logs.get_logger()
 logs.configure({form!r}, {level!r})
@@ -20,6 +21,7 @@ log.info("receive.stored", association_id=3, series_uid="1.2.3")
 for name in ("pynetdicom.assoc", "pydicom", "apscheduler.scheduler", "alembic.runtime"):
     logging.getLogger(name).info("a library talks")
 logging.getLogger("pynetdicom").error("a library fails")
+pynetdicom.association.LOGGER.error("what we say ourselves, with whom it was")
 logging.getLogger("pynetdicom").error("it quotes '\x1b]0;owned\x07\\nreceive.forged \u202e'")
 try:
     1 / 0

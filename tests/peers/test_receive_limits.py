@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import select
+import socket
 import struct
 import threading
 import time
@@ -14,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pynetdicom.association import Association
 from structlog.testing import capture_logs
 
 from dicomnode.settings import LimitSettings
+from tests.certificates import Authority
+from tests.peers_programs import LOOPBACK, free_port
 from tests.raw_association import (
     A_ABORT,
+    A_RELEASE_RQ,
     COMMAND,
     LAST,
     P_DATA,
@@ -297,3 +303,69 @@ def test_idle_associations_cost_nothing(tmp_path: Path) -> None:
             wait_until(lambda: time.monotonic() - started > 2, 5)
             assert scu.is_established
         assert cpu_s() - before < 0.5  # polling each millisecond took 0.3 s of each second for thirty
+
+
+@pytest.mark.parametrize("which", ["of the association", "of the connection"])
+def test_without_a_thread_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if isinstance(thread, Association) == (which == "of the association"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with running(tmp_path) as node, capture_logs() as logs:
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        with RawAssociation(node.port) as raw:
+            raw.send(b"\x01")
+            assert raw.is_closed()
+        monkeypatch.undo()
+        _, associations, _ = node.scp._parts()
+        assert not associations._connections
+        assert not associations.waiting.count()
+        told = [(row["event"], row["why"]) for row in logs if row["log_level"] == "error"]
+        assert told == [("receive.no_association", "can't start new thread")]
+        assert_nothing_is_left(node)
+
+
+def test_who_is_silent_is_let_go_counted_and_told_once(tmp_path: Path) -> None:
+    with running(tmp_path, idle_s=0.3) as node, capture_logs() as logs:
+        with RawAssociation(node.port) as connected, RawAssociation(node.port) as half:
+            half.send(b"\x01")
+            assert connected.is_closed()
+            assert half.is_closed()
+        with RawAssociation(node.port).associate() as associated:
+            assert associated.read() == A_RELEASE_RQ  # some peers discard a study that ends with A-ABORT
+        assert count(node, "idle_s") == 3
+        told = [row["why"] for row in logs if row.get("limit") == "idle_s"]
+        assert told == ["nothing came for 0.3 s"] * 3
+
+
+def test_a_handshake_under_way_is_one_of_those_that_wait(tmp_path: Path, authority: Authority) -> None:
+    tls = authority.settings(authority.sign("/CN=node"), free_port())
+    limits = LimitSettings(disk_reserve_bytes=0, waiting_connections=4)
+    with RunningScp(tmp_path, limits=limits, tls=tls) as node, ExitStack() as held:
+        silent = [held.enter_context(socket.create_connection((LOOPBACK, tls.port), timeout=10)) for _ in range(6)]
+        silent += [held.enter_context(socket.create_connection((LOOPBACK, node.port), timeout=10)) for _ in range(2)]
+        for connection in silent[:4]:
+            assert connection.recv(1) == b""  # the oldest, whichever port they came to
+        assert not select.select(silent[4:], [], [], 0.2)[0]
+        assert (node.scp._parts()[1].waiting.count(), count(node, "waiting_connections")) == (4, 4)
+        with RawAssociation(node.port).associate() as raw:
+            assert store(raw) == 0x0000
+
+
+# Whose crossing a test above, or one named here, shows; the rest bound no peer.
+CROSSINGS = {
+    "associations": "test_receive_admission.py",
+    "associations_per_peer": "test_receive_admission.py",
+    "associations_per_minute": "test_receive_admission.py",
+    "disk_reserve_bytes": "test_receive_disk.py",
+    "shutdown_s": "test_receive_pynetdicom.py",
+}
+
+
+def test_every_limit_is_crossed_by_a_test() -> None:
+    source = Path(__file__).read_text(encoding="utf-8")
+    named = {limit for limit in LimitSettings.model_fields if re.search(rf"\b{limit}\b[\"']?[=:]", source)}
+    assert named | set(CROSSINGS) == set(LimitSettings.model_fields)
