@@ -24,8 +24,9 @@ from dicomnode.certificates import PeerCertificate, read_peer_certificate
 from dicomnode.errors import DatabaseUnavailableError, DicomnodeError, NotAuthorisedError, PeerProtocolError
 from dicomnode.logs import get_logger
 from dicomnode.receive.ingest import StoreRequest, ingest
-from dicomnode.receive.intake import Intake, Sender
+from dicomnode.receive.intake import Intake
 from dicomnode.receive.policy import Addresses, Admission, Caller, Refusal, admit
+from dicomnode.receive.recording import Sender
 from dicomnode.receive.upper_layer import UpperLayer, attach
 from dicomnode.settings import Settings
 from dicomnode.status import StoreStatus
@@ -136,6 +137,11 @@ class Associations:
             sender.outcomes[f"{status:04X}"] += 1
         return int(status)
 
+    def flush(self, association: Association) -> None:
+        """Let what an association has brought have its rows before its release is answered."""
+        if (sender := self._senders.get(association)) is not None:
+            self._intake.flush(sender)
+
     def note_abort(self, association: Association, error: PeerProtocolError) -> None:
         """Record that a peer is cut off for breaking a rule or a limit of the upper layer."""
         sender = self._senders.get(association)
@@ -199,7 +205,7 @@ class Associations:
             sender = self._senders.pop(association, None)
         if sender is not None:
             while not self._close_row(sender) and not self._stopping.wait(DATABASE_RETRY_S):
-                pass  # what is left open when the node stops, `Spool.close` or the next start closes
+                pass  # what is left open when the node stops, `close_spool` or the next start closes
             log.info(
                 "receive.ended",
                 association_id=sender.association_id,

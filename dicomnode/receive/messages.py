@@ -16,7 +16,7 @@ from dicomnode.errors import PeerProtocolError
 from dicomnode.status import AbortReason
 
 PDU_HEADER = struct.Struct(">BxL")  # PS3.8 9.3.1: type, reserved, length of what follows
-P_DATA_TF, A_ABORT = 0x04, 0x07
+P_DATA_TF, A_RELEASE_RQ, A_ABORT = 0x04, 0x05, 0x07
 C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001  # PS3.7 E.1
 NO_DATA_SET = 0x0101
 COMMAND_SET_BYTES_MAX = 16384  # the longest that PS3.7 E.1 allows is far below 1 KiB

@@ -32,7 +32,7 @@ from dicomnode.receive.addresses import resolve_peers
 from dicomnode.receive.associations import Associations, Rules
 from dicomnode.receive.contexts import make_contexts
 from dicomnode.receive.intake import Intake
-from dicomnode.receive.spool import open_spool
+from dicomnode.receive.recovery import close_spool, open_spool
 from dicomnode.settings import LimitSettings, NodeSettings, Settings
 from tests.peers_programs import LOOPBACK, data_set_bytes
 from tests.raw_association import COMMAND, LAST, P_DATA, RawAssociation, echo_command, fragments, pdv, store_command
@@ -90,8 +90,8 @@ def run_stock(root: Path) -> Iterator[Scp]:
     store.make_folders()
     migrate(settings.database_url)
     database = open_database(settings.database_url)
-    spool = open_spool(store, database, time.time())
-    associations = Associations(Rules(settings, resolve_peers(settings.peers)), Intake(spool, database), time.time)
+    intake = Intake(open_spool(store, database, time.time()), database)
+    associations = Associations(Rules(settings, resolve_peers(settings.peers)), intake, time.time)
     entity = AE("DICOMNODE")
     entity.maximum_pdu_size = LIMITS.pdu_bytes
     entity.supported_contexts = make_contexts()
@@ -105,7 +105,8 @@ def run_stock(root: Path) -> Iterator[Scp]:
         yield Scp(int(server.server_address[1]), store)
     finally:
         server.shutdown()
-        spool.close(database, time.time())
+        intake.stop()
+        close_spool(intake.spool, database, time.time())
         database.close()
 
 
