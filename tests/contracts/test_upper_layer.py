@@ -37,7 +37,8 @@ from dicomnode.settings import LimitSettings, NodeSettings, Settings
 from tests.peers_programs import LOOPBACK, data_set_bytes
 from tests.raw_association import COMMAND, LAST, P_DATA, RawAssociation, echo_command, fragments, pdv, store_command
 from tests.receiving import MR, PT, ROOT, encode, make_data_set
-from tests.storage_scp import SCANNER, VIEWER, RunningScp
+from tests.storage_scp import SCANNER, VIEWER, RunningScp, find_spooled
+from tests.waiting import wait_until
 
 SYNTAXES = (
     ExplicitVRLittleEndian,
@@ -73,6 +74,7 @@ class Scp:
     store: Store
 
     def stored(self) -> list[bytes]:
+        wait_until(lambda: not find_spooled(self.store), 10, "what was answered to be in its place")
         return sorted(data_set_bytes(path.read_bytes()) for path in self.store.root.rglob("*.dcm"))
 
 
