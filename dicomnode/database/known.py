@@ -45,11 +45,10 @@ class KnownInstances:
         with self._lock:
             try:
                 cursor = self._open().connection.cursor()
-                try:
-                    cursor.execute(self._compiled.string, self._parameters(sop_instance_uid))
-                    return cursor.fetchone() is not None
-                finally:
-                    cursor.close()
+                cursor.execute(self._compiled.string, self._parameters(sop_instance_uid))
+                rows = cursor.fetchall()
+                cursor.close()
+                return bool(rows)
             except (DBAPIError, self._database.engine.dialect.loaded_dbapi.Error) as error:
                 self._drop()
                 raise DatabaseUnavailableError(f"database: {getattr(error, 'orig', error)}") from error

@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 
 from dicomnode.errors import PeerProtocolError
@@ -137,6 +138,7 @@ class Assembler:
             self._data_set = BytesIO()  # what is left of it passes by unkept
 
 
+@lru_cache(maxsize=32)  # each is asked for twice
 def read_command_set(encoded: bytes) -> Mapping[int, bytes]:
     """Return the values of a command set by element number; group 0000, Implicit VR Little Endian (PS3.7 6.3.1).
 
