@@ -126,6 +126,7 @@ class Intake:
         if self._writer is not None:
             self._writer.join()
         self._known.close()
+        self.spool.close_files()
 
     def _wait_for(self, what: Entry | Closing) -> Outcome | None:
         outcome: Future[Outcome | None] = Future()
@@ -142,7 +143,7 @@ class Intake:
                 self._writer.start()
             if wanted.outcome is not None:
                 self._hurry()
-            elif len(self._queue) in (1, GROUP_MAX) or self.spool.is_short_of_names:
+            elif len(self._queue) in (1, GROUP_MAX) or self.spool.is_short_of_files:
                 self._work.notify()
 
     def _hurry(self) -> None:
@@ -166,7 +167,7 @@ class Intake:
                 self._finish(group, outcomes)
             if self._is_stopping and self._failure is not None:
                 return  # the next start puts in order what is left, as after a crash
-            self._make_names()
+            self._make_files()
 
     def _wait_for_group(self) -> list[_Wanted]:
         """Return what is to be written next; nothing when it is time to end."""
@@ -178,12 +179,12 @@ class Intake:
                 group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX))]
             if group or self._is_stopping:
                 return group
-            self._make_names()
+            self._make_files()
 
     def _is_due(self) -> bool:
         if self._is_stopping or self._failure is not None:
             return self._is_stopping
-        return self._is_hurried or len(self._queue) >= GROUP_MAX or self.spool.is_short_of_names
+        return self._is_hurried or len(self._queue) >= GROUP_MAX or self.spool.is_short_of_files
 
     def _finish(self, group: list[_Wanted], outcomes: list[Outcome | None]) -> None:
         with self._progress:
@@ -207,11 +208,11 @@ class Intake:
                     wanted.outcome.set_exception(error)
             self._progress.notify_all()
 
-    def _make_names(self) -> None:
-        if self.spool.is_short_of_names:
+    def _make_files(self) -> None:
+        if self.spool.is_short_of_files:
             try:
-                self.spool.make_names()
-            except (StorageFullError, StorageFailedError):  # who needs a name is told
+                self.spool.make_files()
+            except (StorageFullError, StorageFailedError):  # who needs one is told
                 with self._work:
                     self._work.wait_for(lambda: self._is_stopping, RETRY_S)
 

@@ -12,11 +12,11 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from dicomnode.database.index import Recorded, Recording, StoredFile
 from dicomnode.database.store import Store, make_file_names, sync_folder
@@ -26,22 +26,30 @@ from dicomnode.receive.part10 import FileMeta, Origin, encode_head
 
 log = get_logger()
 
-NAMES = 256  # made beforehand; at 2000 instances a second half of them last longer than making the others takes
+FILES = 128  # made beforehand; at 2000 instances a second half of them last longer than making the others takes
+FILE_MODE = 0o640
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class _EmptyFile(NamedTuple):
+    """An open file that holds nothing yet, under a durable name."""
+
+    name: str
+    descriptor: int
 
 
 @dataclass(frozen=True)
 class Spool:
     """The spool folder of this process, locked while it lives: other processes leave it alone.
 
-    An instance is written into a file whose name was made, empty, and flushed beforehand, so that one `fdatasync`
+    An instance is written into a file that was made, empty, and its name flushed beforehand, so that one flushed write
     makes it durable: its preamble holds what its row needs.
     """
 
     store: Store
     node: str
     lock: BinaryIO
-    _names: SimpleQueue[str] = field(default_factory=SimpleQueue)
+    _empty: SimpleQueue[_EmptyFile] = field(default_factory=SimpleQueue)
     # Held while names in folders change: a flush of the spool's folder must not forget a name that the store's is still
     # to learn.
     _folders: threading.Lock = field(default_factory=threading.Lock)
@@ -60,14 +68,15 @@ class Spool:
         head = encode_head(meta, origin, len(data), sha256.digest())
         with translated(self.folder):
             _check_room(self.store.root, len(head) + len(data), reserve_bytes)
-            file_name = self._take_name()
-            path = self.store.spool_path(self.node, file_name)
+            file = self._take_file()
             try:
-                _write_durably(path, head, data)
+                _write_durably(file.descriptor, head, data)
             except BaseException:
-                path.unlink(missing_ok=True)
+                self.store.spool_path(self.node, file.name).unlink(missing_ok=True)
                 raise
-        return StoredFile(file_name, meta.transfer_syntax_uid, len(data), sha256.hexdigest())
+            finally:
+                os.close(file.descriptor)
+        return StoredFile(file.name, meta.transfer_syntax_uid, len(data), sha256.hexdigest())
 
     @property
     def folder(self) -> Path:
@@ -75,11 +84,11 @@ class Spool:
         return self.store.spool_folder(self.node)
 
     @property
-    def is_short_of_names(self) -> bool:
-        """Whether it is time for `make_names`."""
-        return self._names.qsize() < NAMES // 2
+    def is_short_of_files(self) -> bool:
+        """Whether it is time for `make_files`."""
+        return self._empty.qsize() < FILES // 2
 
-    def make_names(self) -> None:
+    def make_files(self) -> None:
         """Make empty files for the instances to come, with names that survive power loss.
 
         Raises
@@ -88,12 +97,21 @@ class Spool:
             If the folder cannot be written.
         """
         with self._folders, translated(self.folder):
-            names = make_file_names(NAMES - self._names.qsize())
-            for name in names:
-                self.store.spool_path(self.node, name).open("xb").close()
-            sync_folder(self.folder)
-            for name in names:
-                self._names.put(name)
+            made: list[_EmptyFile] = []
+            try:
+                for name in make_file_names(FILES - self._empty.qsize()):
+                    path = self.store.spool_path(self.node, name)
+                    made.append(_EmptyFile(name, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)))
+                sync_folder(self.folder)
+            except BaseException:
+                _close_all(made)
+                raise
+            for file in made:
+                self._empty.put(file)
+
+    def close_files(self) -> None:
+        """Close the files that were made beforehand; nothing is written any more."""
+        _close_all(self._empty.get() for _ in range(self._empty.qsize()))
 
     def put_in_place(self, recordings: Iterable[tuple[str, Recording]]) -> None:
         """Move each file, given by its name, to where its committed row says, durably, or remove it where it has none.
@@ -132,12 +150,11 @@ class Spool:
             return self.store.instance_path(recording.file_name)
         return None
 
-    def _take_name(self) -> str:
+    def _take_file(self) -> _EmptyFile:
         while True:
-            try:
-                return self._names.get_nowait()
-            except Empty:
-                self.make_names()
+            with suppress(Empty):
+                return self._empty.get_nowait()
+            self.make_files()
 
 
 @contextmanager
@@ -150,18 +167,17 @@ def translated(path: Path) -> Iterator[None]:
         raise kind(f"{error.filename or path}: {error.strerror}") from error
 
 
-def _write_durably(path: Path, head: bytes, data: bytes) -> None:
-    """Fill an empty file and flush it."""
-    descriptor = os.open(path, os.O_WRONLY)
-    try:
-        written = os.writev(descriptor, (head, data))
-        # A write may take fewer bytes (a signal, a nearly full disk).
-        rest = memoryview(head + data)[written:] if written < len(head) + len(data) else memoryview(b"")
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
-        os.fdatasync(descriptor)
-    finally:
-        os.close(descriptor)
+def _write_durably(descriptor: int, head: bytes, data: bytes) -> None:
+    """Fill an empty file; each write returns when its bytes, and the file's length, survive power loss."""
+    written, size = os.pwritev(descriptor, (head, data), 0, os.RWF_DSYNC), len(head) + len(data)
+    while written < size:  # a signal, a nearly full disk, or more than the 2 GiB that one call takes
+        rest = memoryview(head + data)[written:]
+        written += os.pwritev(descriptor, (rest,), written, os.RWF_DSYNC)
+
+
+def _close_all(files: Iterable[_EmptyFile]) -> None:
+    for file in files:
+        os.close(file.descriptor)
 
 
 def _check_room(root: Path, needed_bytes: int, reserve_bytes: int) -> None:
