@@ -95,7 +95,8 @@ _TAGS: Mapping[str, int] = {
 _VRS = {keyword: dictionary_VR(tag) for keyword, tag in _TAGS.items()}
 _WANTED = frozenset(_TAGS.values())
 # These differ within a series; what else is wanted mostly does not.
-_VARYING = tuple(_TAGS[keyword] for keyword in ("SOPInstanceUID", "AcquisitionDate", "AcquisitionTime"))
+_MOMENT = ("AcquisitionDate", "AcquisitionTime")
+_VARYING = tuple(_TAGS[keyword] for keyword in ("SOPInstanceUID", *_MOMENT))
 REMEMBERED_BYTES_MAX = 4096  # of values that are read once for a series
 # PS3.3 C.8.9.1: how many instances a PET series of each type has, as a product.
 _PET_COUNTS = {
@@ -126,8 +127,8 @@ def read_header(data: bytes, transfer_syntax_uid: str) -> InstanceHeader:
     describe = _describe if sum(map(len, found.values())) <= REMEMBERED_BYTES_MAX else _describe.__wrapped__
     sop_class_uid, patient, study, series = describe(tuple(found.items()), encoding.byte_order)
     values = _Values(own, encoding.byte_order)
-    if moments := _read_summary(values):
-        series = replace(series, summary={**series.summary, **moments})
+    if moment := {keyword: value for keyword in _MOMENT if (value := values.one(keyword))}:
+        series = replace(series, summary={**series.summary, **moment})
     return InstanceHeader(values.uid("SOPInstanceUID"), sop_class_uid, patient, study, series)
 
 

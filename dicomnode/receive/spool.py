@@ -66,7 +66,7 @@ class Spool:
         """
         sha256 = hashlib.sha256(data)
         head = encode_head(meta, origin, len(data), sha256.digest())
-        with translated(self.folder):
+        with translated(self.store.root):
             _check_room(self.store.root, len(head) + len(data), reserve_bytes)
             file = self._take_file()
             try:
