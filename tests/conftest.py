@@ -26,6 +26,7 @@ PACKAGES = {
     "postgres": "postgresql",
     "openssl": "openssl",
     "dcm2niix": "dcm2niix",
+    "gcc": "gcc",
     "systemd-analyze": "systemd",
     "systemd-sysusers": "systemd",
     "systemd-tmpfiles": "systemd",

@@ -89,7 +89,7 @@ def test_an_answer_does_not_wait_for_its_row_and_rows_share_a_commit(intake: Int
     assert len(commits) == 2  # of the first, and of all the others
     with intake.database.read() as connection:
         rows = connection.execute(select(instances.c.sop_instance_uid, instances.c.association_id)).all()
-        opened = dict(connection.execute(select(associations.c.id, associations.c.opened_at)).tuples().all())
+        opened = {row.id: row.opened_at for row in connection.execute(select(associations))}
     assert len(rows) == 5 * SENDERS + 1
     by_uid = {row.sop_instance_uid: opened[row.association_id] for row in rows}
     assert all(by_uid[f"{ROOT}.3.{number}"] == float(number % SENDERS) for number in range(5 * SENDERS))
