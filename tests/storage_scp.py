@@ -22,11 +22,13 @@ from dicomnode.database.store import Store
 from dicomnode.receive.scp import StorageScp
 from dicomnode.settings import LimitSettings, NodeSettings, PeerSettings, ReceiveSettings, Settings, TlsSettings
 from tests.peers_programs import LOOPBACK, data_set_bytes
+from tests.waiting import wait_until
 
 SCANNER = PeerSettings(name="scanner", ae_title="SCANNER", host=LOOPBACK, port=104, may=("store",))
 VIEWER = PeerSettings(name="viewer", ae_title="VIEWER", host=LOOPBACK, port=104, may=("receive",))
 ELSEWHERE = PeerSettings(name="elsewhere", ae_title="MODALITY7", host="192.0.2.8", port=104, may=("store",))
 STOP_S = 5.0
+SETTLE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,19 @@ class Stored:
     data_set: bytes
     transfer_syntax_uid: str
     path: Path
+
+
+def find_spooled(store: Store) -> list[Path]:
+    """Return the files of every spool that hold something."""
+    nodes = [path.name for path in store.spool_root.iterdir() if path.is_dir()]
+    return [path for node in nodes for path in store.list_spool(node).values() if _holds_something(path)]
+
+
+def _holds_something(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:  # moved since we looked
+        return False
 
 
 class RunningScp:
@@ -83,7 +98,8 @@ class RunningScp:
     is_stopped = False
 
     def stored(self) -> dict[str, Stored]:
-        """Return what is indexed, by SOP Instance UID, read from disk."""
+        """Return what is indexed, by SOP Instance UID, read from disk; what was answered is waited for."""
+        wait_until(lambda: not find_spooled(self.store), SETTLE_S, "what was answered to be in its place")
         with self.database.read() as connection:
             rows = connection.execute(select(instances)).all()
         paths = {row.sop_instance_uid: self.store.instance_path(row.file_name) for row in rows}
@@ -98,4 +114,4 @@ class RunningScp:
 
     def files(self) -> list[Path]:
         """Return every instance below the storage root, wherever it stands."""
-        return sorted(self.store.root.rglob("*.dcm"))
+        return sorted([*self.store.root.rglob("*.dcm"), *find_spooled(self.store)])

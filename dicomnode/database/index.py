@@ -114,6 +114,13 @@ def open_association(connection: Connection, *, node: str, calling_ae: str, addr
     return _only_key(connection.execute(insert(associations).values(values)).inserted_primary_key)
 
 
+def find_association(connection: Connection, node: str, calling_ae: str, address: str, opened_at: float) -> int | None:
+    """Return the id of an association that a process has recorded, if it has."""
+    values = {"node": node, "calling_ae": calling_ae, "address": address, "opened_at": opened_at}
+    query = select(associations.c.id).where(*(associations.c[name] == value for name, value in values.items()))
+    return connection.execute(query).scalars().first()
+
+
 def close_association(connection: Connection, association_id: int, now: float) -> None:
     """Record that an association ended, in whatever way."""
     still_open = (associations.c.id == association_id) & associations.c.closed_at.is_(None)

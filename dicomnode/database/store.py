@@ -14,20 +14,28 @@ from pathlib import Path
 
 from dicomnode.errors import StorageFailedError
 
+SUFFIX = ".dcm"
 _FILE_NAME = re.compile(r"[0-9a-f]{32}\.dcm")
 _NODE = re.compile(r"[0-9a-f]{32}")
 
 
 def make_file_name() -> str:
     """Return a random name for a file of the store."""
-    return f"{uuid.uuid4().hex}.dcm"
+    return f"{uuid.uuid4().hex}{SUFFIX}"
+
+
+def make_file_names(count: int) -> list[str]:
+    """Return random names that share a folder of the store: one flush makes the moves of their files durable."""
+    folder = uuid.uuid4().hex[:2]
+    return [folder + make_file_name()[2:] for _ in range(count)]
 
 
 @dataclass(frozen=True)
 class Store:
     """The folders below the storage root.
 
-    `spool/<node>/` holds instances whose index row may not be committed yet, one folder for each running process;
+    `spool/<node>/` holds files that are empty, being written, or whole with a row that may not be committed yet, one
+    folder for each running process;
     `store/<first 2 hex>/` those that are indexed; `conflicts/` what came again with other content; `outputs/<job id>/`
     what the node made.
     """
@@ -44,8 +52,16 @@ class Store:
         return self.spool_root / _checked_node(node)
 
     def spool_path(self, node: str, file_name: str) -> Path:
-        """Return where `node` keeps a file until its row is committed."""
-        return self.spool_root.joinpath(_checked_node(node), _checked(file_name))
+        """Return where `node` keeps a file until its row is committed; it has no suffix there, as it may be empty."""
+        return self.spool_folder(node) / _checked(file_name).removesuffix(SUFFIX)
+
+    def list_spool(self, node: str) -> dict[str, Path]:
+        """Return what lies in the spool of `node`, by the name that each file will have in the store."""
+        return {
+            f"{path.name}{SUFFIX}": path
+            for path in sorted(self.spool_folder(node).iterdir())
+            if _FILE_NAME.fullmatch(f"{path.name}{SUFFIX}")
+        }
 
     def instance_path(self, file_name: str) -> Path:
         """Return where an indexed instance stands (`instances.file_name`)."""
@@ -60,7 +76,7 @@ class Store:
         path = self.instance_path(file_name)
         if path.exists():
             return path
-        return next(self.spool_root.glob(f"*/{file_name}"), path)
+        return next(self.spool_root.glob(f"*/{file_name.removesuffix(SUFFIX)}"), path)
 
     def outputs_folder(self, job_id: int) -> Path:
         """Return the folder of what one job made."""

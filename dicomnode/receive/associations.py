@@ -41,9 +41,10 @@ from dicomnode.metrics import (
 )
 from dicomnode.receive.contexts import find_kept_out, make_contexts
 from dicomnode.receive.ingest import StoreRequest, ingest
-from dicomnode.receive.intake import Intake, Sender
+from dicomnode.receive.intake import Intake
 from dicomnode.receive.load import Load, Overload
 from dicomnode.receive.policy import Addresses, Admission, Caller, Refusal, admit
+from dicomnode.receive.recording import Sender
 from dicomnode.receive.upper_layer import UpperLayer, attach
 from dicomnode.receive.usage import Memory, Usage
 from dicomnode.receive.waiting import WaitingConnections
@@ -183,6 +184,11 @@ class Associations:
             sender.outcomes[f"{status:04X}"] += 1
         return int(status)
 
+    def flush(self, association: Association) -> None:
+        """Let what an association has brought have its rows before its release is answered."""
+        if (sender := self._senders.get(association)) is not None:
+            self._intake.flush(sender)
+
     def note_abort(self, association: Association, error: PeerProtocolError) -> None:
         """Record that a peer is cut off for breaking a rule or a limit of the upper layer."""
         limit = {}
@@ -273,7 +279,7 @@ class Associations:
         self._load.leave(association)
         if sender is not None:
             while not self._close_row(sender) and not self._stopping.wait(DATABASE_RETRY_S):
-                pass  # what is left open when the node stops, `Spool.close` or the next start closes
+                pass  # what is left open when the node stops, `close_spool` or the next start closes
             log.info(
                 "receive.ended",
                 association_id=sender.association_id,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from dicomnode.errors import InstanceNotUnderstoodError, LimitExceededError
@@ -17,7 +18,10 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 DEPTH_MAX = 64  # the default of limits.nesting_depth: real instances stay below 10
 
 _ITEM, _ITEM_DELIMITER, _SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD  # PS3.5 table 7.5-1
+_NO_DATA_GROUPS = (0x0000, 0xFFFE)  # of command sets and of items
 _HEADER_BYTES = 8
+# PS3.5 7.1.2: these VRs have a length of two bytes, and stand in most elements.
+_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 # PS3.5 7.1.2: these VRs have two reserved bytes and a length of four bytes.
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 
@@ -28,6 +32,11 @@ class Encoding:
 
     is_implicit: bool
     byte_order: str  # "<" or ">", as in struct
+
+    @cached_property
+    def short(self) -> struct.Struct:
+        """An element of a short VR up to its value."""
+        return struct.Struct(f"{self.byte_order}HH2sH")
 
 
 IMPLICIT_LITTLE = Encoding(is_implicit=True, byte_order="<")
@@ -67,9 +76,20 @@ def collect_values(
     """
     found: dict[int, bytes] = {}
     position = 0
-    while position < len(data):
+    size = len(data)
+    read_short = encoding.short.unpack_from
+    while position < size:
+        if not encoding.is_implicit and position + _HEADER_BYTES <= size:  # all that follows, in short
+            group, number, vr, length = read_short(data, position)
+            end = position + _HEADER_BYTES + length
+            if vr in _SHORT_VRS and end <= size and group not in _NO_DATA_GROUPS:
+                tag = group << 16 | number
+                if tag in wanted:
+                    found[tag] = data[position + _HEADER_BYTES : end]
+                position = end
+                continue
         element = _read_element(data, position, encoding)
-        if element.tag >> 16 in (0x0000, 0xFFFE):
+        if element.tag >> 16 in _NO_DATA_GROUPS:
             raise InstanceNotUnderstoodError(f"{_name(element.tag)} at byte {position} does not belong in a data set")
         if element.length == UNDEFINED_LENGTH:
             position = _skip_sequence(data, element, encoding, depth)

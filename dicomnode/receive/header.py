@@ -13,6 +13,8 @@ import re
 import struct
 import unicodedata
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from pydicom.charset import decode_bytes, python_encoding
@@ -25,7 +27,6 @@ from dicomnode.receive.elements import (
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
-    Encoding,
     collect_values,
 )
 
@@ -99,6 +100,10 @@ _TAGS: Mapping[str, int] = {
 }
 _VRS = {keyword: dictionary_VR(tag) for keyword, tag in _TAGS.items()}
 _WANTED = frozenset(_TAGS.values())
+# These differ within a series; what else is wanted mostly does not.
+_MOMENT = ("AcquisitionDate", "AcquisitionTime")
+_VARYING = tuple(_TAGS[keyword] for keyword in ("SOPInstanceUID", *_MOMENT))
+REMEMBERED_BYTES_MAX = 4096  # of values that are read once for a series
 # PS3.3 C.8.9.1: how many instances a PET series of each type has, as a product.
 _PET_COUNTS = {
     "STATIC": ("NumberOfSlices",),
@@ -124,26 +129,41 @@ def read_header(data: bytes, transfer_syntax_uid: str, depth: int = DEPTH_MAX) -
     LimitExceededError
         If sequences nest deeper than `depth`.
     """
-    values = _Values(data, _ENCODINGS.get(transfer_syntax_uid, EXPLICIT_LITTLE), depth)
+    encoding = _ENCODINGS.get(transfer_syntax_uid, EXPLICIT_LITTLE)
+    found = collect_values(data, encoding, _WANTED, depth)
+    own = {tag: found.pop(tag) for tag in _VARYING if tag in found}
+    describe = _describe if sum(map(len, found.values())) <= REMEMBERED_BYTES_MAX else _describe.__wrapped__
+    sop_class_uid, patient, study, series = describe(tuple(found.items()), encoding.byte_order)
+    values = _Values(own, encoding.byte_order)
+    if moment := {keyword: value for keyword in _MOMENT if (value := values.one(keyword))}:
+        series = replace(series, summary={**series.summary, **moment})
+    return InstanceHeader(values.uid("SOPInstanceUID"), sop_class_uid, patient, study, series)
+
+
+@lru_cache(maxsize=256)
+def _describe(
+    found: tuple[tuple[int, bytes], ...], byte_order: str
+) -> tuple[str, PatientIdentity, StudyHeader, SeriesHeader]:
+    """Read what the instances of a series have in common, once for all of them."""
+    values = _Values(dict(found), byte_order)
     sop_class_uid = values.uid("SOPClassUID")
     summary = _read_summary(values)
-    return InstanceHeader(
-        sop_instance_uid=values.uid("SOPInstanceUID"),
-        sop_class_uid=sop_class_uid,
-        patient=PatientIdentity(
+    return (
+        sop_class_uid,
+        PatientIdentity(
             patient_id=values.text("PatientID"),
             issuer=values.text("IssuerOfPatientID"),
             name=values.text("PatientName"),
             birth_date=values.text("PatientBirthDate")[:16],
             sex=values.text("PatientSex")[:16],
         ),
-        study=StudyHeader(
+        StudyHeader(
             study_uid=values.uid("StudyInstanceUID"),
             study_date=values.text("StudyDate")[:16],
             study_time=values.text("StudyTime")[:16],
             accession_number=values.text("AccessionNumber"),
         ),
-        series=SeriesHeader(
+        SeriesHeader(
             series_uid=values.uid("SeriesInstanceUID"),
             modality=values.text("Modality")[:16],
             description=values.text("SeriesDescription"),
@@ -191,9 +211,9 @@ def _read_summary(values: _Values) -> dict[str, Any]:
 class _Values:
     """The raw values of one data set, decoded on request by keyword."""
 
-    def __init__(self, data: bytes, encoding: Encoding, depth: int) -> None:
-        self._raw = collect_values(data, encoding, _WANTED, depth)
-        self._order = encoding.byte_order
+    def __init__(self, raw: Mapping[int, bytes], byte_order: str) -> None:
+        self._raw = raw
+        self._order = byte_order
         names = self._raw.get(_TAGS["SpecificCharacterSet"], b"").decode("ascii", "replace").split("\\")
         self._charsets = [python_encoding.get(name.strip(" \0"), "") for name in names]
 

@@ -1,27 +1,24 @@
-"""Takes one instance from a C-STORE request to a durable, indexed file.
+"""Takes one instance from a C-STORE request to a durable file that leads to its row.
 
 Flow: receive.associations > [ingest] > receive.header, receive.spool, receive.intake
-Never: a DIMSE message (`scp` speaks those); a return before file, folder and row survive power loss.
+Never: a DIMSE message (`scp` speaks those); a return before file, name and what the row needs survive power loss.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dicomnode.database.index import InstanceHeader, Recorded, Recording, StoredFile
+from dicomnode.database.index import Recorded
 from dicomnode.errors import (
-    DatabaseUnavailableError,
     InstanceConflictError,
     NotAuthorisedError,
     SopClassNotSupportedError,
 )
-from dicomnode.logs import get_logger
 from dicomnode.receive.header import check_request, read_header
-from dicomnode.receive.intake import Intake, Sender
-from dicomnode.receive.spool import FileMeta, Spool
+from dicomnode.receive.intake import Intake
+from dicomnode.receive.part10 import FileMeta, Origin
+from dicomnode.receive.recording import Entry, Sender
 from dicomnode.settings import LimitSettings
-
-log = get_logger()
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,8 @@ def ingest(intake: Intake, request: StoreRequest, sender: Sender, *, limits: Lim
     LimitExceededError
         If sequences nest too deep: the association is to be aborted.
     DicomnodeError
-        Whose class holds the status for the sender. No file stays behind without a row; after a
-        `DatabaseUnavailableError` it may stay in the spool until the node starts again.
+        Whose class holds the status for the sender. No file stays behind; after a `DatabaseUnavailableError` one may
+        stay in the spool until the node starts again, and be stored then.
     """
     if not sender.may_store:
         raise NotAuthorisedError(f'peer {sender.ae_title!a} at {sender.address} has no may = ["store"]')
@@ -54,36 +51,23 @@ def ingest(intake: Intake, request: StoreRequest, sender: Sender, *, limits: Lim
         )
     header = read_header(request.data, request.transfer_syntax_uid, limits.nesting_depth)
     check_request(header, request.sop_class_uid, request.sop_instance_uid)
-    meta = FileMeta(header.sop_class_uid, header.sop_instance_uid, request.transfer_syntax_uid, sender.ae_title)
-    file = intake.spool.write(meta, request.data, limits.disk_reserve_bytes)
-    recording = _record(intake, header, file, sender, now)
-    _put_in_place(recording, file, intake.spool)
+    is_new = intake.claim(header.sop_instance_uid)
+    try:
+        file = intake.spool.write(
+            FileMeta(header.sop_class_uid, header.sop_instance_uid, request.transfer_syntax_uid, sender.ae_title),
+            Origin(sender.address, sender.opened_at, now),
+            request.data,
+            limits.disk_reserve_bytes,
+        )
+    except BaseException:
+        if is_new:
+            intake.give_up(header.sop_instance_uid)
+        raise
+    entry = Entry(sender, header, file, now, is_answered=is_new)
+    if is_new:
+        intake.submit(entry)
+        return Recorded.NEW
+    recording = intake.record(entry)
     if recording.kind in (Recorded.CONFLICT, Recorded.KNOWN_CONFLICT):
         raise InstanceConflictError(f"instance {header.sop_instance_uid} is stored already with other content")
     return recording.kind
-
-
-def _record(intake: Intake, header: InstanceHeader, file: StoredFile, sender: Sender, now: float) -> Recording:
-    """Commit the row of a spooled file."""
-    try:
-        return intake.record(header, file, sender, now)
-    except BaseException:
-        # The commit may have succeeded although its answer was lost: ask before the file is thrown away.
-        try:
-            intake.spool.settle(intake.database, file.file_name)
-        except DatabaseUnavailableError:
-            log.warning("receive.unsettled", file_name=file.file_name)
-        raise
-
-
-def _put_in_place(recording: Recording, file: StoredFile, spool: Spool) -> None:
-    """Move a spooled file to where its row says, or remove it where it has none."""
-    # Under our own file's name the row is ours: an earlier commit of it succeeded although its answer was lost.
-    if recording.kind is Recorded.NEW or recording.file_name == file.file_name:
-        spool.move_to_store(file.file_name)
-    elif recording.kind is Recorded.CONFLICT:
-        spool.move_to_conflicts(file.file_name)
-    elif recording.kind is Recorded.IDENTICAL and spool.replace_lost(file.file_name, recording.file_name):
-        log.error("receive.lost_file_replaced", file_name=recording.file_name)
-    else:
-        spool.remove(file.file_name)

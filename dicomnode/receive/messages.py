@@ -10,13 +10,14 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 
 from dicomnode.errors import LimitExceededError, PeerProtocolError
 from dicomnode.status import AbortReason
 
 PDU_HEADER = struct.Struct(">BxL")  # PS3.8 9.3.1: type, reserved, length of what follows
-P_DATA_TF, A_ABORT = 0x04, 0x07
+P_DATA_TF, A_RELEASE_RQ, A_ABORT = 0x04, 0x05, 0x07
 C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001  # PS3.7 E.1
 NO_DATA_SET = 0x0101
 COMMAND_SET_BYTES_MAX = 16384  # the longest that PS3.7 E.1 allows is far below 1 KiB
@@ -134,6 +135,7 @@ class Assembler:
         self._data_set.write(fragment)
 
 
+@lru_cache(maxsize=32)  # each is asked for twice
 def read_command_set(encoded: bytes) -> Mapping[int, bytes]:
     """Return the values of a command set by element number; group 0000, Implicit VR Little Endian (PS3.7 6.3.1).
 

@@ -1,6 +1,6 @@
 """Opens the port of the Storage SCP, on pynetdicom's machinery, and closes it.
 
-Flow: app > [scp] > receive.associations, receive.spool
+Flow: app > [scp] > receive.associations, receive.recovery
 Never: an open port before what a crash left is recovered; a changed setting that drops an association.
 """
 
@@ -30,7 +30,7 @@ from dicomnode.receive.associations import Associations, Rules
 from dicomnode.receive.contexts import make_contexts
 from dicomnode.receive.handshake import Handshake
 from dicomnode.receive.intake import Intake
-from dicomnode.receive.spool import Spool, open_spool
+from dicomnode.receive.recovery import close_spool, open_spool
 from dicomnode.receive.waiting import WaitingConnections
 from dicomnode.settings import Settings
 from dicomnode.tls import make_server_context
@@ -125,7 +125,7 @@ class StorageScp:
         self._database = database
         self._store = store
         self._clock = clock
-        self._running: tuple[_Server, Associations, Spool] | None = None
+        self._running: tuple[_Server, Associations, Intake] | None = None
         self._tls_server: _TlsServer | None = None
         self._threads: list[threading.Thread] = []
 
@@ -151,16 +151,16 @@ class StorageScp:
         """
         settings = self._settings
         rules = Rules(settings, resolve_peers(settings.peers))
-        spool = open_spool(self._store, self._database, self._clock())
-        associations = Associations(rules, Intake(spool, self._database), self._clock, self.counts)
+        intake = Intake(open_spool(self._store, self._database, self._clock()), self._database)
+        associations = Associations(rules, intake, self._clock, self.counts)
         try:
             node_port = settings.node.port if port is None else port
             server = _open_port(_Server, settings, ("node.port", node_port), associations)
             self._tls_server = _open_tls_port(settings, associations, server)
         except BaseException:
-            spool.close(self._database, self._clock())
+            self._close(intake)
             raise
-        self._running = (server, associations, spool)
+        self._running = (server, associations, intake)
         for one in [server] if self._tls_server is None else [server, self._tls_server]:
             self._threads.append(threading.Thread(target=one.serve_forever, name="storage-scp", daemon=True))
             self._threads[-1].start()
@@ -179,7 +179,7 @@ class StorageScp:
 
     def stop(self, deadline_s: float) -> None:
         """Take no new association, let those that run finish for `deadline_s` seconds, then abort them."""
-        server, associations, spool = self._parts()
+        server, associations, intake = self._parts()
         associations.refuse_all()
         _close_port(server)
         if self._tls_server is not None:
@@ -188,15 +188,19 @@ class StorageScp:
         self._running = None
         try:
             if associations.finish(deadline_s):
-                spool.close(self._database, self._clock())
+                self._close(intake)
         except DatabaseUnavailableError as error:
             log.warning("receive.unsettled", why=str(error))  # as after a crash: the next start puts it in order
         log.info("receive.stopped")
 
+    def _close(self, intake: Intake) -> None:
+        intake.stop()
+        close_spool(intake.spool, self._database, self._clock())
+
     def _tls_place(self) -> int | None:
         return None if self._tls_server is None else int(self._tls_server.server_address[1])
 
-    def _parts(self) -> tuple[_Server, Associations, Spool]:
+    def _parts(self) -> tuple[_Server, Associations, Intake]:
         if self._running is None:
             raise StateError("the storage SCP does not run; it must be started first")
         return self._running

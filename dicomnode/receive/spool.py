@@ -1,71 +1,61 @@
-"""Writes what came in so that it survives power loss, and puts files and rows in step after a crash.
+"""Writes what came in so that one flush makes it survive power loss, and moves it to where its row says.
 
-Flow: receive.scp > [spool] > database.store, database.index
-Never: a file without preamble and our File Meta; a change of the sender's bytes; Success before fsync and commit.
+Flow: receive.ingest, receive.intake > [spool] > receive.part10, database.store
+Never: a file without preamble and our File Meta; a change of the sender's bytes; a name that is not durable yet;
+a row (`intake` commits those).
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
-import struct
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from queue import Empty, SimpleQueue
+from typing import BinaryIO, NamedTuple
 
-from sqlalchemy import Connection
-
-from dicomnode.database.engine import Database
-from dicomnode.database.index import StoredFile, close_lost_associations, is_conflict, is_indexed
-from dicomnode.database.store import Store, make_file_name, sync_folder
+from dicomnode.database.index import Recorded, Recording, StoredFile
+from dicomnode.database.store import Store, make_file_names, sync_folder
 from dicomnode.errors import StorageFailedError, StorageFullError
-from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicomnode.logs import get_logger
+from dicomnode.receive.part10 import FileMeta, Origin, encode_head
 
+log = get_logger()
+
+FILES = 128  # made beforehand; at 2000 instances a second half of them last longer than making the others takes
+FILE_MODE = 0o640
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_LOCK_NAME = "lock"
 
 
-@dataclass(frozen=True)
-class FileMeta:
-    """What our File Meta says of an instance: PS3.10 7.1."""
+class _EmptyFile(NamedTuple):
+    """An open file that holds nothing yet, under a durable name."""
 
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    calling_ae: str
-
-    def encode(self) -> bytes:
-        """Return preamble, prefix and File Meta Information, Explicit VR Little Endian."""
-        elements = b"".join(
-            (
-                struct.pack("<HH2sHLH", 0x0002, 0x0001, b"OB", 0, 2, 0x0100),
-                _short_element(0x0002, b"UI", self.sop_class_uid),
-                _short_element(0x0003, b"UI", self.sop_instance_uid),
-                _short_element(0x0010, b"UI", self.transfer_syntax_uid),
-                _short_element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID),
-                _short_element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME),
-                _short_element(0x0016, b"AE", self.calling_ae),
-            )
-        )
-        group_length = struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, len(elements))
-        return bytes(128) + b"DICM" + group_length + elements
+    name: str
+    descriptor: int
 
 
 @dataclass(frozen=True)
 class Spool:
-    """The spool folder of this process, locked while it lives: other processes leave it alone."""
+    """The spool folder of this process, locked while it lives: other processes leave it alone.
+
+    An instance is written into a file that was made, empty, and its name flushed beforehand, so that one flushed write
+    makes it durable: its preamble holds what its row needs.
+    """
 
     store: Store
     node: str
     lock: BinaryIO
+    _empty: SimpleQueue[_EmptyFile] = field(default_factory=SimpleQueue)
+    # Held while names in folders change: a flush of the spool's folder must not forget a name that the store's is still
+    # to learn.
+    _folders: threading.Lock = field(default_factory=threading.Lock)
 
-    def write(self, meta: FileMeta, data: bytes, reserve_bytes: int) -> StoredFile:
-        """Write an instance durably into the spool, save for its name, which `sync` makes durable.
+    def write(self, meta: FileMeta, origin: Origin, data: bytes, reserve_bytes: int) -> StoredFile:
+        """Write an instance into the spool; when this returns, a crash or power loss leads to its row.
 
         Raises
         ------
@@ -74,135 +64,120 @@ class Spool:
         StorageFailedError
             If the disk cannot be written for another reason; nothing stays behind.
         """
-        file_name = make_file_name()
-        path = self.store.spool_path(self.node, file_name)
-        header = meta.encode()
-        with _translated(path):
-            _check_room(self.store.root, len(header) + len(data), reserve_bytes)
+        sha256 = hashlib.sha256(data)
+        head = encode_head(meta, origin, len(data), sha256.digest())
+        with translated(self.store.root):
+            _check_room(self.store.root, len(head) + len(data), reserve_bytes)
+            file = self._take_file()
             try:
-                with path.open("xb", buffering=0) as file:
-                    _write_all(file, header)
-                    _write_all(file, data)
-                    os.fdatasync(file.fileno())
+                _write_durably(file.descriptor, head, data)
             except BaseException:
-                path.unlink(missing_ok=True)
+                self.store.spool_path(self.node, file.name).unlink(missing_ok=True)
                 raise
-        return StoredFile(file_name, meta.transfer_syntax_uid, len(data), hashlib.sha256(data).hexdigest())
+            finally:
+                os.close(file.descriptor)
+        return StoredFile(file.name, meta.transfer_syntax_uid, len(data), sha256.hexdigest())
 
-    def sync(self) -> None:
-        """Make the names of all files written so far survive power loss; their rows may be committed then.
+    @property
+    def folder(self) -> Path:
+        """Where the instances are that may have no row yet."""
+        return self.store.spool_folder(self.node)
+
+    @property
+    def is_short_of_files(self) -> bool:
+        """Whether it is time for `make_files`."""
+        return self._empty.qsize() < FILES // 2
+
+    def make_files(self) -> None:
+        """Make empty files for the instances to come, with names that survive power loss.
 
         Raises
         ------
-        StorageFailedError
-            If the folder cannot be flushed.
+        StorageFullError, StorageFailedError
+            If the folder cannot be written.
         """
-        folder = self.store.spool_folder(self.node)
-        with _translated(folder):
-            sync_folder(folder)
+        with self._folders, translated(self.folder):
+            made: list[_EmptyFile] = []
+            try:
+                for name in make_file_names(FILES - self._empty.qsize()):
+                    path = self.store.spool_path(self.node, name)
+                    made.append(_EmptyFile(name, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)))
+                sync_folder(self.folder)
+            except BaseException:
+                _close_all(made)
+                raise
+            for file in made:
+                self._empty.put(file)
 
-    def move_to_store(self, file_name: str) -> None:
-        """Move an indexed file to its place; after power loss it stands in one of the two, and either is found."""
-        self._move(file_name, self.store.instance_path(file_name))
+    def close_files(self) -> None:
+        """Close the files that were made beforehand; nothing is written any more."""
+        _close_all(self._empty.get() for _ in range(self._empty.qsize()))
 
-    def move_to_conflicts(self, file_name: str) -> None:
-        """Move a refused duplicate to its place."""
-        self._move(file_name, self.store.conflict_path(file_name))
+    def put_in_place(self, recordings: Iterable[tuple[str, Recording]]) -> None:
+        """Move each file, given by its name, to where its committed row says, durably, or remove it where it has none.
 
-    def replace_lost(self, file_name: str, indexed_name: str) -> bool:
-        """Put a file in the place of an indexed one with the same bytes, if that one is gone; say whether it was."""
-        if self.store.find_instance(indexed_name).exists():
-            return False
-        self._move(file_name, self.store.instance_path(indexed_name))
-        return True
+        Raises
+        ------
+        StorageFullError, StorageFailedError
+            If one cannot be moved; it stays, and is found, in the spool, and the others are moved.
+        """
+        failed: OSError | None = None
+        changed: set[Path] = set()
+        with self._folders, translated(self.store.root):
+            for file_name, recording in recordings:
+                path = self.store.spool_path(self.node, file_name)
+                try:
+                    if place := self._find_place(file_name, recording):
+                        path.rename(place)
+                        changed.add(place.parent)
+                    else:
+                        path.unlink()
+                except OSError as error:
+                    failed = error
+            for folder in changed:
+                sync_folder(folder)
+            if failed is not None:
+                raise failed
 
-    def remove(self, file_name: str) -> None:
-        """Remove a file that no row names."""
-        self.store.spool_path(self.node, file_name).unlink(missing_ok=True)
+    def _find_place(self, file_name: str, recording: Recording) -> Path | None:
+        # Under our own file's name the row is ours: an earlier commit of it succeeded although its answer was lost.
+        if recording.kind is Recorded.NEW or recording.file_name == file_name:
+            return self.store.instance_path(file_name)
+        if recording.kind is Recorded.CONFLICT:
+            return self.store.conflict_path(file_name)
+        if recording.kind is Recorded.IDENTICAL and not self.store.find_instance(recording.file_name).exists():
+            log.error("receive.lost_file_replaced", file_name=recording.file_name)
+            return self.store.instance_path(recording.file_name)
+        return None
 
-    def settle(self, database: Database, file_name: str) -> None:
-        """Finish a file of which it is not known whether its row was committed."""
-        with database.read() as connection, _translated(self.store.spool_path(self.node, file_name)):
-            _settle(self.store, connection, self.store.spool_path(self.node, file_name))
-
-    def close(self, database: Database, now: float) -> None:
-        """Give the spool up: settle what is left, close this process's associations, remove the folder."""
-        with self.lock, _start_lock(self.store), _translated(self.store.spool_folder(self.node)):
-            _settle_folder(self.store, database, self.store.spool_folder(self.node))
-            _close_lost_associations(self.store, database, now)
-
-    def _move(self, file_name: str, to: Path) -> None:
-        with _translated(to):
-            self.store.spool_path(self.node, file_name).rename(to)
-
-
-def open_spool(store: Store, database: Database, now: float) -> Spool:
-    """Make the folders, finish what dead processes left, and give this process its own locked spool.
-
-    Takes time in proportion to what was open when a process died, not to what is stored.
-
-    Raises
-    ------
-    StorageFailedError
-        If the storage root cannot be written.
-    DatabaseUnavailableError
-        If the database does not answer; the files stay for the next start.
-    """
-    store.make_folders()
-    node = uuid.uuid4().hex
-    with _start_lock(store), _translated(store.spool_root):
-        for folder in sorted(path for path in store.spool_root.iterdir() if path.is_dir()):
-            with (folder / _LOCK_NAME).open("ab") as lock:
-                if _try_lock(lock):  # the process that had it is dead
-                    _settle_folder(store, database, folder)
-        _close_lost_associations(store, database, now)
-        store.spool_folder(node).mkdir(mode=0o750)
-        sync_folder(store.spool_root)
-        lock_of_ours = (store.spool_folder(node) / _LOCK_NAME).open("wb")
-        _try_lock(lock_of_ours)
-        return Spool(store, node, lock_of_ours)
+    def _take_file(self) -> _EmptyFile:
+        while True:
+            with suppress(Empty):
+                return self._empty.get_nowait()
+            self.make_files()
 
 
 @contextmanager
-def _start_lock(store: Store) -> Iterator[None]:
-    """Let one process at a time open or close its spool below a storage root."""
-    with (store.spool_root / _LOCK_NAME).open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _try_lock(lock: BinaryIO) -> bool:
-    """Take a lock that ends with the process, however it ends (worker processes are spawned, and inherit none)."""
+def translated(path: Path) -> Iterator[None]:
+    """Turn what the file system says into our errors."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        yield
+    except OSError as error:
+        kind = StorageFullError if error.errno in _FULL else StorageFailedError
+        raise kind(f"{error.filename or path}: {error.strerror}") from error
 
 
-def _settle_folder(store: Store, database: Database, folder: Path) -> None:
-    """Settle every file of a spool, then remove the folder."""
-    with database.read() as connection:
-        for path in sorted(folder.glob("*.dcm")):
-            _settle(store, connection, path)
-    (folder / _LOCK_NAME).unlink()
-    folder.rmdir()
+def _write_durably(descriptor: int, head: bytes, data: bytes) -> None:
+    """Fill an empty file; each write returns when its bytes, and the file's length, survive power loss."""
+    written, size = os.pwritev(descriptor, (head, data), 0, os.RWF_DSYNC), len(head) + len(data)
+    while written < size:  # a signal, a nearly full disk, or more than the 2 GiB that one call takes
+        rest = memoryview(head + data)[written:]
+        written += os.pwritev(descriptor, (rest,), written, os.RWF_DSYNC)
 
 
-def _settle(store: Store, connection: Connection, path: Path) -> None:
-    """Finish the move of a file that a row names, or remove it: it was never acknowledged."""
-    if is_indexed(connection, path.name):
-        path.rename(store.instance_path(path.name))
-    elif is_conflict(connection, path.name):
-        path.rename(store.conflict_path(path.name))
-    else:
-        path.unlink()
-
-
-def _close_lost_associations(store: Store, database: Database, now: float) -> None:
-    living = [path.name for path in store.spool_root.iterdir() if path.is_dir()]
-    with database.write() as connection:
-        close_lost_associations(connection, living, now)
+def _close_all(files: Iterable[_EmptyFile]) -> None:
+    for file in files:
+        os.close(file.descriptor)
 
 
 def _check_room(root: Path, needed_bytes: int, reserve_bytes: int) -> None:
@@ -212,26 +187,3 @@ def _check_room(root: Path, needed_bytes: int, reserve_bytes: int) -> None:
         raise StorageFullError(
             f"{free_bytes} bytes are free below {root}, {needed_bytes} and the reserve of {reserve_bytes} are needed"
         )
-
-
-def _write_all(file: BinaryIO, data: bytes) -> None:
-    """Write every byte: an unbuffered write may take fewer (a signal, a nearly full disk)."""
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        kind = StorageFullError if error.errno in _FULL else StorageFailedError
-        raise kind(f"{path}: {error.strerror}") from error
-
-
-def _short_element(number: int, vr: bytes, value: str) -> bytes:
-    encoded = value.encode("ascii")
-    if len(encoded) % 2:
-        encoded += b"\0" if vr == b"UI" else b" "
-    return struct.pack("<HH2sH", 0x0002, number, vr, len(encoded)) + encoded

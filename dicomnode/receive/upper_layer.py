@@ -27,6 +27,7 @@ from dicomnode.logs import get_logger
 from dicomnode.receive.connection import Connection
 from dicomnode.receive.ingest import StoreRequest
 from dicomnode.receive.messages import (
+    A_RELEASE_RQ,
     P_DATA_TF,
     PDU_HEADER,
     Assembler,
@@ -54,6 +55,9 @@ class Service(Protocol):
 
     def store(self, association: Association, request: StoreRequest) -> int:
         """Return the status to answer with; raises `PeerProtocolError` to end the association instead."""
+
+    def flush(self, association: Association) -> None:
+        """Finish what was stored, so that whoever asks after the release finds it."""
 
     def note_abort(self, association: Association, error: PeerProtocolError) -> None:
         """Record that a peer is cut off."""
@@ -212,6 +216,8 @@ class UpperLayer(DULServiceProvider):
     def _take_pdu(self, size: int) -> None:
         connection, state = self._connection, self._state
         if connection.received[0] != P_DATA_TF or state not in (ESTABLISHED, RELEASING):
+            if connection.received[0] == A_RELEASE_RQ:
+                self._service.flush(self.assoc)
             self._read_pdu_data()  # pynetdicom's: it takes the bytes by `Connection.recv`
             return
         pdu, connection.received = connection.received, connection.received[size:]

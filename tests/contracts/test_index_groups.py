@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, select
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import StatementError
 
 from dicomnode.database.engine import Database
@@ -24,15 +22,9 @@ from dicomnode.database.index import (
 from dicomnode.database.index_groups import Received, record_instances
 from dicomnode.database.schema import conflicts, instances, patients, series, studies
 from dicomnode.database.series import set_series_state
-from dicomnode.database.store import Store
-from dicomnode.errors import DatabaseUnavailableError, StorageFailedError
-from dicomnode.receive.intake import Intake, Sender
-from dicomnode.receive.spool import FileMeta, open_spool
-from tests.receiving import MR, PATIENT, ROOT, make_arrival, make_file, make_header
-from tests.waiting import wait_until
+from tests.receiving import PATIENT, ROOT, make_arrival, make_file, make_header
 
 OTHER_PATIENT = replace(PATIENT, patient_id="P-18")
-LIMIT_S = 30.0
 
 
 class UndoneError(Exception):
@@ -114,62 +106,3 @@ def test_a_row_the_database_does_not_take_stands_alone(database: Database, assoc
     assert [first, second] == [Recording(Recorded.NEW, one.file.file_name) for one in good]
     with database.read() as connection:
         assert len(connection.execute(select(instances)).all()) == 2
-
-
-class Group:
-    """Instances of several associations that wait for one commit."""
-
-    def __init__(self, database: Database, root: Path, count: int) -> None:
-        self.spool = open_spool(Store(root), database, 1.0)
-        self.intake = Intake(self.spool, database)
-        self.senders = [Sender("SCANNER", "10.1.2.8", may_store=True, opened_at=1.0) for _ in range(count)]
-        self.outcomes: dict[int, Recording | BaseException] = {}
-
-    def commit(self, before: Callable[[], object] = lambda: None) -> None:
-        """Let all wait for the turn to write, do something, then give the turn back."""
-        threads = [threading.Thread(target=self._record, args=(number,)) for number in range(len(self.senders))]
-        with self.intake._turn():
-            for thread in threads:
-                thread.start()
-            wait_until(lambda: len(self.intake._waiting) == len(self.senders), 10, "all to wait")
-            before()
-        for thread in threads:
-            thread.join(LIMIT_S)
-        self.spool.lock.close()
-
-    def _record(self, number: int) -> None:
-        file = self.spool.write(FileMeta(MR, f"{ROOT}.3.{number}", MR, "SCANNER"), b"x", 0)
-        try:
-            self.outcomes[number] = self.intake.record(make_header(number), file, self.senders[number], 2.0)
-        except (DatabaseUnavailableError, StorageFailedError) as error:
-            self.outcomes[number] = error
-
-
-def test_those_that_wait_share_one_commit(database: Database, tmp_path: Path) -> None:
-    group = Group(database, tmp_path / "root", 8)
-    commits: list[Connection] = []
-    event.listen(database.engine, "commit", commits.append)
-    group.commit()
-    assert len(commits) == 1
-    assert [outcome.kind for outcome in group.outcomes.values() if isinstance(outcome, Recording)] == [Recorded.NEW] * 8
-    assert len({sender.association_id for sender in group.senders}) == 8
-
-
-def test_a_commit_that_fails_fails_for_all_that_shared_it(database: Database, tmp_path: Path) -> None:
-    group = Group(database, tmp_path / "root", 5)
-    folder = group.spool.store.spool_folder(group.spool.node)
-    group.commit(before=lambda: folder.rename(folder.with_name("away")))
-    assert [type(outcome) for outcome in group.outcomes.values()] == [StorageFailedError] * 5
-    assert {sender.association_id for sender in group.senders} == {None}
-    with database.read() as connection:
-        assert connection.execute(select(instances)).all() == []
-
-
-def test_an_arrival_names_its_own_association(database: Database, tmp_path: Path) -> None:
-    group = Group(database, tmp_path / "root", 3)
-    group.commit()
-    with database.read() as connection:
-        rows = connection.execute(select(instances.c.sop_instance_uid, instances.c.association_id)).all()
-    assert {row.sop_instance_uid: row.association_id for row in rows} == {
-        make_header(number).sop_instance_uid: sender.association_id for number, sender in enumerate(group.senders)
-    }

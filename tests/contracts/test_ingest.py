@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -33,11 +35,14 @@ from dicomnode.errors import (
 )
 from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomnode.receive.ingest import StoreRequest, ingest
-from dicomnode.receive.intake import Intake, Sender
-from dicomnode.receive.spool import Spool, open_spool
+from dicomnode.receive.intake import Intake
+from dicomnode.receive.recording import Sender
+from dicomnode.receive.recovery import close_spool, open_spool
 from dicomnode.settings import LimitSettings
 from tests.peers_programs import data_set_bytes
 from tests.receiving import MR, PT, ROOT, encode, make_data_set, nested_sequences
+from tests.storage_scp import find_spooled
+from tests.waiting import wait_until
 
 LIMITS = LimitSettings(disk_reserve_bytes=0)
 NOW = 1000.0
@@ -45,18 +50,29 @@ NOW = 1000.0
 
 @dataclass
 class Bench:
-    """A store, a spool and a sender on one database."""
+    """A store, an intake and a sender on one database."""
 
     store: Store
     database: Database
-    spool: Spool
+    intake: Intake
     sender: Sender
 
     def send(self, request: StoreRequest, limits: LimitSettings = LIMITS) -> Recorded:
-        return ingest(Intake(self.spool, self.database), request, self.sender, limits=limits, now=NOW)
+        return ingest(self.intake, request, self.sender, limits=limits, now=NOW)
+
+    def send_and_flush(self, request: StoreRequest) -> Recorded:
+        """Send, and wait until the row is there and the file in its place."""
+        sent = self.send(request)
+        self.intake.flush(self.sender)
+        return sent
+
+    @property
+    def spool_folder(self) -> Path:
+        return self.intake.spool.folder
 
     def files(self, folder: str) -> list[Path]:
-        return sorted((self.store.root / folder).rglob("*.dcm"))
+        """Return the files in `store`, `conflicts` or `spool` that hold something."""
+        return find_spooled(self.store) if folder == "spool" else sorted((self.store.root / folder).rglob("*.dcm"))
 
     def count(self, table: object) -> int:
         with self.database.read() as connection:
@@ -66,14 +82,25 @@ class Bench:
         nothing = not any(self.files(folder) for folder in ("spool", "store", "conflicts"))
         return nothing and not any(self.count(table) for table in (instances, series, conflicts))
 
+    def crash(self) -> None:
+        """Let go of everything as the end of the process would."""
+        self.intake.spool.lock.close()
+
+    def restart(self, now: float = NOW) -> None:
+        """Begin again, as the next process does."""
+        self.intake = Intake(open_spool(self.store, self.database, now), self.database)
+
 
 @pytest.fixture
 def bench(database: Database, tmp_path: Path) -> Iterator[Bench]:
     store = Store(tmp_path / "root")
-    spool = open_spool(store, database, NOW)
-    yield Bench(store, database, spool, Sender("SCANNER", "10.1.2.8", may_store=True, opened_at=900.0))
-    if not spool.lock.closed:
-        spool.lock.close()
+    sender = Sender("SCANNER", "10.1.2.8", may_store=True, opened_at=900.0)
+    bench = Bench(store, database, Intake(open_spool(store, database, NOW), database), sender)
+    first = bench.intake
+    yield bench
+    for intake in {id(intake): intake for intake in (first, bench.intake)}.values():
+        intake.stop()
+        intake.spool.lock.close()
 
 
 def make_request(number: int = 1, description: str = "T1 brain") -> StoreRequest:
@@ -83,7 +110,7 @@ def make_request(number: int = 1, description: str = "T1 brain") -> StoreRequest
 
 def test_an_instance_is_stored_bit_for_bit(bench: Bench) -> None:
     request = make_request()
-    assert bench.send(request) is Recorded.NEW
+    assert bench.send_and_flush(request) is Recorded.NEW
     (path,) = bench.files("store")
     assert data_set_bytes(path.read_bytes()) == request.data
     meta = dcmread(path).file_meta
@@ -99,11 +126,11 @@ def test_an_instance_is_stored_bit_for_bit(bench: Bench) -> None:
         association = connection.execute(select(associations)).one()
     assert bench.store.instance_path(row.file_name) == path
     assert (row.size_bytes, row.received_at) == (len(request.data), NOW)
-    assert (association.node, association.opened_at, association.closed_at) == (bench.spool.node, 900.0, None)
+    assert (association.node, association.opened_at, association.closed_at) == (bench.intake.spool.node, 900.0, None)
 
 
 def test_identical_bytes_change_nothing_on_disk(bench: Bench) -> None:
-    bench.send(make_request())
+    bench.send_and_flush(make_request())
     (path,) = bench.files("store")
     before = path.stat()
     assert bench.send(make_request()) is Recorded.IDENTICAL
@@ -114,7 +141,7 @@ def test_identical_bytes_change_nothing_on_disk(bench: Bench) -> None:
 
 def test_other_content_is_kept_apart_once_and_refused(bench: Bench) -> None:
     first, other = make_request(), make_request(1, "another")
-    bench.send(first)
+    bench.send_and_flush(first)
     for _ in range(3):
         with pytest.raises(InstanceConflictError, match="stored already"):
             bench.send(other)
@@ -172,30 +199,31 @@ def test_nesting_beyond_the_limit_ends_the_association_and_leaves_nothing(bench:
 
 
 def test_an_unwritable_spool_is_named_and_leaves_nothing(bench: Bench) -> None:
-    folder = bench.store.spool_folder(bench.spool.node)
+    folder = bench.spool_folder
     folder.rename(folder.with_name("away"))
     with pytest.raises(StorageFailedError, match="No such file or directory"):
         bench.send(make_request())
     folder.with_name("away").rename(folder)
     assert bench.is_untouched()
+    assert bench.send_and_flush(make_request()) is Recorded.NEW
 
 
 def test_a_failed_move_loses_nothing(bench: Bench) -> None:
     store_folder = bench.store.root / "store"
     store_folder.rename(bench.store.root / "away")
-    with pytest.raises(StorageFailedError):
-        bench.send(make_request())
+    assert bench.send_and_flush(make_request()) is Recorded.NEW
     (bench.store.root / "away").rename(store_folder)
     with bench.database.read() as connection:
         name = connection.execute(select(instances.c.file_name)).scalar_one()
     assert data_set_bytes(bench.store.find_instance(name).read_bytes()) == make_request().data
     assert bench.send(make_request()) is Recorded.IDENTICAL
-    bench.spool.close(bench.database, NOW)
+    bench.intake.stop()
+    close_spool(bench.intake.spool, bench.database, NOW)
     assert bench.files("store") == [bench.store.instance_path(name)]
 
 
 def test_an_indexed_file_that_is_gone_is_replaced_by_its_like(bench: Bench) -> None:
-    bench.send(make_request())
+    bench.send_and_flush(make_request())
     (path,) = bench.files("store")
     path.unlink()
     assert bench.send(make_request()) is Recorded.IDENTICAL
@@ -205,7 +233,7 @@ def test_an_indexed_file_that_is_gone_is_replaced_by_its_like(bench: Bench) -> N
 
 @pytest.mark.parametrize("is_committed", [True, False])
 def test_a_lost_answer_of_the_database_keeps_file_and_row_in_step(bench: Bench, is_committed: bool) -> None:
-    bench.send(make_request(1))
+    bench.send_and_flush(make_request(1))
 
     def lose_answer(connection: Connection) -> None:
         if is_committed:
@@ -213,57 +241,126 @@ def test_a_lost_answer_of_the_database_keeps_file_and_row_in_step(bench: Bench, 
         raise OperationalError("COMMIT", {}, Exception("the connection is gone"))
 
     event.listen(bench.database.engine, "commit", lose_answer, once=True)
-    with pytest.raises(DatabaseUnavailableError):
-        bench.send(make_request(2))
-    assert bench.count(instances) == len(bench.files("store")) == (2 if is_committed else 1)
+    assert bench.send_and_flush(make_request(2)) is Recorded.NEW
+    wait_until(lambda: len(bench.files("store")) == 2, 10, "the row to be written again")
+    assert bench.count(instances) == 2
     assert bench.files("spool") == []
-    assert bench.send(make_request(2)) is (Recorded.IDENTICAL if is_committed else Recorded.NEW)
-    assert bench.count(instances) == len(bench.files("store")) == 2
+    assert bench.send(make_request(2)) is Recorded.IDENTICAL
 
 
-def test_a_database_that_is_away_leaves_the_file_to_the_next_start(bench: Bench) -> None:
-    def refuse(connection: Connection) -> None:
-        raise OperationalError("BEGIN", {}, Exception("the connection is gone"))
+def refuse(_connection: Connection) -> None:
+    raise OperationalError("BEGIN", {}, Exception("the connection is gone"))
 
-    event.listen(bench.database.engine, "begin", refuse)
-    with pytest.raises(DatabaseUnavailableError):
+
+@contextmanager
+def no_database(database: Database, stage: str = "begin") -> Iterator[None]:
+    """Refuse every transaction, or every connection (`engine_connect`)."""
+    event.listen(database.engine, stage, refuse)
+    yield
+    event.remove(database.engine, stage, refuse)
+
+
+def test_a_database_that_does_not_answer_refuses_and_leaves_nothing(bench: Bench) -> None:
+    with no_database(bench.database, "engine_connect"), pytest.raises(DatabaseUnavailableError):
         bench.send(make_request())
-    event.remove(bench.database.engine, "begin", refuse)
-    assert len(bench.files("spool")) == 1
-    bench.spool.lock.close()
-    open_spool(bench.store, bench.database, NOW).lock.close()
     assert bench.is_untouched()
+    assert bench.send_and_flush(make_request()) is Recorded.NEW
+
+
+def test_what_was_answered_has_its_row_when_the_database_is_back(bench: Bench) -> None:
+    bench.send_and_flush(make_request(1))  # the look for known UIDs has its connection
+    with no_database(bench.database):
+        assert bench.send_and_flush(make_request(2)) is Recorded.NEW
+        assert len(bench.files("spool")) == 1
+        with pytest.raises(DatabaseUnavailableError, match="rows wait"):  # whether it is the same, nobody knows yet
+            bench.send(make_request(2))
+    wait_until(lambda: bench.files("spool") == [], 10, "the row to be written")
+    assert (bench.count(instances), len(bench.files("store"))) == (2, 2)
+
+
+def test_a_start_finishes_what_was_answered(bench: Bench) -> None:
+    bench.send_and_flush(make_request(1))
+    with no_database(bench.database):
+        for number in (2, 3):
+            bench.send(make_request(number))
+        bench.intake.stop()
+    bench.crash()
+    (bench.spool_folder / make_file_name().removesuffix(".dcm")).write_bytes(b"")
+    torn = bench.files("spool")[0].with_name(make_file_name().removesuffix(".dcm"))
+    torn.write_bytes(bench.files("spool")[0].read_bytes()[:-1])
+
+    bench.restart(2000.0)
+
+    with bench.database.read() as connection:
+        rows = connection.execute(select(instances).order_by(instances.c.sop_instance_uid)).all()
+        (association,) = connection.execute(select(associations)).all()
+    assert [row.sop_instance_uid for row in rows] == [f"{ROOT}.3.{number}" for number in (1, 2, 3)]
+    assert {row.association_id for row in rows} == {association.id}
+    assert (association.calling_ae, association.address) == ("SCANNER", "10.1.2.8")
+    assert (association.opened_at, association.closed_at) == (900.0, 2000.0)
+    assert {row.received_at for row in rows} == {NOW}
+    for number, row in enumerate(rows, start=1):
+        file = bench.store.instance_path(row.file_name)
+        assert data_set_bytes(file.read_bytes()) == make_request(number).data
+        assert (row.size_bytes, row.sha256) == (
+            len(make_request(number).data),
+            sha256(make_request(number).data).hexdigest(),
+        )
+    assert bench.files("spool") == []
+    assert [path for path in bench.store.spool_root.iterdir() if path.is_dir()] == [bench.spool_folder]
+
+
+@pytest.mark.parametrize("at", ["magic", "record", "file meta", "data set"])
+def test_a_file_that_is_not_whole_is_thrown_away(bench: Bench, at: str) -> None:
+    bench.send_and_flush(make_request())
+    (file,) = bench.files("store")
+    whole = file.read_bytes()
+    bench.crash()
+    place = {"magic": 0, "record": 60, "file meta": 300, "data set": len(whole) - 1}[at]
+    changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+    (bench.spool_folder / make_file_name().removesuffix(".dcm")).write_bytes(changed)
+    bench.restart()
+    assert bench.files("store") == [file]
+    assert (bench.files("spool"), bench.files("conflicts"), bench.count(instances)) == ([], [], 1)
+
+
+@pytest.mark.parametrize("kind", ["identical", "conflict"])
+def test_a_start_judges_a_uid_that_is_known_again(bench: Bench, kind: str) -> None:
+    first, other = make_request(), make_request(1, "another")
+    bench.send_and_flush(first)
+    with pytest.raises(InstanceConflictError):
+        bench.send(other)
+    (kept,), (apart,) = bench.files("store"), bench.files("conflicts")
+    bench.crash()
+    copied = (kept if kind == "identical" else apart).read_bytes()
+    (bench.spool_folder / make_file_name().removesuffix(".dcm")).write_bytes(copied)
+    bench.restart()
+    assert (bench.files("store"), bench.files("conflicts"), bench.files("spool")) == ([kept], [apart], [])
 
 
 def test_after_a_crash_files_and_rows_are_put_in_step(bench: Bench) -> None:
-    bench.send(make_request(1))
-    bench.send(make_request(2))
+    bench.send_and_flush(make_request(1))
+    bench.send_and_flush(make_request(2))
     with pytest.raises(InstanceConflictError):
         bench.send(make_request(1, "another"))
     moved, conflict = bench.files("store")[0], bench.files("conflicts")[0]
-    folder = bench.store.spool_folder(bench.spool.node)
-    moved.rename(folder / moved.name)  # as if the process had died before it moved them
-    conflict.rename(folder / conflict.name)
-    (folder / make_file_name()).write_bytes(b"half an inst")
-    bench.spool.lock.close()
-
-    spool = open_spool(bench.store, bench.database, 2000.0)
-
+    for path in (moved, conflict):  # as if the process had died before it moved them
+        path.rename(bench.spool_folder / path.stem)
+    bench.crash()
+    bench.restart(2000.0)
     assert moved in bench.files("store")
     assert bench.files("conflicts") == [conflict]
     assert bench.files("spool") == []
-    assert [path.name for path in bench.store.spool_root.iterdir() if path.is_dir()] == [spool.node]
     with bench.database.read() as connection:
         assert connection.execute(select(associations.c.closed_at)).scalar_one() == 2000.0
-    spool.lock.close()
 
 
 def test_the_spool_of_a_living_process_is_left_alone(bench: Bench, database_url: str, repository: Path) -> None:
-    bench.send(make_request(1))
-    bench.spool.lock.close()
+    bench.send_and_flush(make_request(1))
+    bench.crash()
     program = (
         "import sys; from pathlib import Path; from dicomnode.database.engine import open_database;"
-        "from dicomnode.database.store import Store; from dicomnode.receive.spool import open_spool;"
+        "from dicomnode.database.store import Store; from dicomnode.receive.recovery import open_spool;"
         "spool = open_spool(Store(Path(sys.argv[1])), open_database(sys.argv[2]), 1.0);"
         "print(spool.node, flush=True); sys.stdin.read()"
     )
@@ -275,19 +372,21 @@ def test_the_spool_of_a_living_process_is_left_alone(bench: Bench, database_url:
         under_way = bench.store.spool_path(node, make_file_name())
         under_way.write_bytes(b"half an inst")
 
-        open_spool(bench.store, bench.database, NOW).close(bench.database, NOW)
+        close_spool(open_spool(bench.store, bench.database, NOW), bench.database, NOW)
         assert under_way.exists()
 
         other.kill()
         other.wait(10)
-        open_spool(bench.store, bench.database, NOW).close(bench.database, NOW)
+        close_spool(open_spool(bench.store, bench.database, NOW), bench.database, NOW)
         assert not under_way.exists()
 
 
 def test_a_closed_spool_leaves_no_folder_and_no_open_association(bench: Bench) -> None:
     bench.send(make_request())
-    bench.spool.close(bench.database, 3000.0)
+    bench.intake.stop()
+    close_spool(bench.intake.spool, bench.database, 3000.0)
     assert [path.name for path in bench.store.spool_root.iterdir()] == ["lock"]
+    assert bench.count(instances) == 1
     with bench.database.read() as connection:
         assert connection.execute(select(associations.c.closed_at)).scalar_one() == 3000.0
 
@@ -311,9 +410,13 @@ def test_a_full_disk_refuses_and_leaves_nothing(database: Database, tmp_path: Pa
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=True)
     try:
-        spool = open_spool(Store(disk), database, NOW)
-        bench = Bench(Store(disk), database, spool, Sender("SCANNER", "10.1.2.8", may_store=True, opened_at=900.0))
-        bench.send(make_request(1))
+        bench = Bench(
+            Store(disk),
+            database,
+            Intake(open_spool(Store(disk), database, NOW), database),
+            Sender("SCANNER", "10.1.2.8", may_store=True, opened_at=900.0),
+        )
+        bench.send_and_flush(make_request(1))
         filler = disk / "filler"
         with pytest.raises(OSError, match="No space left"):
             fill(filler)
@@ -327,7 +430,8 @@ def test_a_full_disk_refuses_and_leaves_nothing(database: Database, tmp_path: Pa
         assert bench.files("spool") == []
         assert (bench.count(instances), len(bench.files("store"))) == (1, 1)
         filler.unlink()
-        assert bench.send(make_request(2)) is Recorded.NEW
-        spool.close(database, NOW)
+        assert bench.send_and_flush(make_request(2)) is Recorded.NEW
+        bench.intake.stop()
+        close_spool(bench.intake.spool, database, NOW)
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -37,13 +37,14 @@ from dicomnode.receive.associations import Associations, Rules
 from dicomnode.receive.connection import Connection
 from dicomnode.receive.contexts import make_contexts
 from dicomnode.receive.intake import Intake
-from dicomnode.receive.spool import open_spool
+from dicomnode.receive.recovery import close_spool, open_spool
 from dicomnode.receive.upper_layer import Dimse, UpperLayer
 from dicomnode.settings import LimitSettings, NodeSettings, Settings
 from tests.peers_programs import LOOPBACK, data_set_bytes
 from tests.raw_association import COMMAND, LAST, P_DATA, RawAssociation, echo_command, fragments, pdv, store_command
 from tests.receiving import MR, PT, ROOT, encode, make_data_set
-from tests.storage_scp import SCANNER, VIEWER, RunningScp
+from tests.storage_scp import SCANNER, VIEWER, RunningScp, find_spooled
+from tests.waiting import wait_until
 
 SYNTAXES = (
     ExplicitVRLittleEndian,
@@ -79,6 +80,7 @@ class Scp:
     store: Store
 
     def stored(self) -> list[bytes]:
+        wait_until(lambda: not find_spooled(self.store), 10, "what was answered to be in its place")
         return sorted(data_set_bytes(path.read_bytes()) for path in self.store.root.rglob("*.dcm"))
 
 
@@ -96,9 +98,8 @@ def run_stock(root: Path) -> Iterator[Scp]:
     store.make_folders()
     migrate(settings.database_url)
     database = open_database(settings.database_url)
-    spool = open_spool(store, database, time.time())
-    rules, intake = Rules(settings, resolve_peers(settings.peers)), Intake(spool, database)
-    associations = Associations(rules, intake, time.time, Counts())
+    intake = Intake(open_spool(store, database, time.time()), database)
+    associations = Associations(Rules(settings, resolve_peers(settings.peers)), intake, time.time, Counts())
     entity = AE("DICOMNODE")
     entity.maximum_pdu_size = LIMITS.pdu_bytes
     entity.supported_contexts = make_contexts()
@@ -112,7 +113,8 @@ def run_stock(root: Path) -> Iterator[Scp]:
         yield Scp(int(server.server_address[1]), store)
     finally:
         server.shutdown()
-        spool.close(database, time.time())
+        intake.stop()
+        close_spool(intake.spool, database, time.time())
         database.close()
 
 

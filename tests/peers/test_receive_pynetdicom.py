@@ -234,7 +234,7 @@ def closed_associations(node: RunningScp) -> list[bool]:
 def test_however_an_association_ends_its_row_is_closed(node: RunningScp, how: str) -> None:
     with RawScu(node.port) as scu:
         assert scu.store(MR, UID_1, DATA_1) == 0x0000
-        assert closed_associations(node) == [False]
+        wait_until(lambda: closed_associations(node) == [False], 10)
         end(scu.association, how)
         wait_until(lambda: closed_associations(node) == [True], 10)
 

@@ -1,0 +1,157 @@
+"""Puts files and rows in step after a crash, and gives a process its spool, before the port opens.
+
+Flow: receive.scp > [recovery] > receive.part10, receive.header, receive.recording
+Never: a look at what is stored already (the time is in proportion to what was open when a process died); a whole file
+thrown away before it has its row; a file without one kept that is not whole (it was never answered with Success).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from dicomnode.database.engine import Database
+from dicomnode.database.index import (
+    Recorded,
+    Recording,
+    StoredFile,
+    close_lost_associations,
+    find_association,
+    is_conflict,
+    is_indexed,
+)
+from dicomnode.database.store import Store, sync_folder
+from dicomnode.errors import InstanceNotUnderstoodError
+from dicomnode.logs import get_logger
+from dicomnode.receive.header import read_header
+from dicomnode.receive.part10 import read_whole
+from dicomnode.receive.recording import Entry, Sender, record_group
+from dicomnode.receive.spool import Spool, translated
+
+log = get_logger()
+
+GROUP = 256  # files whose rows share a commit
+_LOCK_NAME = "lock"
+
+
+def open_spool(store: Store, database: Database, now: float) -> Spool:
+    """Make the folders, finish what dead processes left, and give this process its own locked spool.
+
+    Raises
+    ------
+    StorageFailedError
+        If the storage root cannot be written.
+    DatabaseUnavailableError
+        If the database does not answer; the files stay for the next start.
+    """
+    store.make_folders()
+    node = uuid.uuid4().hex
+    with _start_lock(store), translated(store.spool_root):
+        for folder in sorted(path for path in store.spool_root.iterdir() if path.is_dir()):
+            with (folder / _LOCK_NAME).open("ab") as lock:
+                if _try_lock(lock):  # the process that had it is dead
+                    _settle(Spool(store, folder.name, lock), database)
+        _close_lost_associations(store, database, now)
+        store.spool_folder(node).mkdir(mode=0o750)
+        sync_folder(store.spool_root)
+        lock_of_ours = (store.spool_folder(node) / _LOCK_NAME).open("wb")
+        _try_lock(lock_of_ours)
+        return Spool(store, node, lock_of_ours)
+
+
+def close_spool(spool: Spool, database: Database, now: float) -> None:
+    """Give a spool up: settle what is left, close this process's associations, remove the folder."""
+    with spool.lock, _start_lock(spool.store), translated(spool.folder):
+        _settle(spool, database)
+        _close_lost_associations(spool.store, database, now)
+
+
+@contextmanager
+def _start_lock(store: Store) -> Iterator[None]:
+    """Let one process at a time open or close its spool below a storage root."""
+    with (store.spool_root / _LOCK_NAME).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _try_lock(lock: BinaryIO) -> bool:
+    """Take a lock that ends with the process, however it ends (worker processes are spawned, and inherit none)."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _settle(spool: Spool, database: Database) -> None:
+    """Settle every file of a spool; remove the folder, unless a file has to stay for a person."""
+    store = spool.store
+    paths = store.list_spool(spool.node)
+    for unused in [name for name, path in paths.items() if path.stat().st_size == 0]:
+        paths.pop(unused).unlink()
+    left = _move_recorded(spool, database, paths)
+    senders: dict[tuple[str, str, float], Sender] = {}
+    for start in range(0, len(left), GROUP):
+        entries = [entry for name in left[start : start + GROUP] if (entry := _read_entry(name, paths[name], senders))]
+        _find_associations(spool, database, senders.values())
+        outcomes = record_group(spool, database, entries)
+        for entry, outcome in zip(entries, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                log.error("receive.unindexed", file_name=entry.file.file_name, why=type(outcome).__name__)
+    if left:
+        log.info("receive.recovered", files=len(left))
+    if not store.list_spool(spool.node):
+        (spool.folder / _LOCK_NAME).unlink()
+        spool.folder.rmdir()
+
+
+def _move_recorded(spool: Spool, database: Database, names: Iterable[str]) -> list[str]:
+    """Finish the moves of files that rows name; return the others."""
+    recorded: dict[str, Recording] = {}
+    with database.read() as connection:
+        for name in names:
+            if is_indexed(connection, name):
+                recorded[name] = Recording(Recorded.NEW, name)
+            elif is_conflict(connection, name):
+                recorded[name] = Recording(Recorded.CONFLICT)
+    spool.put_in_place(recorded.items())
+    return [name for name in names if name not in recorded]
+
+
+def _read_entry(file_name: str, path: Path, senders: dict[tuple[str, str, float], Sender]) -> Entry | None:
+    """Return what a file without a row is, or remove it: it is not whole, so it was never answered with Success."""
+    with path.open("rb") as file:
+        whole = read_whole(file)
+    if whole is None:
+        path.unlink()
+        return None
+    try:
+        header = read_header(whole.data, whole.transfer_syntax_uid)
+    except InstanceNotUnderstoodError as error:  # it was understood when it came
+        log.error("receive.unindexed", file_name=file_name, why=str(error))
+        return None
+    origin = whole.origin
+    key = (whole.calling_ae, origin.address, origin.opened_at)
+    sender = senders.setdefault(key, Sender(*key[:2], may_store=True, opened_at=origin.opened_at))
+    stored = StoredFile(file_name, whole.transfer_syntax_uid, len(whole.data), whole.sha256)
+    return Entry(sender, header, stored, origin.received_at, is_answered=False)
+
+
+def _find_associations(spool: Spool, database: Database, senders: Iterable[Sender]) -> None:
+    """Give senders whose row was committed before the crash that row."""
+    with database.read() as connection:
+        for sender in senders:
+            if sender.association_id is None:
+                sender.association_id = find_association(
+                    connection, spool.node, sender.ae_title, sender.address, sender.opened_at
+                )
+
+
+def _close_lost_associations(store: Store, database: Database, now: float) -> None:
+    living = [path.name for path in store.spool_root.iterdir() if path.is_dir()]
+    with database.write() as connection:
+        close_lost_associations(connection, living, now)
