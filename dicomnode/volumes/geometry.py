@@ -36,21 +36,6 @@ class SliceStack:
     residual_mm: float  # largest distance of an ImagePositionPatient from its place on the fitted line
 
 
-def find_orientations(orientations: Numbers) -> list[int]:
-    """Count the slices of each distinct orientation, in order of appearance; (n, 6) direction cosines in."""
-    kinds: list[Numbers] = []
-    counts: list[int] = []
-    for orientation in orientations:
-        for number, kind in enumerate(kinds):
-            if np.abs(orientation - kind).max() <= MAX_ORIENTATION_DIFFERENCE:
-                counts[number] += 1
-                break
-        else:
-            kinds.append(orientation)
-            counts.append(1)
-    return counts
-
-
 def fit_stack(
     positions: Numbers, orientation: Numbers, pixel_spacing_mm: Numbers, shape: tuple[int, int]
 ) -> SliceStack:
@@ -104,10 +89,11 @@ def fit_stack(
     return SliceStack(order, affine, residual_mm)
 
 
-def count_positions(positions: Numbers, orientation: Numbers) -> int:
-    """Count the distinct places along the normal that slices stand at; (n, 3) LPS mm and (6,) cosines in."""
+def count_at_places(positions: Numbers, orientation: Numbers) -> list[int]:
+    """Count the slices at each distinct place along the normal, in its order; (n, 3) LPS mm and (6,) cosines in."""
     along = np.sort(positions @ np.cross(orientation[:3], orientation[3:]))
-    return 1 + int(np.count_nonzero(np.diff(along) > REPEAT_MM))
+    ends = np.flatnonzero(np.diff(along) > REPEAT_MM) + 1
+    return [int(count) for count in np.diff([0, *ends, len(along)])]
 
 
 def _check_orientation(orientation: Numbers) -> tuple[Numbers, Numbers]:

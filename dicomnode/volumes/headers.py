@@ -8,20 +8,28 @@ hurts nobody who does not ask for text.
 from __future__ import annotations
 
 import math
+import os
 import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pydicom
 from pydicom.config import disable_value_validation
+from pydicom.dataset import FileMetaDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_dataset, read_file_meta_info
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.tag import BaseTag
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from dicomnode.errors import SeriesRefusedError, StorageFailedError
+
+FILE_META_GROUP = 0x0002
+UNDEFINED_LENGTH = 0xFFFFFFFF
+PIXEL_DATA = {0x7FE00008, 0x7FE00009, 0x7FE00010}  # PS3.3 C.7.6.3, C.7.6.24, C.7.6.25: integers, floats, doubles
 
 # What pydicom 3.0.2 was seen to raise on malformed data sets, besides OSError.
 PARSE_ERRORS = (
@@ -51,17 +59,14 @@ class Instance:
     """A stored instance whose header has been read."""
 
     path: Path
-    header: pydicom.Dataset  # up to the pixels
+    header: pydicom.Dataset  # up to the pixels, with `file_meta`
     pixel_offset: int  # of the element after the header, in bytes from the start of the file
+    size_bytes: int  # of the file
 
-    def read_pixel_data(self) -> tuple[bytes, str]:
-        """Read Pixel Data as stored, and its value representation; empty when there is none."""
-        syntax = UID(self.header.file_meta.TransferSyntaxUID)
-        with self.path.open("rb") as file:
-            file.seek(self.pixel_offset)
-            rest = read_dataset(file, syntax.is_implicit_VR, syntax.is_little_endian)
-        element = rest.get("PixelData") and rest["PixelData"]
-        return (element.value, element.VR) if element else (b"", "OW")
+    @property
+    def transfer_syntax(self) -> UID:
+        """How the data set is encoded; empty when the file does not say."""
+        return UID(read_word(self.header.file_meta, "TransferSyntaxUID"))
 
 
 def read_instance(path: Path) -> Instance:
@@ -75,16 +80,49 @@ def read_instance(path: Path) -> Instance:
         If the file cannot be opened or read.
     """
     try:
-        meta = read_file_meta_info(path)
-        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            raise SeriesRefusedError(f"{path.name}: deflated data sets are not read; send it uncompressed")
         with path.open("rb") as file:
-            header = pydicom.dcmread(file, stop_before_pixels=True)
-            return Instance(path, header, file.tell())
+            read_preamble(file, force=False)
+            header, offset = _read_header(file, path.name)
+            return Instance(path, header, offset, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise StorageFailedError(f"{path.name}: {error.strerror or error}") from error
     except PARSE_ERRORS as error:
         raise SeriesRefusedError(f"{path.name}: no readable DICOM data set ({type(error).__name__})") from error
+
+
+def _read_header(file: BinaryIO, name: str) -> tuple[pydicom.Dataset, int]:
+    """Read File Meta, then the data set up to its pixels; return it and where it stops."""
+    meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_is_after_meta)
+    syntax = UID(read_word(meta, "TransferSyntaxUID"))
+    if syntax == DeflatedExplicitVRLittleEndian:
+        raise SeriesRefusedError(f"{name}: deflated data sets are not read; send it uncompressed")
+    # PS3.5 annex A: whatever else a syntax is, save for these two it is Explicit VR Little Endian.
+    is_implicit, is_little = syntax in {"", ImplicitVRLittleEndian}, syntax != ExplicitVRBigEndian
+    header = read_dataset(file, is_implicit, is_little, stop_when=_is_pixel_data)
+    header.file_meta = FileMetaDataset(meta)
+    return header, file.tell()
+
+
+def _is_after_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return tag >> 16 != FILE_META_GROUP
+
+
+def _is_pixel_data(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return tag in PIXEL_DATA
+
+
+def find_value(file: BinaryIO, *, is_implicit: bool, is_little: bool) -> tuple[int, int]:
+    """Read the header of the Pixel Data element at the file's position; return where its value starts, and its bytes.
+
+    A value that is not there, or has no length of its own (PS3.5 A.4), has 0 bytes.
+    """
+    layout = ("<" if is_little else ">") + ("HHI" if is_implicit else "HH4xI")  # PS3.5 7.1.2, 7.1.3
+    found = file.read(struct.calcsize(layout))
+    if len(found) < struct.calcsize(layout):
+        return file.tell(), 0
+    group, element, size = struct.unpack(layout, found)
+    is_there = (group, element) == (0x7FE0, 0x0010) and size != UNDEFINED_LENGTH
+    return file.tell(), size if is_there else 0
 
 
 def read_numbers(header: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...]:

@@ -47,7 +47,9 @@ ACCEPTED = {
 }
 REFUSED = {
     "nih_ge_siemens_epi": ["40 images at 15 positions", "Siemens mosaic"],
-    "philips_achieva_fmri_phantom": [r"27 images at 9 positions, .* TemporalPositionIdentifier \(1, 2, 3\)"],
+    "philips_achieva_fmri_phantom": [
+        r"a time series.* 3 stacks of 9, 9, 9 slices .* TemporalPositionIdentifier \(1, 2, 3\)"
+    ],
     "toshiba_galan_26": ["covers 78.0 x 192.0 x 192.0 mm"],
 }
 

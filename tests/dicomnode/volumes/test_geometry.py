@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicomnode.errors import SeriesRefusedError
-from dicomnode.volumes.geometry import Numbers, SliceStack, find_orientations, fit_stack
+from dicomnode.volumes.geometry import Numbers, SliceStack, count_at_places, fit_stack
 from tests.dicomnode.series_files import AXIAL, OBLIQUE, SAGITTAL, SeriesSpec
 
 SHAPE = (64, 64)
@@ -94,9 +94,10 @@ def test_cosines_that_are_not_orthonormal_are_refused(orientation: tuple[float, 
         fit(positions_of(30, np.array([0.0, 0.0, 4.0])), orientation)
 
 
-def test_orientations_are_counted_within_the_spelling_of_a_header() -> None:
-    rows = np.array([AXIAL, AXIAL, SAGITTAL, (1, 0.0005, 0, 0, 1, 0)], dtype=float)
-    assert find_orientations(rows) == [3, 1]
+def test_images_are_counted_at_each_place_along_the_normal() -> None:
+    along_mm = [8.0, 0.0, 4.0, 4.02, 0.0, 0.01]
+    positions = np.array([[10.0, 20.0 + 3 * number, height] for number, height in enumerate(along_mm)])
+    assert count_at_places(positions, np.array(AXIAL)) == [3, 2, 1]
 
 
 @given(st.permutations(range(12)))

@@ -193,5 +193,5 @@ def test_more_encoded_bytes_than_a_slice_can_need_are_not_decoded(tmp_path: Path
         header.file_meta.TransferSyntaxUID = RLELossless
         header.PixelData = pydicom.encaps.encapsulate([bytes(200_000)])
         header["PixelData"].VR = "OB"
-    with pytest.raises(SeriesRefusedError, match=r"0000.dcm: 200\d+ bytes for a slice of 1920 bytes"):
+    with pytest.raises(SeriesRefusedError, match=r"0000.dcm: 200\d+ bytes for 1 slice\(s\) of 1920 bytes"):
         load_series(write_files(tmp_path, slices))
