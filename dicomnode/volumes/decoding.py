@@ -1,7 +1,7 @@
 """Compressed frames are decoded by a worker process under limits, and only numbers come back from it.
 
 Flow: pixels > [decoding] > decode_worker
-Never: a decoder loaded in this process; an object taken from the worker, which a hostile frame may have turned.
+Never: a decoder run in this process; an object taken from the worker, which a hostile frame may have taken over.
 """
 
 from __future__ import annotations

@@ -118,8 +118,8 @@ def _split_multi_frame(instance: Instance) -> list[Frame]:
     own_groups = header.get("PerFrameFunctionalGroupsSequence") or []
     if count != len(own_groups):
         raise SeriesRefusedError(
-            f"{instance.path.name}: {count} frames and {len(own_groups)} items in PerFrameFunctionalGroupsSequence, one "
-            "for each frame is needed"
+            f"{instance.path.name}: {count} frames and {len(own_groups)} items in PerFrameFunctionalGroupsSequence, "
+            "one for each frame is needed"
         )
     if count > MAX_FRAMES:
         raise SeriesRefusedError(f"{instance.path.name}: {count} frames, at most {MAX_FRAMES} are read")

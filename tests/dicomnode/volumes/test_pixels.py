@@ -4,32 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import gdcm
 import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
-    JPEG2000Lossless,
     JPEGBaseline8Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
     RLELossless,
 )
 
 from dicomnode.errors import SeriesRefusedError
 from dicomnode.volumes.series import load_series
+from tests.dicomnode.compressed_files import GDCM_SYNTAXES, compress
 from tests.dicomnode.series_files import Change, SeriesSpec, make_series, stored_values, write_files, write_series
-
-GDCM_SYNTAXES = {
-    RLELossless: gdcm.TransferSyntax.RLELossless,
-    JPEGLossless: gdcm.TransferSyntax.JPEGLosslessProcess14,
-    JPEGLosslessSV1: gdcm.TransferSyntax.JPEGLosslessProcess14_1,
-    JPEGLSLossless: gdcm.TransferSyntax.JPEGLSLossless,
-    JPEG2000Lossless: gdcm.TransferSyntax.JPEG2000Lossless,
-}
 
 
 def expected_stored(spec: SeriesSpec) -> np.ndarray:
@@ -126,22 +114,6 @@ def test_lossless_syntaxes_give_the_same_values(tmp_path: Path, syntax: pydicom.
         assert pydicom.dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID == syntax
     array = load_series(paths).volume.array
     np.testing.assert_array_equal(array, np.broadcast_to(cells, array.shape))
-
-
-def compress(path: Path, syntax: int) -> None:
-    """Re-write a file in another transfer syntax, by GDCM."""
-    reader = gdcm.ImageReader()
-    reader.SetFileName(str(path))
-    assert reader.Read()
-    change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
-    change.SetInput(reader.GetImage())
-    assert change.Change()
-    writer = gdcm.ImageWriter()
-    writer.SetFileName(str(path))
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
-    assert writer.Write()
 
 
 def test_lossy_syntax_is_refused_by_name(tmp_path: Path) -> None:
