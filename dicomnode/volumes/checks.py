@@ -21,9 +21,10 @@ Headers = Sequence[pydicom.Dataset]
 # PS3.4 B.5: the classes that become volumes, and the Modality each implies (PS3.3 C.8.3.1, C.8.9.1).
 SINGLE_FRAME_CLASSES = {MRImageStorage: "MR", PositronEmissionTomographyImageStorage: "PT"}
 READ_CLASSES = SINGLE_FRAME_CLASSES | MULTI_FRAME_CLASSES
-# Private marks of several slices in one image: Siemens NumberOfImagesInMosaic, UIH MR VFrame Sequence.
-SIEMENS_MOSAIC = (0x0019, 0x100A)
-UIH_VFRAME = (0x0065, 0x1050)
+# Private marks of several slices in one image, (group, element, creator of its block 10): Siemens'
+# NumberOfImagesInMosaic, UIH's MR VFrame Sequence.
+SIEMENS_MOSAIC = (0x0019, 0x100A, "SIEMENS MR HEADER")
+UIH_VFRAME = (0x0065, 0x1050, "Image Private Header")
 LOCALIZER_VALUES = {"LOCALIZER", "SCOUT"}  # of ImageType: PS3.3 C.7.6.1.1.2 and vendors' own
 ONE_VALUE = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "PhotometricInterpretation")
 SHOWN_VALUES = 4
@@ -76,9 +77,9 @@ def _check_foreign(headers: Headers) -> None:
 def _check_tiles(headers: Headers) -> None:
     for header in headers:
         kinds = _image_type(header)
-        if "MOSAIC" in kinds or SIEMENS_MOSAIC in header:
+        if "MOSAIC" in kinds or _has_mark(header, SIEMENS_MOSAIC):
             raise SeriesRefusedError("a Siemens mosaic (many slices tiled in one image); one slice an image is needed")
-        if "VFRAME" in kinds or UIH_VFRAME in header:
+        if "VFRAME" in kinds or _has_mark(header, UIH_VFRAME):
             raise SeriesRefusedError("a UIH VFRAME (many slices tiled in one image); one slice an image is needed")
 
 
@@ -106,6 +107,15 @@ def _check_present(headers: Headers) -> None:
             raise SeriesRefusedError(f"no {keyword}, which every result must refer to")
     if not all(read_word(header, "FrameOfReferenceUID") for header in headers):
         raise SeriesRefusedError("no FrameOfReferenceUID; without one, positions mean nothing to other series")
+
+
+def _has_mark(header: pydicom.Dataset, mark: tuple[int, int, str]) -> bool:
+    """Say whether a private element is there, and its creator's, as far as that is said."""
+    group, element, creator = mark
+    if (group, element) not in header:
+        return False
+    block = header.get((group, 0x0010))
+    return block is None or str(block.value).strip() == creator
 
 
 def _image_type(header: pydicom.Dataset) -> set[str]:

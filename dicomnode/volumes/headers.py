@@ -14,23 +14,30 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.config import disable_value_validation
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_dataset, read_preamble
+from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from dicomnode.errors import SeriesRefusedError, StorageFailedError
+from dicomnode.volumes.elements import UNDEFINED_LENGTH, find_elements
 
-FILE_META_GROUP = 0x0002
-UNDEFINED_LENGTH = 0xFFFFFFFF
-PIXEL_DATA = {0x7FE00008, 0x7FE00009, 0x7FE00010}  # PS3.3 C.7.6.3, C.7.6.24, C.7.6.25: integers, floats, doubles
+PREAMBLE_BYTES = 132  # with the prefix: PS3.10 7.1
+AFTER_FILE_META = 0x00030000
+ORDINARY_HEADER_BYTES = 131072  # real MR and PET headers take 3 to 120 KB
+PIXEL_DATA = 0x7FE00008  # the first of three: PS3.3 C.7.6.24, C.7.6.25, C.7.6.3
 
+US_BYTES = 2
+PLAIN_VRS = {"CS", "DS", "IS", "UI"}  # ASCII, whatever the character set: PS3.5 6.2
 # What pydicom 3.0.2 was seen to raise on malformed data sets, besides OSError.
 PARSE_ERRORS = (
     InvalidDicomError,
@@ -81,7 +88,6 @@ def read_instance(path: Path) -> Instance:
     """
     try:
         with path.open("rb") as file:
-            read_preamble(file, force=False)
             header, offset = _read_header(file, path.name)
             return Instance(path, header, offset, os.fstat(file.fileno()).st_size)
     except OSError as error:
@@ -92,23 +98,37 @@ def read_instance(path: Path) -> Instance:
 
 def _read_header(file: BinaryIO, name: str) -> tuple[pydicom.Dataset, int]:
     """Read File Meta, then the data set up to its pixels; return it and where it stops."""
-    meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_is_after_meta)
+    content = file.read(ORDINARY_HEADER_BYTES)
+    if content[PREAMBLE_BYTES - 4 : PREAMBLE_BYTES] != b"DICM":
+        raise InvalidDicomError
+    meta, start = find_elements(content, PREAMBLE_BYTES, AFTER_FILE_META) or _read_meta(file)
     syntax = UID(read_word(meta, "TransferSyntaxUID"))
     if syntax == DeflatedExplicitVRLittleEndian:
         raise SeriesRefusedError(f"{name}: deflated data sets are not read; send it uncompressed")
     # PS3.5 annex A: whatever else a syntax is, save for these two it is Explicit VR Little Endian.
     is_implicit, is_little = syntax in {"", ImplicitVRLittleEndian}, syntax != ExplicitVRBigEndian
-    header = read_dataset(file, is_implicit, is_little, stop_when=_is_pixel_data)
+    is_ordinary = is_little and not is_implicit
+    found = find_elements(content, start, PIXEL_DATA) if is_ordinary else None
+    if found is None:
+        file.seek(start)
+        found = read_dataset(file, is_implicit, is_little, stop_when=_is_pixel_data), file.tell()
+    header, offset = found
     header.file_meta = FileMetaDataset(meta)
-    return header, file.tell()
+    return header, offset
+
+
+def _read_meta(file: BinaryIO) -> tuple[pydicom.Dataset, int]:
+    file.seek(PREAMBLE_BYTES)
+    meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_is_after_meta)
+    return meta, file.tell()
 
 
 def _is_after_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-    return tag >> 16 != FILE_META_GROUP
+    return int(tag) >= AFTER_FILE_META
 
 
 def _is_pixel_data(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-    return tag in PIXEL_DATA
+    return int(tag) >= PIXEL_DATA
 
 
 def find_value(file: BinaryIO, *, is_implicit: bool, is_little: bool) -> tuple[int, int]:
@@ -134,9 +154,8 @@ def read_numbers(header: pydicom.Dataset, keyword: str, count: int) -> tuple[flo
         If the attribute is absent, is no list of numbers, holds another count, or a value is not finite.
     """
     try:
-        value = header.get(keyword)
-        items = () if value is None or value == "" else (value,) if isinstance(value, int | float) else tuple(value)
-        numbers = tuple(float(item) for item in items)
+        items = _read_items(header, keyword)
+        numbers = tuple(map(float, items)) if items != ("",) else ()
     except PARSE_ERRORS as error:
         raise SeriesRefusedError(f"{keyword} holds something else than {count} numbers") from error
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
@@ -147,10 +166,31 @@ def read_numbers(header: pydicom.Dataset, keyword: str, count: int) -> tuple[flo
 def read_word(header: pydicom.Dataset, keyword: str) -> str:
     """Read one short value (UI, CS, IS, DS) as text, empty when absent; several values are joined by a backslash."""
     try:
-        value = header.get(keyword)
+        items = _read_items(header, keyword)
     except PARSE_ERRORS as error:
         raise SeriesRefusedError(f"{keyword} cannot be read ({type(error).__name__})") from error
-    if value is None:
-        return ""
-    items = (value,) if isinstance(value, str | int | float) else tuple(value)
     return "\\".join(f"{item:g}" if isinstance(item, float) else str(item).strip(" \0") for item in items)
+
+
+def _read_items(header: pydicom.Dataset, keyword: str) -> tuple[Any, ...]:
+    """Read the values of one attribute, none when absent."""
+    raw: object = header.get_item(_find_tag(keyword))
+    if isinstance(raw, RawDataElement) and raw.value and raw.VR in PLAIN_VRS and raw.value.isascii():
+        # pydicom takes ten times as long to make its own kind of text or number of it.
+        text = raw.value.decode("ascii").strip(" \0")
+        items = text.split("\\") if text else ()
+        return tuple(map(float, items)) if raw.VR == "DS" else tuple(items)
+    if isinstance(raw, RawDataElement) and raw.VR == "US" and raw.value and len(raw.value) == US_BYTES:
+        return (int.from_bytes(raw.value, "little" if raw.is_little_endian else "big"),)
+    value = header.get(keyword)
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str | int | float) else tuple(value)
+
+
+@lru_cache(maxsize=256)
+def _find_tag(keyword: str) -> BaseTag:
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise KeyError(keyword)
+    return BaseTag(tag)

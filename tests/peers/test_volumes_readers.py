@@ -180,7 +180,7 @@ def legacy_converted(modality: str) -> Callable[[], list[pydicom.Dataset]]:
     def make() -> list[pydicom.Dataset]:
         slices = make_series(replace(SPEC, modality=modality))
         for header in slices:
-            header.file_meta.ImplementationClassUID = "1.2.3"
+            header.file_meta.ImplementationClassUID = UID("1.2.3")
         convert = getattr(highdicom.legacy, kinds[modality])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

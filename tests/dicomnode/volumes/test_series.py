@@ -103,9 +103,12 @@ def remove(keyword: str) -> Callable[[pydicom.Dataset, int], None]:
     return change
 
 
-def private(group: int, element: int) -> Callable[[pydicom.Dataset, int], None]:
-    def change(header: pydicom.Dataset, _k: int) -> None:
+def private(group: int, element: int, creator: str = "", **values: object) -> Callable[[pydicom.Dataset, int], None]:
+    def change(header: pydicom.Dataset, k: int) -> None:
         header.add_new((group, element), "UN", b"\x01\x00")
+        if creator:
+            header.add_new((group, 0x0010), "LO", creator)
+        change_all(**values)(header, k)
 
     return change
 
@@ -149,6 +152,10 @@ REFUSALS = {
     ),
     "mosaic by type": (change_all(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "Siemens mosaic"),
     "mosaic by private mark": (private(0x0019, 0x100A), "Siemens mosaic"),
+    "another vendor's mark": (
+        private(0x0019, 0x100A, "GEMS_ACQU_01", PhotometricInterpretation="RGB"),
+        "PhotometricInterpretation RGB",
+    ),
     "vframe by type": (change_all(ImageType=["ORIGINAL", "PRIMARY", "VFRAME"]), "UIH VFRAME"),
     "vframe by private mark": (private(0x0065, 0x1050), "UIH VFRAME"),
     "two series": (change_one(4, SeriesInstanceUID="1.9"), "2 different values of SeriesInstanceUID"),
