@@ -37,7 +37,7 @@ ORDINARY_HEADER_BYTES = 131072  # real MR and PET headers take 3 to 120 KB
 PIXEL_DATA = 0x7FE00008  # the first of three: PS3.3 C.7.6.24, C.7.6.25, C.7.6.3
 
 US_BYTES = 2
-PLAIN_VRS = {"CS", "DS", "IS", "UI"}  # ASCII, whatever the character set: PS3.5 6.2
+PLAIN_VRS = {"CS", "DS", "UI"}  # ASCII, whatever the character set: PS3.5 6.2
 # What pydicom 3.0.2 was seen to raise on malformed data sets, besides OSError.
 PARSE_ERRORS = (
     InvalidDicomError,
