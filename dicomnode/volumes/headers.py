@@ -35,7 +35,6 @@ PREAMBLE_BYTES = 132  # with the prefix: PS3.10 7.1
 AFTER_FILE_META = 0x00030000
 ORDINARY_HEADER_BYTES = 131072  # real MR and PET headers take 3 to 120 KB
 PIXEL_DATA = 0x7FE00008  # the first of three: PS3.3 C.7.6.24, C.7.6.25, C.7.6.3
-
 US_BYTES = 2
 PLAIN_VRS = {"CS", "DS", "UI"}  # ASCII, whatever the character set: PS3.5 6.2
 # What pydicom 3.0.2 was seen to raise on malformed data sets, besides OSError.
@@ -131,18 +130,22 @@ def _is_pixel_data(tag: BaseTag, _vr: str | None, _length: int) -> bool:
     return int(tag) >= PIXEL_DATA
 
 
-def find_value(file: BinaryIO, *, is_implicit: bool, is_little: bool) -> tuple[int, int]:
-    """Read the header of the Pixel Data element at the file's position; return where its value starts, and its bytes.
+def find_value(file: BinaryIO, *, is_implicit: bool, is_little: bool) -> tuple[int, int, bytes]:
+    """Read the header of the Pixel Data element at the file's position.
 
-    A value that is not there, or has no length of its own (PS3.5 A.4), has 0 bytes.
+    Returns
+    -------
+    start, size, vr : int, int, bytes
+        Where the value begins and how long it is: 0 bytes when it is not there, or has no length of its own (PS3.5
+        A.4). An implicit VR is OW (PS3.5 A.1).
     """
-    layout = ("<" if is_little else ">") + ("HHI" if is_implicit else "HH4xI")  # PS3.5 7.1.2, 7.1.3
+    layout = ("<" if is_little else ">") + ("HHI" if is_implicit else "HH2s2xI")  # PS3.5 7.1.2, 7.1.3
     found = file.read(struct.calcsize(layout))
     if len(found) < struct.calcsize(layout):
-        return file.tell(), 0
-    group, element, size = struct.unpack(layout, found)
+        return file.tell(), 0, b"OW"
+    group, element, *vr, size = struct.unpack(layout, found)
     is_there = (group, element) == (0x7FE0, 0x0010) and size != UNDEFINED_LENGTH
-    return file.tell(), size if is_there else 0
+    return file.tell(), size if is_there else 0, vr[0] if vr else b"OW"
 
 
 def read_numbers(header: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...]:

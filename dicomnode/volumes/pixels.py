@@ -137,13 +137,15 @@ def _read_native(
     dtype = np.dtype(f"{'<' if is_little else '>'}{'i' if layout.is_signed else 'u'}{layout.allocated // 8}")
     with instance.path.open("rb") as file:
         file.seek(instance.pixel_offset)
-        start, size = find_value(file, is_implicit=is_implicit, is_little=is_little)
+        start, size, vr = find_value(file, is_implicit=is_implicit, is_little=is_little)
         for number in numbers:
             end = (number + 1) * layout.frame_bytes
             file.seek(start + end - layout.frame_bytes)
             cells = np.fromfile(file, dtype, layout.rows * layout.columns) if end <= size else np.empty(0, dtype)
             if len(cells) < layout.rows * layout.columns:
                 raise SeriesRefusedError(f"pixels cannot be decoded ({size} bytes where at least {end} are needed)")
+            if dtype.itemsize == 1 and vr == b"OW" and not is_little:
+                cells = cells.view("u2").byteswap().view(dtype)  # two cells make one word: PS3.5 annex D
             yield number, cells.reshape(layout.rows, layout.columns)
 
 

@@ -110,7 +110,7 @@ WORDS: dict[str, tuple[pydicom.Dataset, str, str]] = {
     "padded by zero": (raw("SOPClassUID", "UI", b"1.2.3\0"), "SOPClassUID", "1.2.3"),
     "spaces only": (raw("EchoTime", "DS", b"  "), "EchoTime", ""),
     "a decimal": (raw("EchoTime", "DS", b"2.980 "), "EchoTime", "2.98"),
-    "an integer": (raw("InstanceNumber", "IS", b" 07 "), "InstanceNumber", "7"),
+    "an integer": (raw("InstanceNumber", "IS", b" 07 "), "InstanceNumber", "07"),
     "two bytes": (raw("Rows", "US", b"\x00\x02"), "Rows", "512"),
     "absent": (pydicom.Dataset(), "Rows", ""),
 }

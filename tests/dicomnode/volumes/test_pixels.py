@@ -104,6 +104,18 @@ def test_uncompressed_syntaxes_give_the_same_values(tmp_path: Path, syntax: pydi
     np.testing.assert_array_equal(array, expected_stored(spec))
 
 
+@pytest.mark.parametrize("vr", ["OB", "OW"])
+def test_eight_bits_in_big_endian_words_are_put_in_order(tmp_path: Path, vr: str) -> None:
+    slices = make_series(SeriesSpec(change=set_pixels((8, 8, 7), 0, (RAMP % 256).astype("u1"))))
+    for header in slices:
+        header.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+        header["PixelData"].VR = vr
+    paths = write_files(tmp_path, slices)
+    series = load_series(paths)
+    np.testing.assert_array_equal(series.volume.array[0], pydicom.dcmread(paths[0]).pixel_array)
+    assert (series.volume.array[0] == RAMP % 256).all() == (vr == "OB")
+
+
 @pytest.mark.parametrize("syntax", GDCM_SYNTAXES, ids=lambda uid: uid.name)
 @pytest.mark.parametrize("signed", [0, 1], ids=["unsigned", "signed"])
 def test_lossless_syntaxes_give_the_same_values(tmp_path: Path, syntax: pydicom.uid.UID, signed: int) -> None:
