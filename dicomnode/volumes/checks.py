@@ -49,9 +49,9 @@ def check_headers(headers: Headers) -> None:
         check(headers)
 
 
-def check_coverage(modality: str, edges_mm: Sequence[float]) -> None:
-    """Refuse an MR of more than a head; a PET may cover the whole patient, and its field is wider than the patient."""
-    if modality == "MR" and max(edges_mm) > MAX_MR_COVERAGE_MM:
+def check_coverage(edges_mm: Sequence[float]) -> None:
+    """Refuse an MR of more than a head, by its edges along slices, rows and columns."""
+    if max(edges_mm) > MAX_MR_COVERAGE_MM:
         raise SeriesRefusedError(
             f"covers {' x '.join(f'{edge:.0f}' for edge in edges_mm)} mm (slices x rows x columns), more than a head; "
             f"at most {MAX_MR_COVERAGE_MM:.0f} mm along each are read"

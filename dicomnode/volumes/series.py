@@ -18,11 +18,11 @@ from dicomnode.errors import SeriesRefusedError
 from dicomnode.logs import get_logger
 from dicomnode.volumes.checks import check_coverage, check_headers
 from dicomnode.volumes.frames import split_frames
-from dicomnode.volumes.geometry import fit_stack
+from dicomnode.volumes.geometry import SliceStack, crop_to_head, fit_stack
 from dicomnode.volumes.headers import PARSE_ERRORS, Instance, quiet_reading, read_instance, read_word
 from dicomnode.volumes.pixels import fill_volume, read_layout
-from dicomnode.volumes.stacks import choose_stack, split_stacks
-from registration.volume import Volume
+from dicomnode.volumes.stacks import Stack, choose_stack, split_stacks
+from registration.volume import Volume, spacing_of
 
 log = get_logger()
 
@@ -50,7 +50,8 @@ def load_series(paths: Sequence[Path]) -> SeriesVolume:
     SeriesVolume
         Slices ordered along their normal, values rescaled slice by slice. An MR stored as MONOCHROME1 is turned
         round within its own range so that bright means signal; a PET keeps its quantity whatever its display.
-        Of several stacks (echoes, magnitude and phase) the one that `stacks.RULES` choose.
+        Of several stacks (echoes, magnitude and phase) the one that `stacks.RULES` choose; of a PET of the whole
+        body the head.
 
     Raises
     ------
@@ -67,15 +68,11 @@ def load_series(paths: Sequence[Path]) -> SeriesVolume:
         instances_used = {frame.instance.path: frame.instance for frame in stack.frames}
         layouts = {path: read_layout(instance, len(stack.frames)) for path, instance in instances_used.items()}
         layout = next(iter(layouts.values()))
-        try:
-            placed = fit_stack(stack.positions, stack.orientation, stack.spacing_mm, (layout.rows, layout.columns))
-        except SeriesRefusedError as error:
-            raise SeriesRefusedError(f"{error} ({choice})" if choice else str(error)) from error
+        placed, choice = _place(stack, (layout.rows, layout.columns), choice)
         ordered = [stack.frames[index] for index in placed.order]
         first = ordered[0].header
         array = np.empty((len(ordered), layout.rows, layout.columns), dtype=np.float32)
         volume = Volume(array, placed.affine)
-        check_coverage(read_word(first, "Modality"), (volume.spacing_mm * volume.shape).tolist())
         fill_volume(ordered, layouts, array)
         if read_word(first, "PhotometricInterpretation") == "MONOCHROME1" and read_word(first, "Modality") == "MR":
             _turn_round(array)
@@ -116,6 +113,24 @@ def find_series(folder: Path) -> dict[str, list[Path]]:
     if skipped:
         log.info("volumes.skipped", files=skipped)
     return dict(sorted(series.items()))
+
+
+def _place(stack: Stack, shape: tuple[int, int], choice: str) -> tuple[SliceStack, str]:
+    """Fit the slices of a stack of this modality; return where they stand, and the choice with what was left out."""
+    try:
+        placed = fit_stack(stack.positions, stack.orientation, stack.spacing_mm, shape)
+        edges_mm = spacing_of(placed.affine) * (len(placed.order), *shape)
+        if read_word(stack.frames[0].header, "Modality") == "PT":
+            cropped = crop_to_head(placed)
+        else:
+            check_coverage(edges_mm.tolist())
+            cropped = placed
+    except SeriesRefusedError as error:
+        raise SeriesRefusedError(f"{error} ({choice})" if choice else str(error)) from error
+    if len(cropped.order) < len(placed.order):
+        words = f"cropped to the head: the upper {len(cropped.order)} of {len(placed.order)} slices"
+        choice = f"{choice}; {words}" if choice else words
+    return cropped, choice
 
 
 def _read_instances(paths: Sequence[Path]) -> list[Instance]:

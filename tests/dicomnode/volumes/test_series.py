@@ -62,6 +62,15 @@ def test_any_order_of_files_gives_the_same_volume(paths: list[Path], order: list
     assert [h.SOPInstanceUID for h in mixed.headers] == [h.SOPInstanceUID for h in straight.headers]
 
 
+def test_a_whole_body_pet_is_cropped_to_the_head_and_says_so(tmp_path: Path) -> None:
+    spec = SeriesSpec(modality="PT", shape=(60, 32, 30))
+    series = load_series(write_series(tmp_path, spec))
+    assert series.volume.shape == (44, 32, 30)
+    assert series.choice == "cropped to the head: the upper 44 of 60 slices"
+    assert series.headers[0].SOPInstanceUID == f"{spec.uid}.3.17"
+    np.testing.assert_allclose(series.volume.affine[:3, 3], (spec.affine() @ (16, 0, 0, 1))[:3], atol=1e-5)
+
+
 def test_identical_copies_are_dropped(tmp_path: Path) -> None:
     paths = write_series(tmp_path, SeriesSpec())
     copy = Path(shutil.copy(paths[3], tmp_path / "copy.dcm"))
