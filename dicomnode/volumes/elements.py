@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import struct
 from io import BytesIO
-from typing import cast
 
 from pydicom.charset import convert_encodings
-from pydicom.dataelem import DataElement, RawDataElement, empty_value_for_VR
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_sequence
 from pydicom.tag import BaseTag
@@ -22,7 +21,6 @@ SPECIFIC_CHARACTER_SET = 0x00080005
 UNDEFINED_LENGTH = 0xFFFFFFFF
 _VRS = {vr.value.encode(): vr.value for vr in VR if len(vr.value) == 2}
 _LONG_VRS = {vr.value.encode() for vr in EXPLICIT_VR_LENGTH_32}  # PS3.5 7.1.2
-_EMPTY_VALUES = {name: cast(bytes | None, empty_value_for_VR(name, raw=True)) for name in _VRS.values()}
 _unpack_element = struct.Struct("<HH2sH").unpack_from
 _unpack_length = struct.Struct("<L").unpack_from
 
@@ -64,8 +62,8 @@ def find_elements(content: bytes, start: int, stop_at: int) -> tuple[Dataset, in
         position = at + length
         if position > len(content):
             return None
-        value = content[at:position] if length else _EMPTY_VALUES[name]
+        value = content[at:position]
         if number == SPECIFIC_CHARACTER_SET:
-            encodings = convert_encodings(convert_string(value or b"", True))
+            encodings = convert_encodings(convert_string(value, True))
         elements[tag] = RawDataElement(tag, name, length, value, at, False, True)
     return None

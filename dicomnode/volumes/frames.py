@@ -123,7 +123,7 @@ def _split_multi_frame(instance: Instance) -> list[Frame]:
         )
     if count > MAX_FRAMES:
         raise SeriesRefusedError(f"{instance.path.name}: {count} frames, at most {MAX_FRAMES} are read")
-    is_pet, (is_implicit, is_little) = header.Modality == "PT", header.original_encoding
+    is_pet = header.Modality == "PT"
     shared_groups = header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
     base = {element.tag: element for element in header.elements() if element.tag.group != FUNCTIONAL_GROUPS}
     base |= _lift(shared_groups[0])
@@ -131,7 +131,6 @@ def _split_multi_frame(instance: Instance) -> list[Frame]:
     frames = []
     for number, groups in enumerate(own_groups):
         frame = pydicom.Dataset(base | _lift(groups))
-        frame.set_original_encoding(is_implicit, is_little, header.original_character_set)
         frame.file_meta = FileMetaDataset(header.file_meta)
         _rename(frame)
         if is_pet:

@@ -67,6 +67,15 @@ def test_one_worker_decodes_all_frames_of_all_files_and_ends_with_its_series(enh
     assert not worker.is_running()
 
 
+@pytest.mark.timeout(30)
+def test_a_worker_that_hangs_is_not_waited_for(enhanced: Path) -> None:
+    with FrameDecoder() as decoder:
+        next(decoder.decode(describe(enhanced)))
+        (worker,) = psutil.Process().children()
+        worker.suspend()
+    assert not worker.is_running()
+
+
 def test_no_worker_is_started_for_what_is_not_compressed() -> None:
     with FrameDecoder():
         assert psutil.Process().children() == []

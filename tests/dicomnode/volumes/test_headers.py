@@ -112,6 +112,7 @@ WORDS: dict[str, tuple[pydicom.Dataset, str, str]] = {
     "a decimal": (raw("EchoTime", "DS", b"2.980 "), "EchoTime", "2.98"),
     "an integer": (raw("InstanceNumber", "IS", b" 07 "), "InstanceNumber", "07"),
     "two bytes": (raw("Rows", "US", b"\x00\x02"), "Rows", "512"),
+    "letters that a code has not": (raw("ImageType", "CS", b"M\xc9 "), "ImageType", "MÉ"),
     "absent": (pydicom.Dataset(), "Rows", ""),
 }
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dicomnode.errors import SeriesRefusedError
 from dicomnode.volumes.frames import Frame
@@ -29,9 +31,9 @@ def make_repeated(words: Sequence[Words | Callable[[int], Words]], spec: SeriesS
     """Make each slice once for each of `words`, which it is given; a function gets k."""
     frames = []
     spec = spec or SeriesSpec(shape=(SLICES, 32, 30))
-    for number, given in enumerate(words):
+    for number, chosen in enumerate(words):
         for k, header in enumerate(make_series(spec)):
-            put_words(header, given(k) if callable(given) else given)
+            put_words(header, chosen(k) if callable(chosen) else chosen)
             header.SOPInstanceUID = f"{header.SOPInstanceUID}.{number}"
             frames.append(Frame(Instance(Path(f"{number}-{k}"), header, 0, 0), 0, header))
     return frames
@@ -58,6 +60,13 @@ TIMES: dict[str, tuple[list[Words | Callable[[int], Words]], str]] = {
         [
             lambda k: {"TriggerTime": 10 * k, "AcquisitionNumber": 1},
             lambda k: {"TriggerTime": 10 * k + 5, "AcquisitionNumber": 2},
+        ],
+        r"several acquisitions: 2 stacks of 10, 10 slices that differ in AcquisitionNumber \(1, 2\)",
+    ),
+    "two acquisitions, two slices at a time": (
+        [
+            lambda k: {"TriggerTime": 10 * (k // 2), "AcquisitionNumber": 1},
+            lambda k: {"TriggerTime": 10 * (k // 2) + 5, "AcquisitionNumber": 2},
         ],
         r"several acquisitions: 2 stacks of 10, 10 slices that differ in AcquisitionNumber \(1, 2\)",
     ),
@@ -131,10 +140,23 @@ def test_the_spelling_of_a_header_makes_no_stack_of_its_own() -> None:
     np.testing.assert_allclose(stack.spacing_mm, (3.00045, 3.5))
 
 
-def test_the_first_echo_of_a_stored_series_becomes_the_volume(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def two_echoes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     frames = make_repeated([{"EchoTime": 40, "RescaleSlope": 7}, {"EchoTime": 10, "RescaleSlope": 2}])
-    series = load_series(write_files(tmp_path, [frame.header for frame in frames]))
-    assert series.choice == "the first echo, of EchoTime (40, 10)"
+    return write_files(tmp_path_factory.mktemp("echoes"), [frame.header for frame in frames])
+
+
+@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
+@given(order=st.permutations(range(2 * SLICES)))
+def test_any_order_of_files_gives_the_same_stack(two_echoes: list[Path], order: list[int]) -> None:
+    straight, mixed = load_series(two_echoes), load_series([two_echoes[index] for index in order])
+    assert mixed.volume.array.tobytes() == straight.volume.array.tobytes()
+    assert mixed.volume.affine.tobytes() == straight.volume.affine.tobytes()
+    assert mixed.choice == straight.choice == "the first echo, of EchoTime (40, 10)"
+
+
+def test_the_first_echo_of_a_stored_series_becomes_the_volume(two_echoes: list[Path]) -> None:
+    series = load_series(two_echoes)
     assert {header.EchoTime for header in series.headers} == {10}
     for k in range(SLICES):
         np.testing.assert_array_equal(series.volume.array[k], 2 * stored_values((SLICES, 32, 30), k))
