@@ -6,6 +6,7 @@ Never: a time or a UID in a message; a choice that depends on the order of files
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -62,19 +63,19 @@ class _Planes:
 
     def split(self, values: Sequence[str], keyword: str) -> list[_Planes]:
         """Split by one value for each frame, in the order of the values' first appearance."""
-        parts = []
-        for value in dict.fromkeys(values):
-            at = [number for number, other in enumerate(values) if other == value]
-            parts.append(
-                _Planes(
-                    [self.frames[number] for number in at],
-                    self.positions[at],
-                    self.orientations[at],
-                    self.spacings_mm[at],
-                    {**self.kind, keyword: value},
-                )
+        places: dict[str, list[int]] = {}
+        for number, value in enumerate(values):
+            places.setdefault(value, []).append(number)
+        return [
+            _Planes(
+                [self.frames[number] for number in at],
+                self.positions[at],
+                self.orientations[at],
+                self.spacings_mm[at],
+                {**self.kind, keyword: value},
             )
-        return parts
+            for value, at in places.items()
+        ]
 
     def words(self, keyword: str) -> list[str]:
         """Read the attribute, or the dimension, of each frame."""
@@ -175,10 +176,10 @@ def _split_repeats(part: _Planes) -> list[_Planes]:
         return [part]
     dimensions = {keyword for frame in part.frames for keyword in frame.dimensions}
     for keyword in (*REPEATS, *sorted(dimensions - REPEATS.keys())):
-        parts = part.split(part.words(keyword), keyword)
+        counts = Counter(words := part.words(keyword))
         # More values than that would cut through volumes: each slice has its own.
-        if 1 < len(parts) <= repeats and min(len(one.frames) for one in parts) > 1:
-            return [smaller for one in parts for smaller in _split_repeats(one)]
+        if 1 < len(counts) <= repeats and min(counts.values()) > 1:
+            return [smaller for one in part.split(words, keyword) for smaller in _split_repeats(one)]
     return [part]
 
 
