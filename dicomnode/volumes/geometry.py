@@ -6,7 +6,8 @@ Never: headers, files or pixels; numbers in LPS mm go in, numbers come out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ MIN_COVERAGE_MM = 80.0  # our rule: less than a child's brain along any axis
 MAX_ORTHOGONALITY_ERROR = 1e-3  # PS3.3 C.7.6.2.1.1 wants orthonormal; headers carry 3 to 6 decimals
 MAX_ORIENTATION_DIFFERENCE = 1e-3  # the same, between the slices of one stack
 REPEAT_MM = 0.05  # two slices nearer than this stand at one position; MR and PET slices are 0.3 mm or more apart
+HEAD_MM = 350.0  # our rule: a head, a neck, and some room above; brain PET scanners see 260 mm at most
 MAX_RESIDUAL = 0.1  # of the slice step: IPP against the fitted line
 GAP_STEP = 1.5  # times the median step: wider is a hole, narrower is jitter
 GAP_TOLERANCE = 0.2  # of the median step: a hole is a whole number of steps
@@ -34,21 +36,6 @@ class SliceStack:
     order: NDArray[np.intp]  # (n,) index of the input slice at k
     affine: Numbers  # (4, 4): affine @ (k, j, i, 1) = LPS mm
     residual_mm: float  # largest distance of an ImagePositionPatient from its place on the fitted line
-
-
-def find_orientations(orientations: Numbers) -> list[int]:
-    """Count the slices of each distinct orientation, in order of appearance; (n, 6) direction cosines in."""
-    kinds: list[Numbers] = []
-    counts: list[int] = []
-    for orientation in orientations:
-        for number, kind in enumerate(kinds):
-            if np.abs(orientation - kind).max() <= MAX_ORIENTATION_DIFFERENCE:
-                counts[number] += 1
-                break
-        else:
-            kinds.append(orientation)
-            counts.append(1)
-    return counts
 
 
 def fit_stack(
@@ -104,10 +91,29 @@ def fit_stack(
     return SliceStack(order, affine, residual_mm)
 
 
-def count_positions(positions: Numbers, orientation: Numbers) -> int:
-    """Count the distinct places along the normal that slices stand at; (n, 3) LPS mm and (6,) cosines in."""
+def count_at_places(positions: Numbers, orientation: Numbers) -> list[int]:
+    """Count the slices at each distinct place along the normal, in its order; (n, 3) LPS mm and (6,) cosines in."""
     along = np.sort(positions @ np.cross(orientation[:3], orientation[3:]))
-    return 1 + int(np.count_nonzero(np.diff(along) > REPEAT_MM))
+    ends = np.flatnonzero(np.diff(along) > REPEAT_MM) + 1
+    return [int(count) for count in np.diff([0, *ends, len(along)])]
+
+
+def crop_to_head(stack: SliceStack) -> SliceStack:
+    """Keep the upper 350 mm of slices that run along the patient; the same stack where it is no longer than that.
+
+    Notes
+    -----
+    In patient coordinates z grows towards the head, however the patient lies (PS3.3 C.7.6.2.1.1).
+    """
+    step = stack.affine[:3, 0]
+    along_mm, count = abs(float(step[2])), len(stack.order)
+    kept = math.ceil(HEAD_MM / along_mm) if along_mm > np.linalg.norm(step) / np.sqrt(2) else count
+    if kept >= count:
+        return stack
+    first = count - kept if step[2] > 0 else 0
+    affine = stack.affine.copy()
+    affine[:3, 3] += first * step
+    return replace(stack, order=stack.order[first : first + kept], affine=affine)
 
 
 def _check_orientation(orientation: Numbers) -> tuple[Numbers, Numbers]:

@@ -8,21 +8,35 @@ hurts nobody who does not ask for text.
 from __future__ import annotations
 
 import math
+import os
 import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.config import disable_value_validation
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import FileMetaDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_dataset, read_file_meta_info
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from dicomnode.errors import SeriesRefusedError, StorageFailedError
+from dicomnode.volumes.elements import UNDEFINED_LENGTH, find_elements
 
+PREAMBLE_BYTES = 132  # with the prefix: PS3.10 7.1
+AFTER_FILE_META = 0x00030000
+ORDINARY_HEADER_BYTES = 131072  # real MR and PET headers take 3 to 120 KB
+PIXEL_DATA = 0x7FE00008  # the first of three: PS3.3 C.7.6.24, C.7.6.25, C.7.6.3
+US_BYTES = 2
+PLAIN_VRS = {"CS", "DS", "UI"}  # ASCII, whatever the character set: PS3.5 6.2
 # What pydicom 3.0.2 was seen to raise on malformed data sets, besides OSError.
 PARSE_ERRORS = (
     InvalidDicomError,
@@ -51,17 +65,14 @@ class Instance:
     """A stored instance whose header has been read."""
 
     path: Path
-    header: pydicom.Dataset  # up to the pixels
+    header: pydicom.Dataset  # up to the pixels, with `file_meta`
     pixel_offset: int  # of the element after the header, in bytes from the start of the file
+    size_bytes: int  # of the file
 
-    def read_pixel_data(self) -> tuple[bytes, str]:
-        """Read Pixel Data as stored, and its value representation; empty when there is none."""
-        syntax = UID(self.header.file_meta.TransferSyntaxUID)
-        with self.path.open("rb") as file:
-            file.seek(self.pixel_offset)
-            rest = read_dataset(file, syntax.is_implicit_VR, syntax.is_little_endian)
-        element = rest.get("PixelData") and rest["PixelData"]
-        return (element.value, element.VR) if element else (b"", "OW")
+    @property
+    def transfer_syntax(self) -> UID:
+        """How the data set is encoded; empty when the file does not say."""
+        return UID(read_word(self.header.file_meta, "TransferSyntaxUID"))
 
 
 def read_instance(path: Path) -> Instance:
@@ -75,16 +86,66 @@ def read_instance(path: Path) -> Instance:
         If the file cannot be opened or read.
     """
     try:
-        meta = read_file_meta_info(path)
-        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            raise SeriesRefusedError(f"{path.name}: deflated data sets are not read; send it uncompressed")
         with path.open("rb") as file:
-            header = pydicom.dcmread(file, stop_before_pixels=True)
-            return Instance(path, header, file.tell())
+            header, offset = _read_header(file, path.name)
+            return Instance(path, header, offset, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise StorageFailedError(f"{path.name}: {error.strerror or error}") from error
     except PARSE_ERRORS as error:
         raise SeriesRefusedError(f"{path.name}: no readable DICOM data set ({type(error).__name__})") from error
+
+
+def _read_header(file: BinaryIO, name: str) -> tuple[pydicom.Dataset, int]:
+    """Read File Meta, then the data set up to its pixels; return it and where it stops."""
+    content = file.read(ORDINARY_HEADER_BYTES)
+    if content[PREAMBLE_BYTES - 4 : PREAMBLE_BYTES] != b"DICM":
+        raise InvalidDicomError
+    meta, start = find_elements(content, PREAMBLE_BYTES, AFTER_FILE_META) or _read_meta(file)
+    syntax = UID(read_word(meta, "TransferSyntaxUID"))
+    if syntax == DeflatedExplicitVRLittleEndian:
+        raise SeriesRefusedError(f"{name}: deflated data sets are not read; send it uncompressed")
+    # PS3.5 annex A: whatever else a syntax is, save for these two it is Explicit VR Little Endian.
+    is_implicit, is_little = syntax in {"", ImplicitVRLittleEndian}, syntax != ExplicitVRBigEndian
+    is_ordinary = is_little and not is_implicit
+    found = find_elements(content, start, PIXEL_DATA) if is_ordinary else None
+    if found is None:
+        file.seek(start)
+        found = read_dataset(file, is_implicit, is_little, stop_when=_is_pixel_data), file.tell()
+    header, offset = found
+    header.file_meta = FileMetaDataset(meta)
+    return header, offset
+
+
+def _read_meta(file: BinaryIO) -> tuple[pydicom.Dataset, int]:
+    file.seek(PREAMBLE_BYTES)
+    meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_is_after_meta)
+    return meta, file.tell()
+
+
+def _is_after_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return int(tag) >= AFTER_FILE_META
+
+
+def _is_pixel_data(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return int(tag) >= PIXEL_DATA
+
+
+def find_value(file: BinaryIO, *, is_implicit: bool, is_little: bool) -> tuple[int, int, bytes]:
+    """Read the header of the Pixel Data element at the file's position.
+
+    Returns
+    -------
+    start, size, vr : int, int, bytes
+        Where the value begins and how long it is: 0 bytes when it is not there, or has no length of its own (PS3.5
+        A.4). An implicit VR is OW (PS3.5 A.1).
+    """
+    layout = ("<" if is_little else ">") + ("HHI" if is_implicit else "HH2s2xI")  # PS3.5 7.1.2, 7.1.3
+    found = file.read(struct.calcsize(layout))
+    if len(found) < struct.calcsize(layout):
+        return file.tell(), 0, b"OW"
+    group, element, *vr, size = struct.unpack(layout, found)
+    is_there = (group, element) == (0x7FE0, 0x0010) and size != UNDEFINED_LENGTH
+    return file.tell(), size if is_there else 0, vr[0] if vr else b"OW"
 
 
 def read_numbers(header: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...]:
@@ -96,9 +157,8 @@ def read_numbers(header: pydicom.Dataset, keyword: str, count: int) -> tuple[flo
         If the attribute is absent, is no list of numbers, holds another count, or a value is not finite.
     """
     try:
-        value = header.get(keyword)
-        items = () if value is None or value == "" else (value,) if isinstance(value, int | float) else tuple(value)
-        numbers = tuple(float(item) for item in items)
+        items = _read_items(header, keyword)
+        numbers = tuple(map(float, items)) if items != ("",) else ()
     except PARSE_ERRORS as error:
         raise SeriesRefusedError(f"{keyword} holds something else than {count} numbers") from error
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
@@ -109,10 +169,31 @@ def read_numbers(header: pydicom.Dataset, keyword: str, count: int) -> tuple[flo
 def read_word(header: pydicom.Dataset, keyword: str) -> str:
     """Read one short value (UI, CS, IS, DS) as text, empty when absent; several values are joined by a backslash."""
     try:
-        value = header.get(keyword)
+        items = _read_items(header, keyword)
     except PARSE_ERRORS as error:
         raise SeriesRefusedError(f"{keyword} cannot be read ({type(error).__name__})") from error
-    if value is None:
-        return ""
-    items = (value,) if isinstance(value, str | int | float) else tuple(value)
     return "\\".join(f"{item:g}" if isinstance(item, float) else str(item).strip(" \0") for item in items)
+
+
+def _read_items(header: pydicom.Dataset, keyword: str) -> tuple[Any, ...]:
+    """Read the values of one attribute, none when absent."""
+    raw: object = header.get_item(_find_tag(keyword))
+    if isinstance(raw, RawDataElement) and raw.value and raw.VR in PLAIN_VRS and raw.value.isascii():
+        # pydicom takes ten times as long to make its own kind of text or number of it.
+        text = raw.value.decode("ascii").strip(" \0")
+        items = text.split("\\") if text else ()
+        return tuple(map(float, items)) if raw.VR == "DS" else tuple(items)
+    if isinstance(raw, RawDataElement) and raw.VR == "US" and raw.value and len(raw.value) == US_BYTES:
+        return (int.from_bytes(raw.value, "little" if raw.is_little_endian else "big"),)
+    value = header.get(keyword)
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str | int | float) else tuple(value)
+
+
+@lru_cache(maxsize=256)
+def _find_tag(keyword: str) -> BaseTag:
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise KeyError(keyword)
+    return BaseTag(tag)

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from dicomnode.errors import SeriesRefusedError
 from dicomnode.logs import get_logger
-from dicomnode.volumes.checks import check_headers, check_repeats, read_planes
-from dicomnode.volumes.geometry import fit_stack
+from dicomnode.volumes.checks import check_coverage, check_headers
+from dicomnode.volumes.frames import split_frames
+from dicomnode.volumes.geometry import SliceStack, crop_to_head, fit_stack
 from dicomnode.volumes.headers import PARSE_ERRORS, Instance, quiet_reading, read_instance, read_word
-from dicomnode.volumes.pixels import check_pixels, read_slice
-from registration.volume import Volume
+from dicomnode.volumes.pixels import fill_volume, read_layout
+from dicomnode.volumes.stacks import Stack, choose_stack, split_stacks
+from registration.volume import Volume, spacing_of
 
 log = get_logger()
 
@@ -31,10 +33,12 @@ class SeriesVolume:
 
     volume: Volume  # rescaled values, float32 (k, j, i), LPS mm
     headers: tuple[pydicom.Dataset, ...]  # one per k, without pixels; text in the instance's own character set
+    frame_numbers: tuple[int, ...] = ()  # one per k, from 1, where the slices are frames of multi-frame objects
+    choice: str = ""  # by which rule these slices were chosen, where the series holds others too
 
 
 def load_series(paths: Sequence[Path]) -> SeriesVolume:
-    """Read one series of single-frame MR or PET slices.
+    """Read one series of MR or PET images, single-frame or multi-frame.
 
     Parameters
     ----------
@@ -46,6 +50,8 @@ def load_series(paths: Sequence[Path]) -> SeriesVolume:
     SeriesVolume
         Slices ordered along their normal, values rescaled slice by slice. An MR stored as MONOCHROME1 is turned
         round within its own range so that bright means signal; a PET keeps its quantity whatever its display.
+        Of several stacks (echoes, magnitude and phase) the one that `stacks.RULES` choose; of a PET of the whole
+        body the head.
 
     Raises
     ------
@@ -56,20 +62,24 @@ def load_series(paths: Sequence[Path]) -> SeriesVolume:
     """
     with quiet_reading():
         instances = _read_instances(paths)
-        headers = [instance.header for instance in instances]
-        check_headers(headers)
-        positions, orientations, spacings_mm = read_planes(headers)
-        check_repeats(headers, positions, orientations[0])
-        for header in headers:
-            shape = check_pixels(header, len(headers))
-        stack = fit_stack(positions, orientations.mean(axis=0), spacings_mm.mean(axis=0), shape)
-        ordered = [instances[index] for index in stack.order]
-        array = np.empty((len(ordered), *shape), dtype=np.float32)
-        for k, instance in enumerate(ordered):
-            read_slice(instance, array[k])
-        if read_word(headers[0], "PhotometricInterpretation") == "MONOCHROME1" and headers[0].Modality == "MR":
+        check_headers([instance.header for instance in instances])
+        frames = [frame for instance in instances for frame in split_frames(instance)]
+        stack, choice = choose_stack(split_stacks(frames))
+        instances_used = {frame.instance.path: frame.instance for frame in stack.frames}
+        layouts = {path: read_layout(instance, len(stack.frames)) for path, instance in instances_used.items()}
+        layout = next(iter(layouts.values()))
+        placed, choice = _place(stack, (layout.rows, layout.columns), choice)
+        ordered = [stack.frames[index] for index in placed.order]
+        first = ordered[0].header
+        array = np.empty((len(ordered), layout.rows, layout.columns), dtype=np.float32)
+        volume = Volume(array, placed.affine)
+        fill_volume(ordered, layouts, array)
+        if read_word(first, "PhotometricInterpretation") == "MONOCHROME1" and read_word(first, "Modality") == "MR":
             _turn_round(array)
-    return SeriesVolume(Volume(array, stack.affine), tuple(instance.header for instance in ordered))
+        if choice:
+            log.info("volumes.chosen", series_uid=read_word(first, "SeriesInstanceUID"), by=choice)
+    numbers = tuple(frame.number + 1 for frame in ordered if frame.is_of_many)
+    return SeriesVolume(volume, tuple(frame.header for frame in ordered), numbers, choice)
 
 
 def find_series(folder: Path) -> dict[str, list[Path]]:
@@ -103,6 +113,24 @@ def find_series(folder: Path) -> dict[str, list[Path]]:
     if skipped:
         log.info("volumes.skipped", files=skipped)
     return dict(sorted(series.items()))
+
+
+def _place(stack: Stack, shape: tuple[int, int], choice: str) -> tuple[SliceStack, str]:
+    """Fit the slices of a stack of this modality; return where they stand, and the choice with what was left out."""
+    try:
+        placed = fit_stack(stack.positions, stack.orientation, stack.spacing_mm, shape)
+        edges_mm = spacing_of(placed.affine) * (len(placed.order), *shape)
+        if read_word(stack.frames[0].header, "Modality") == "PT":
+            cropped = crop_to_head(placed)
+        else:
+            check_coverage(edges_mm.tolist())
+            cropped = placed
+    except SeriesRefusedError as error:
+        raise SeriesRefusedError(f"{error} ({choice})" if choice else str(error)) from error
+    if len(cropped.order) < len(placed.order):
+        words = f"cropped to the head: the upper {len(cropped.order)} of {len(placed.order)} slices"
+        choice = f"{choice}; {words}" if choice else words
+    return cropped, choice
 
 
 def _read_instances(paths: Sequence[Path]) -> list[Instance]:

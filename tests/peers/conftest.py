@@ -1,12 +1,28 @@
-"""What the tests against peers by TLS share."""
+"""What the tests against peers share."""
 
 from __future__ import annotations
 
+import tarfile
+from pathlib import Path
+
 import pytest
 
+from dicomnode.volumes.series import find_series
 from tests.certificates import Authority
 
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="session")
+def real_series(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[Path]]]:
+    """Give every series of the real MR archives, by archive."""
+    series = {}
+    for archive in sorted((shared_data / "mr_dicom").glob("*.tar.xz")):
+        folder = tmp_path_factory.mktemp("archive")
+        with tarfile.open(archive) as packed:
+            packed.extractall(folder, filter="data")
+        series[archive.name.removesuffix(".tar.xz")] = list(find_series(folder).values())
+    return series

@@ -1,11 +1,9 @@
-"""Real series of five makers: read as SimpleITK reads them, or refused with the reason; and outputs made from them."""
+"""Outputs made of real series, and with the headers of real PETs."""
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
-import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +14,9 @@ import pydicom
 import pytest
 import SimpleITK
 
-from dicomnode.errors import SeriesRefusedError
 from dicomnode.outputs.objects import make_outputs, write_outputs
 from dicomnode.volumes.headers import quiet_reading
-from dicomnode.volumes.series import find_series, load_series
+from dicomnode.volumes.series import load_series
 from tests.dicomnode.outputs.known_requests import PET, SMALL_MOTION, make_registration, make_request
 from tests.dicomnode.series_files import Change
 from tests.peers.test_objects_readers import affine_of, corners_mm, read_with_simpleitk
@@ -28,75 +25,10 @@ sitk: Any = SimpleITK  # untyped
 pytestmark = pytest.mark.real_data
 
 
-@pytest.fixture(scope="module")
-def real_series(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
-    """Give every series of the MR archives, named by archive and the end of its UID."""
-    series = {}
-    for archive in sorted((shared_data / "mr_dicom").glob("*.tar.xz")):
-        folder = tmp_path_factory.mktemp("archive")
-        with tarfile.open(archive) as packed:
-            packed.extractall(folder, filter="data")
-        for uid, paths in find_series(folder).items():
-            series[f"{archive.name.removesuffix('.tar.xz')} {uid[-6:]}"] = paths
-    return series
-
-
-ACCEPTED = {
-    "siemens_prisma_t1_HFS_HFP": (35, 256, 256),
-    "uih_umr770_t1_sessionA": (160, 512, 460),
-}
-REFUSED = {
-    "nih_ge_siemens_epi": ["40 images at 15 positions", "Siemens mosaic"],
-    "philips_achieva_fmri_phantom": [r"27 images at 9 positions, .* TemporalPositionIdentifier \(1, 2, 3\)"],
-    "toshiba_galan_26": ["covers 78.0 x 192.0 x 192.0 mm"],
-}
-
-
-def of_archive(series: dict[str, list[Path]], archive: str) -> list[list[Path]]:
-    found = [paths for name, paths in series.items() if name.startswith(archive + " ")]
-    assert found, f"no series in {archive}"
-    return found
-
-
-@pytest.mark.parametrize("archive", ACCEPTED)
-def test_t1_series_are_placed_and_valued_as_simpleitk_has_them(
-    real_series: dict[str, list[Path]], archive: str
-) -> None:
-    for paths in of_archive(real_series, archive):
-        volume = load_series(paths).volume
-        assert volume.shape == ACCEPTED[archive]
-        names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(paths[0].parent))
-        image = read_with_simpleitk([Path(name) for name in names])
-        theirs = corners_mm(affine_of(image), volume.shape)
-        ours = corners_mm(volume.affine, volume.shape)
-        assert np.abs(theirs - ours).max() < 1e-3
-        np.testing.assert_allclose(volume.array, sitk.GetArrayFromImage(image), rtol=1e-5, atol=1e-3)
-
-
-@pytest.mark.parametrize("archive", REFUSED)
-def test_other_series_are_refused_with_their_reason(real_series: dict[str, list[Path]], archive: str) -> None:
-    reasons = []
-    for paths in of_archive(real_series, archive):
-        with pytest.raises(SeriesRefusedError) as refusal:
-            load_series(paths)
-        reasons.append(str(refusal.value))
-    assert len(reasons) == len(REFUSED[archive])
-    for expected in REFUSED[archive]:
-        assert any(re.search(expected, reason) for reason in reasons), reasons
-
-
-def test_odd_and_single_files_are_refused_without_a_crash(shared_data: Path) -> None:
-    paths = sorted((shared_data / "odd_dicom").glob("*.dcm")) + sorted((shared_data / "pt_dicom").glob("*.dcm"))
-    assert len(paths) > 10
-    for path in paths:
-        with pytest.raises(SeriesRefusedError):
-            load_series([path])
-
-
 def test_outputs_on_a_real_sagittal_half_millimetre_t1_are_valid(
-    real_series: dict[str, list[Path]], tmp_path: Path, peer_program: Callable[[str], Path]
+    real_series: dict[str, list[list[Path]]], tmp_path: Path, peer_program: Callable[[str], Path]
 ) -> None:
-    (paths,) = of_archive(real_series, "uih_umr770_t1_sessionA")
+    (paths,) = real_series["uih_umr770_t1_sessionA"]
     request = replace(make_request(), fixed=load_series(paths), registration=make_registration(SMALL_MOTION))
     files = write_outputs(request, tmp_path)
     assert len(files) == 321

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicomnode.errors import SeriesRefusedError
-from dicomnode.volumes.geometry import Numbers, SliceStack, find_orientations, fit_stack
+from dicomnode.volumes.geometry import Numbers, SliceStack, count_at_places, crop_to_head, fit_stack
 from tests.dicomnode.series_files import AXIAL, OBLIQUE, SAGITTAL, SeriesSpec
 
 SHAPE = (64, 64)
@@ -94,9 +94,35 @@ def test_cosines_that_are_not_orthonormal_are_refused(orientation: tuple[float, 
         fit(positions_of(30, np.array([0.0, 0.0, 4.0])), orientation)
 
 
-def test_orientations_are_counted_within_the_spelling_of_a_header() -> None:
-    rows = np.array([AXIAL, AXIAL, SAGITTAL, (1, 0.0005, 0, 0, 1, 0)], dtype=float)
-    assert find_orientations(rows) == [3, 1]
+def test_images_are_counted_at_each_place_along_the_normal() -> None:
+    along_mm = [8.0, 0.0, 4.0, 4.02, 0.0, 0.01]
+    positions = np.array([[10.0, 20.0 + 3 * number, height] for number, height in enumerate(along_mm)])
+    assert count_at_places(positions, np.array(AXIAL)) == [3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("step_mm", "orientation", "first", "last"),
+    [
+        ((0.0, 0.0, 4.0), AXIAL, 112, 199),
+        ((0.0, 0.0, -4.0), (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0), 0, 87),  # feet first: k grows towards the feet
+        ((0.0, 1.0, 4.0), AXIAL, 112, 199),
+        ((-4.0, 0.0, 0.0), SAGITTAL, 0, 199),
+    ],
+    ids=["head first", "feet first", "sheared", "sagittal"],
+)
+def test_a_whole_body_is_cropped_to_its_upper_350_mm(
+    step_mm: tuple[float, ...], orientation: tuple[float, ...], first: int, last: int
+) -> None:
+    whole = fit(positions_of(200, np.array(step_mm)), orientation)
+    head = crop_to_head(whole)
+    assert head.order.tolist() == list(range(first, last + 1))
+    np.testing.assert_allclose(head.affine @ (0, 3, 4, 1), whole.affine @ (first, 3, 4, 1), atol=1e-9)
+    np.testing.assert_array_equal(head.affine[:3, :3], whole.affine[:3, :3])
+
+
+def test_a_head_is_not_cropped() -> None:
+    stack = fit(positions_of(87, np.array([0.0, 0.0, 4.0])))
+    assert crop_to_head(stack) is stack
 
 
 @given(st.permutations(range(12)))

@@ -16,8 +16,6 @@ from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     EnhancedMRImageStorage,
-    EnhancedPETImageStorage,
-    LegacyConvertedEnhancedPETImageStorage,
     SpatialRegistrationStorage,
 )
 
@@ -64,6 +62,15 @@ def test_any_order_of_files_gives_the_same_volume(paths: list[Path], order: list
     assert [h.SOPInstanceUID for h in mixed.headers] == [h.SOPInstanceUID for h in straight.headers]
 
 
+def test_a_whole_body_pet_is_cropped_to_the_head_and_says_so(tmp_path: Path) -> None:
+    spec = SeriesSpec(modality="PT", shape=(60, 32, 30))
+    series = load_series(write_series(tmp_path, spec))
+    assert series.volume.shape == (44, 32, 30)
+    assert series.choice == "cropped to the head: the upper 44 of 60 slices"
+    assert series.headers[0].SOPInstanceUID == f"{spec.uid}.3.17"
+    np.testing.assert_allclose(series.volume.affine[:3, 3], (spec.affine() @ (16, 0, 0, 1))[:3], atol=1e-5)
+
+
 def test_identical_copies_are_dropped(tmp_path: Path) -> None:
     paths = write_series(tmp_path, SeriesSpec())
     copy = Path(shutil.copy(paths[3], tmp_path / "copy.dcm"))
@@ -105,9 +112,12 @@ def remove(keyword: str) -> Callable[[pydicom.Dataset, int], None]:
     return change
 
 
-def private(group: int, element: int) -> Callable[[pydicom.Dataset, int], None]:
-    def change(header: pydicom.Dataset, _k: int) -> None:
+def private(group: int, element: int, creator: str = "", **values: object) -> Callable[[pydicom.Dataset, int], None]:
+    def change(header: pydicom.Dataset, k: int) -> None:
         header.add_new((group, element), "UN", b"\x01\x00")
+        if creator:
+            header.add_new((group, 0x0010), "LO", creator)
+        change_all(**values)(header, k)
 
     return change
 
@@ -139,30 +149,50 @@ REFUSALS = {
     "modality of another class": (change_all(Modality="PT"), r"modality PT \(MR Image Storage\)"),
     "own output": (change_all(SOPClassUID=SpatialRegistrationStorage, Modality="REG"), "modality REG"),
     "own derived pet": (made_by_us, "an output of this software; results are never taken as input"),
-    "enhanced mr": (
-        change_all(SOPClassUID=EnhancedMRImageStorage),
-        r"multi-frame object \(Enhanced MR Image Storage\)",
+    "enhanced without frames": (change_all(SOPClassUID=EnhancedMRImageStorage), "NumberOfFrames holds 0 values"),
+    "enhanced without groups": (
+        change_all(SOPClassUID=EnhancedMRImageStorage, NumberOfFrames=5),
+        "0000.dcm: 5 frames and 0 items in PerFrameFunctionalGroupsSequence, one for each frame is needed",
     ),
-    "enhanced pet": (change_all(SOPClassUID=EnhancedPETImageStorage), "multi-frame object .* single-frame MR and PET"),
-    "legacy converted": (change_all(SOPClassUID=LegacyConvertedEnhancedPETImageStorage), "multi-frame object"),
-    "frames in a single-frame class": (change_all(NumberOfFrames=4), "multi-frame object"),
+    "frames in a single-frame class": (change_all(NumberOfFrames=4), "4 frames in one MR Image Storage object"),
+    "localizer by type": (
+        change_all(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+        r"a localizer \(ImageType ORIGINAL\\PRIMARY\\LOCALIZER\); a volume is needed",
+    ),
     "mosaic by type": (change_all(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "Siemens mosaic"),
     "mosaic by private mark": (private(0x0019, 0x100A), "Siemens mosaic"),
+    "another vendor's mark": (
+        private(0x0019, 0x100A, "GEMS_ACQU_01", PhotometricInterpretation="RGB"),
+        "PhotometricInterpretation RGB",
+    ),
     "vframe by type": (change_all(ImageType=["ORIGINAL", "PRIMARY", "VFRAME"]), "UIH VFRAME"),
     "vframe by private mark": (private(0x0065, 0x1050), "UIH VFRAME"),
     "two series": (change_one(4, SeriesInstanceUID="1.9"), "2 different values of SeriesInstanceUID"),
-    "two frames of reference": (change_one(4, FrameOfReferenceUID="1.9"), "2 different values of FrameOfReferenceUID"),
+    "two frames of reference": (
+        change_one(4, FrameOfReferenceUID="1.9"),
+        r"1 slice\(s\) missing.*1 slice\(s\) set aside that differ in FrameOfReferenceUID\)",
+    ),
     "no frame of reference": (remove("FrameOfReferenceUID"), "no FrameOfReferenceUID"),
     "no study": (remove("StudyInstanceUID"), "no StudyInstanceUID"),
     "mixed sizes": (change_one(4, Rows=16), r"different sizes \(11 of 32 x 30, 1 of 16 x 30 rows x columns\)"),
-    "localizer": (three_planes, r"3 orientations in one series \(4, 4, 4 slices\), as in a localizer"),
+    "localizer": (three_planes, r"3 orientations, as in a localizer: 3 stacks of 4, 4, 4 slices"),
     "no position": (remove("ImagePositionPatient"), "ImagePositionPatient holds 0 values, 3 finite numbers"),
     "words for a position": (change_all(ImagePositionPatient=["1", "2"]), "ImagePositionPatient holds 2 values"),
     "no pixel spacing": (remove("PixelSpacing"), "PixelSpacing holds 0 values, 2"),
-    "two pixel spacings": (change_one(4, PixelSpacing=[2.9, 3.5]), "PixelSpacing from 2.9000 to 3.5000 mm"),
-    "no spacing at all": (change_all(PixelSpacing=[0, 0]), "PixelSpacing from 0.0000 to 0.0000 mm"),
-    "two echoes": (two_echoes, r"12 images at 6 positions, .*differ in EchoTime \(12, 90\)"),
-    "two time frames": (two_frames, r"12 images at 6 positions, .*differ in FrameReferenceTime \(0, 1000\)"),
+    "two pixel spacings": (
+        change_one(4, PixelSpacing=[2.9, 3.5]),
+        r"1 slice\(s\) missing.*1 slice\(s\) set aside that differ in PixelSpacing \(3\\3.5, 2.9\\3.5\)\)",
+    ),
+    "no spacing at all": (change_all(PixelSpacing=[0, 0]), "PixelSpacing of 0.0000 mm, more than 0 is needed"),
+    "two short echoes": (
+        two_echoes,
+        r"2 stacks of 6, 6 slices that differ in EchoTime \(12, 90\); at least 8 slices in",
+    ),
+    "two short frames": (two_frames, r"2 stacks of 6, 6 slices that differ in FrameReferenceTime \(0, 1000\)"),
+    "a body": (
+        change_all(PixelSpacing=[3, 20]),
+        "covers 96 x 96 x 600 mm .*more than a head; at most 500 mm along each",
+    ),
     "colour": (change_all(PhotometricInterpretation="RGB", SamplesPerPixel=3), "PhotometricInterpretation RGB"),
     "bits that do not fit": (change_all(BitsStored=17), "bits allocated/stored/high 16/17/15"),
     "too large a slice": (change_all(Rows=60000, Columns=60000), "12 slices of 60000 x 60000 at 16 bits; at most"),
