@@ -1,18 +1,27 @@
 """The modules every output shares: patient, study, series, equipment, references, SOP common.
 
-Flow: request > [modules] > pet|fused|registration_object
+Flow: request > [modules] > pet|fused|registration_object|blending
 Never: pixels, matrices, or anything only one kind of object has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import pydicom
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    BlendingSoftcopyPresentationStateStorage,
+    ExplicitVRLittleEndian,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    PositronEmissionTomographyImageStorage,
+    SecondaryCaptureImageStorage,
+    SpatialRegistrationStorage,
+)
 
 from dicomnode.outputs.request import Kind, OutputRequest, software_version
 from dicomnode.outputs.sources import copy_or_empty, copy_present, read_clean, read_text
@@ -23,6 +32,8 @@ MANUFACTURER: Final = OWN_MANUFACTURER
 MODEL_NAME: Final = "dicomnode-fusion"
 IMPLEMENTATION_VERSION_NAME: Final = "DICOMNODE"
 MAX_LO = 64  # PS3.5 6.2
+NOT_VERIFIED: Final = "REGISTRATION NOT VERIFIED"
+NEW_STUDY: Final = "PET registered to MR"
 
 # PS3.16 annex D; the context group of each in brackets.
 Code = tuple[str, str]
@@ -43,38 +54,40 @@ STUDY_TYPE_3 = ("StudyDescription", "IssuerOfAccessionNumberSequence")
 class SeriesPlan:
     """What sets one output series apart."""
 
-    kind: Kind
     modality: str
     sop_class_uid: UID
     offset: int  # SeriesNumber above the configured one
-    description: str
 
 
-def make_template(request: OutputRequest, plan: SeriesPlan) -> pydicom.Dataset:
+# Each kind of object: PS3.3 A.21, A.8.1, A.39.1, A.8.5, A.33.4.
+PLANS: Final[Mapping[Kind, SeriesPlan]] = {
+    "pt": SeriesPlan("PT", PositronEmissionTomographyImageStorage, 0),
+    "rgb": SeriesPlan("OT", SecondaryCaptureImageStorage, 1),
+    "reg": SeriesPlan("REG", SpatialRegistrationStorage, 2),
+    "multiframe": SeriesPlan("OT", MultiFrameTrueColorSecondaryCaptureImageStorage, 3),
+    "blending": SeriesPlan("PR", BlendingSoftcopyPresentationStateStorage, 4),
+}
+
+
+def make_template(request: OutputRequest, kind: Kind) -> pydicom.Dataset:
     """Make what all instances of one output series share.
 
     Returns
     -------
     Dataset
-        Patient, General Study, General Series, Frame of Reference, General Equipment and the constant part of SOP
-        Common, in ISO_IR 192: PS3.3 C.7.1.1, C.7.2.1, C.7.3.1, C.7.4.1, C.7.5.1, C.12.1.
+        Patient, General Study, General Series, General Equipment and the constant part of SOP Common, in ISO_IR 192:
+        PS3.3 C.7.1.1, C.7.2.1, C.7.3.1, C.7.5.1, C.12.1.
     """
-    fixed = request.fixed.headers[0]
+    plan = PLANS[kind]
     template = pydicom.Dataset()
     template.SpecificCharacterSet = "ISO_IR 192"
     template.SOPClassUID = plan.sop_class_uid
-    copy_or_empty(fixed, template, PATIENT_TYPE_2)
-    copy_present(fixed, template, PATIENT_TYPE_3)
-    template.StudyInstanceUID = fixed.StudyInstanceUID
-    copy_or_empty(fixed, template, STUDY_TYPE_2)
-    copy_present(fixed, template, STUDY_TYPE_3)
+    _add_patient_and_study(template, request)
     template.Modality = plan.modality
-    template.SeriesInstanceUID = make_uid(request.fingerprint, plan.kind, "series")
+    template.SeriesInstanceUID = find_series_uid(request, kind)
     template.SeriesNumber = request.settings.series_number + plan.offset
-    template.SeriesDescription = plan.description[:MAX_LO].rstrip()
-    template.BodyPartExamined = read_clean(fixed, "BodyPartExamined") or "BRAIN"
-    template.FrameOfReferenceUID = fixed.FrameOfReferenceUID
-    copy_or_empty(fixed, template, ("PositionReferenceIndicator",))
+    template.SeriesDescription = _describe_series(request, kind)
+    template.BodyPartExamined = read_clean(request.fixed.headers[0], "BodyPartExamined") or "BRAIN"
     template.Manufacturer = MANUFACTURER
     template.ManufacturerModelName = MODEL_NAME
     template.SoftwareVersions = software_version()
@@ -83,15 +96,31 @@ def make_template(request: OutputRequest, plan: SeriesPlan) -> pydicom.Dataset:
     return template
 
 
-def make_instance(request: OutputRequest, plan: SeriesPlan, template: pydicom.Dataset, number: int) -> pydicom.Dataset:
+def add_frame_of_reference(template: pydicom.Dataset, fixed_header: pydicom.Dataset) -> None:
+    """Say that an object lies in the MR's frame of reference (PS3.3 C.7.4.1)."""
+    template.FrameOfReferenceUID = fixed_header.FrameOfReferenceUID
+    copy_or_empty(fixed_header, template, ("PositionReferenceIndicator",))
+
+
+def find_series_uid(request: OutputRequest, kind: Kind) -> UID:
+    """Return the SeriesInstanceUID that a kind of object has, made or not."""
+    return make_uid(request.fingerprint, kind, "series")
+
+
+def find_instance_uid(request: OutputRequest, kind: Kind, number: int) -> UID:
+    """Return the SOPInstanceUID of instance `number` (from 1) of a kind of object, made or not."""
+    return make_uid(request.fingerprint, kind, "instance", str(number))
+
+
+def make_instance(request: OutputRequest, kind: Kind, template: pydicom.Dataset, number: int) -> pydicom.Dataset:
     """Start instance `number` (from 1) of a series: the template, its own UID and number, and file meta."""
     instance = pydicom.Dataset()
     instance.update(template)
-    instance.SOPInstanceUID = make_uid(request.fingerprint, plan.kind, "instance", str(number))
+    instance.SOPInstanceUID = find_instance_uid(request, kind, number)
     instance.InstanceNumber = number
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = plan.sop_class_uid
+    meta.MediaStorageSOPClassUID = PLANS[kind].sop_class_uid
     meta.MediaStorageSOPInstanceUID = instance.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
@@ -150,17 +179,40 @@ def add_common_references(target: pydicom.Dataset, groups: Iterable[Sequence[pyd
 
 
 def describe(request: OutputRequest) -> str:
-    """Say in words how the moving series came to lie on the fixed one."""
+    """Say in words how the moving series came to lie on the fixed one, and first if nobody has looked at a doubt."""
     registration = request.registration
+    mark = f"{NOT_VERIFIED}. " if request.is_unverified else ""
     return (
-        f"PET registered rigidly to MR by CNN-SIFT features ({registration.verdict}, confidence "
+        f"{mark}PET registered rigidly to MR by CNN-SIFT features ({registration.verdict}, confidence "
         f"{registration.confidence:.3f}, model {registration.model_sha256[:12]})"
     )
 
 
-def series_name(header: pydicom.Dataset, default: str) -> str:
-    """Return the series' description for use within ours."""
-    return read_text(header, "SeriesDescription") or default
+def _add_patient_and_study(template: pydicom.Dataset, request: OutputRequest) -> None:
+    """Join the study that the settings name, under the name its patient has there, or begin one."""
+    choice = request.settings.study
+    source = (request.moving if choice == "pet" else request.fixed).headers[0]
+    copy_or_empty(source, template, (*PATIENT_TYPE_2, *STUDY_TYPE_2))
+    copy_present(source, template, PATIENT_TYPE_3)
+    if choice != "new":
+        template.StudyInstanceUID = source.StudyInstanceUID
+        copy_present(source, template, STUDY_TYPE_3)
+        return
+    template.StudyInstanceUID = make_uid(request.fingerprint, "study")
+    template.StudyDate, template.StudyTime = date_and_time(request)
+    template.StudyID = template.AccessionNumber = None  # nobody has ordered it
+    template.StudyDescription = NEW_STUDY
+
+
+def _describe_series(request: OutputRequest, kind: Kind) -> str:
+    """Return a series' description with the sources' put in, and before it if nobody has looked at a doubt."""
+    pattern: str = getattr(request.settings.descriptions, kind)
+    names = {
+        "pet": read_text(request.moving.headers[0], "SeriesDescription") or "series",
+        "mr": read_text(request.fixed.headers[0], "SeriesDescription") or "MR",
+    }
+    words = re.sub(r"{(pet|mr)}", lambda found: names[found[1]], pattern)
+    return (f"{NOT_VERIFIED}: {words}" if request.is_unverified else words)[:MAX_LO].rstrip()
 
 
 def _other_study(study_uid: str, series: list[pydicom.Dataset]) -> pydicom.Dataset:

@@ -12,13 +12,12 @@ from typing import Final
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.uid import SpatialRegistrationStorage
 from pydicom.valuerep import format_number_as_ds
 
 from dicomnode.outputs.modules import (
     Code,
-    SeriesPlan,
     add_common_references,
+    add_frame_of_reference,
     date_and_time,
     describe,
     make_code,
@@ -44,8 +43,9 @@ def make_registration_object(request: OutputRequest) -> pydicom.Dataset:
         differ in which they take (the last, the second, the one of a frame of reference, the product of all), and
         this order serves each of them.
     """
-    plan = SeriesPlan("reg", "REG", SpatialRegistrationStorage, 2, "PET to MR spatial registration")
-    instance = make_instance(request, plan, make_template(request, plan), 1)
+    template = make_template(request, "reg")
+    add_frame_of_reference(template, request.fixed.headers[0])
+    instance = make_instance(request, "reg", template, 1)
     instance.ContentDate, instance.ContentTime = date_and_time(request)
     instance.ContentLabel = CONTENT_LABEL
     instance.ContentDescription = describe(request)[:64]
