@@ -6,7 +6,6 @@ Never: a pixel: it refers to the MR as it was received and to the "pt" series; a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Final
 
 import pydicom
@@ -14,14 +13,14 @@ from pydicom.valuerep import format_number_as_ds
 
 from dicomnode.outputs.colour import make_srgb_profile
 from dicomnode.outputs.modules import (
-    PLANS,
     date_and_time,
     describe,
-    find_instance_uid,
     find_series_uid,
     make_instance,
-    make_reference,
     make_template,
+    refer_to_output,
+    refer_to_series,
+    refer_to_slice,
 )
 from dicomnode.outputs.pet import fit_slope
 from dicomnode.outputs.quantity import find_quantity
@@ -29,7 +28,7 @@ from dicomnode.outputs.request import OutputRequest
 from dicomnode.outputs.resampled import Resampled
 from dicomnode.outputs.sources import read_clean
 from dicomnode.volumes.headers import read_numbers, read_word
-from registration.fusion import make_colours
+from registration.fusion import Windows, make_colours
 
 CONTENT_LABEL: Final = "PET_ON_MR"  # VR CS, at most 16 characters
 PALETTE_BITS = 16
@@ -49,10 +48,14 @@ def make_blending(request: OutputRequest, resampled: Resampled) -> pydicom.Datas
     instance.ContentDescription = describe(request)[:64]
     instance.PresentationCreationDate, instance.PresentationCreationTime = date_and_time(request)
     instance.ContentCreatorName = None
-    instance.BlendingSequence = [_describe_fixed(request, resampled), _describe_moving(instance, request, resampled)]
+    study_uid = instance.StudyInstanceUID
+    instance.BlendingSequence = [
+        _describe_fixed(request, resampled.windows),
+        _describe_moving(study_uid, request, resampled),
+    ]
     instance.RelativeOpacity = request.settings.opacity
     if request.makes_registration_object:
-        instance.ReferencedSpatialRegistrationSequence = [_refer_to_registration(instance, request)]
+        instance.ReferencedSpatialRegistrationSequence = [_refer_to_registration(study_uid, request)]
     instance.DisplayedAreaSelectionSequence = [_show_all(request)]
     _add_palette(instance, request.settings.colour_map)
     instance.ICCProfile = make_srgb_profile()
@@ -60,73 +63,69 @@ def make_blending(request: OutputRequest, resampled: Resampled) -> pydicom.Datas
     return instance
 
 
-def _describe_fixed(request: OutputRequest, resampled: Resampled) -> pydicom.Dataset:
+def _describe_fixed(request: OutputRequest, windows: Windows) -> pydicom.Dataset:
     """Say how the MR is shown; its slices are windowed apart where their stored values mean different things."""
-    headers, windows = request.fixed.headers, resampled.windows
+    headers = request.fixed.headers
     low, high = windows.fixed_low, windows.fixed_high
     if read_word(headers[0], "PhotometricInterpretation") == "MONOCHROME1":  # the volume was turned round, it is not
         array = request.fixed.volume.array
         ends = float(array.max()) + float(array.min())
         low, high = ends - high, ends - low
-    groups: dict[Rescale, list[pydicom.Dataset]] = {}
-    for header in headers:
-        groups.setdefault(_read_rescale(header), []).append(header)
+    groups: dict[Rescale, list[int]] = {}
+    for k, header in enumerate(headers):
+        groups.setdefault(_read_rescale(header), []).append(k)
+    item = _describe("UNDERLYING", (headers[0].StudyInstanceUID, headers[0].SeriesInstanceUID))
+    item.ReferencedSeriesSequence[0].ReferencedImageSequence = refer_to_series(request.fixed)
     if len(groups) == 1:
-        (rescale,) = groups
-        return _blend("UNDERLYING", headers, rescale, [_window(low, high)])
-    shown = [
-        _window((low - intercept) / slope, (high - intercept) / slope, alike)
-        for (slope, intercept), alike in groups.items()
-    ]
-    return _blend("UNDERLYING", headers, (1.0, 0.0), shown)
-
-
-def _describe_moving(instance: pydicom.Dataset, request: OutputRequest, resampled: Resampled) -> pydicom.Dataset:
-    """Say how the derived PET is shown: as it is in itself, from nothing to the window's top."""
-    quantity = find_quantity(request.moving.headers)
-    images = []
-    for number in range(1, len(request.fixed.headers) + 1):
-        image = pydicom.Dataset()
-        image.StudyInstanceUID, image.SeriesInstanceUID = instance.StudyInstanceUID, find_series_uid(request, "pt")
-        image.SOPClassUID, image.SOPInstanceUID = PLANS["pt"].sop_class_uid, find_instance_uid(request, "pt", number)
-        images.append(image)
-    window = _window(0.0, resampled.windows.moving_top * quantity.factor)
-    return _blend("SUPERIMPOSED", images, (fit_slope(resampled.values, quantity), 0.0), [window])
-
-
-def _blend(
-    position: str, headers: Sequence[pydicom.Dataset], rescale: Rescale, windows: list[pydicom.Dataset]
-) -> pydicom.Dataset:
-    series, item = pydicom.Dataset(), pydicom.Dataset()
-    series.SeriesInstanceUID = headers[0].SeriesInstanceUID
-    series.ReferencedImageSequence = [make_reference(header) for header in headers]
-    item.BlendingPosition = position
-    item.StudyInstanceUID = headers[0].StudyInstanceUID
-    item.ReferencedSeriesSequence = [series]
-    item.RescaleSlope, item.RescaleIntercept = (str(format_number_as_ds(value)) for value in rescale)
-    item.RescaleType = "US"  # PS3.3 C.11.1.1.2: unspecified
-    item.SoftcopyVOILUTSequence = windows
+        _show(item, next(iter(groups)), [_window(low, high)])
+        return item
+    shown = []
+    for (slope, intercept), alike in groups.items():
+        shown.append(_window((low - intercept) / slope, (high - intercept) / slope))
+        shown[-1].ReferencedImageSequence = [refer_to_slice(request.fixed, k) for k in alike]
+    _show(item, (1.0, 0.0), shown)
     return item
 
 
-def _window(low: float, high: float, headers: Iterable[pydicom.Dataset] = ()) -> pydicom.Dataset:
-    """Show values from `low` to `high`, of these images alone where some are given."""
+def _describe_moving(study_uid: str, request: OutputRequest, resampled: Resampled) -> pydicom.Dataset:
+    """Say how the derived PET is shown: as it is in itself, from nothing to the window's top."""
+    quantity = find_quantity(request.moving.headers)
+    item = _describe("SUPERIMPOSED", (study_uid, find_series_uid(request, "pt")))
+    images = [refer_to_output(request, "pt", number) for number in range(1, len(request.fixed.headers) + 1)]
+    item.ReferencedSeriesSequence[0].ReferencedImageSequence = images
+    top = resampled.windows.moving_top * quantity.factor
+    _show(item, (fit_slope(resampled.values, quantity), 0.0), [_window(0.0, top)])
+    return item
+
+
+def _describe(position: str, uids: tuple[str, str]) -> pydicom.Dataset:
+    """Begin the item of what lies over or under, given its study and its series."""
+    series, item = pydicom.Dataset(), pydicom.Dataset()
+    item.BlendingPosition = position
+    item.StudyInstanceUID, series.SeriesInstanceUID = uids
+    item.ReferencedSeriesSequence = [series]
+    return item
+
+
+def _show(item: pydicom.Dataset, rescale: Rescale, windows: list[pydicom.Dataset]) -> None:
+    item.RescaleSlope, item.RescaleIntercept = (str(format_number_as_ds(value)) for value in rescale)
+    item.RescaleType = "US"  # PS3.3 C.11.1.1.2: unspecified
+    item.SoftcopyVOILUTSequence = windows
+
+
+def _window(low: float, high: float) -> pydicom.Dataset:
     item = pydicom.Dataset()
-    if images := [make_reference(header) for header in headers]:
-        item.ReferencedImageSequence = images
     item.WindowCenter = str(format_number_as_ds((low + high) / 2))
-    item.WindowWidth = str(format_number_as_ds(abs(high - low)))
+    item.WindowWidth = str(format_number_as_ds(high - low))
     item.VOILUTFunction = "LINEAR_EXACT"
     return item
 
 
-def _refer_to_registration(instance: pydicom.Dataset, request: OutputRequest) -> pydicom.Dataset:
-    reference, series, study = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
-    reference.ReferencedSOPClassUID = PLANS["reg"].sop_class_uid
-    reference.ReferencedSOPInstanceUID = find_instance_uid(request, "reg", 1)
+def _refer_to_registration(study_uid: str, request: OutputRequest) -> pydicom.Dataset:
+    series, study = pydicom.Dataset(), pydicom.Dataset()
     series.SeriesInstanceUID = find_series_uid(request, "reg")
-    series.ReferencedSOPSequence = [reference]
-    study.StudyInstanceUID = instance.StudyInstanceUID
+    series.ReferencedSOPSequence = [refer_to_output(request, "reg", 1)]
+    study.StudyInstanceUID = study_uid
     study.ReferencedSeriesSequence = [series]
     return study
 

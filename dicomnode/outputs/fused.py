@@ -28,8 +28,8 @@ from dicomnode.outputs.modules import (
     describe,
     make_code,
     make_instance,
-    make_reference,
     make_template,
+    refer_to_slice,
 )
 from dicomnode.outputs.request import Kind, OutputRequest
 from dicomnode.outputs.resampled import Resampled, make_colours
@@ -51,8 +51,11 @@ def make_fused_series(request: OutputRequest, resampled: Resampled) -> Iterator[
     references = make_source_references(request)
     for k, fixed_header in enumerate(request.fixed.headers):
         instance = make_instance(request, "rgb", template, k + 1)
-        sources = [references[n] for n in resampled.contributing[k]]
-        yield partial(_fill_image, instance, fixed_header, sources, colours[k])
+        instance.SourceImageSequence = [
+            refer_to_slice(request.fixed, k, SOURCE_IMAGE, "YES"),
+            *(references[n] for n in resampled.contributing[k]),
+        ]
+        yield partial(_fill_image, instance, fixed_header, colours[k])
 
 
 def make_fused_template(request: OutputRequest, kind: Kind) -> pydicom.Dataset:
@@ -104,10 +107,8 @@ def _letters(direction: tuple[float, ...]) -> str:
 def _fill_image(
     instance: pydicom.Dataset,
     fixed_header: pydicom.Dataset,
-    sources: list[pydicom.Dataset],
     colours: NDArray[np.uint8],
 ) -> pydicom.Dataset:
     add_plane(instance, fixed_header)
-    instance.SourceImageSequence = [make_reference(fixed_header, SOURCE_IMAGE, "YES"), *sources]
     add_colours(instance, colours)
     return instance

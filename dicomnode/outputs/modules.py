@@ -7,7 +7,7 @@ Never: pixels, matrices, or anything only one kind of object has.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +27,8 @@ from dicomnode.outputs.request import Kind, OutputRequest, software_version
 from dicomnode.outputs.sources import copy_or_empty, copy_present, read_clean, read_text
 from dicomnode.outputs.uids import IMPLEMENTATION_CLASS_UID, make_uid
 from dicomnode.volumes.checks import OWN_MANUFACTURER
+from dicomnode.volumes.headers import read_word
+from dicomnode.volumes.series import SeriesVolume
 
 MANUFACTURER: Final = OWN_MANUFACTURER
 MODEL_NAME: Final = "dicomnode-fusion"
@@ -108,7 +110,7 @@ def find_series_uid(request: OutputRequest, kind: Kind) -> UID:
 
 
 def find_instance_uid(request: OutputRequest, kind: Kind, number: int) -> UID:
-    """Return the SOPInstanceUID of instance `number` (from 1) of a kind of object, made or not."""
+    """Return the SOPInstanceUID that instance `number` (from 1) of a kind of object has, made or not."""
     return make_uid(request.fingerprint, kind, "instance", str(number))
 
 
@@ -154,21 +156,52 @@ def make_reference(header: pydicom.Dataset, purpose: Code | None = None, preserv
     return item
 
 
-def add_common_references(target: pydicom.Dataset, groups: Iterable[Sequence[pydicom.Dataset]]) -> None:
+def refer_to_slice(series: SeriesVolume, k: int, purpose: Code | None = None, preserved: str = "") -> pydicom.Dataset:
+    """Make the item that points at one slice: an instance, or one frame of it."""
+    item = make_reference(series.headers[k], purpose, preserved)
+    if series.frame_numbers:
+        item.ReferencedFrameNumber = series.frame_numbers[k]
+    return item
+
+
+def refer_to_series(series: SeriesVolume, purpose: Code | None = None, preserved: str = "") -> list[pydicom.Dataset]:
+    """Make an item for each instance of a series; with its frames where not all of them are meant (PS3.3 10.3)."""
+    items: dict[str, pydicom.Dataset] = {}
+    frames: dict[str, list[int]] = {}
+    for k, header in enumerate(series.headers):
+        uid = str(header.SOPInstanceUID)
+        items[uid] = items.get(uid) or make_reference(header, purpose, preserved)
+        if series.frame_numbers:
+            frames.setdefault(uid, []).append(series.frame_numbers[k])
+    counts = {str(header.SOPInstanceUID): read_word(header, "NumberOfFrames") for header in series.headers}
+    for uid, numbers in frames.items():
+        if counts[uid] != str(len(numbers)):
+            items[uid].ReferencedFrameNumber = sorted(numbers)
+    return list(items.values())
+
+
+def refer_to_output(request: OutputRequest, kind: Kind, number: int) -> pydicom.Dataset:
+    """Make the item that points at instance `number` (from 1) of what we make ourselves."""
+    item = pydicom.Dataset()
+    item.ReferencedSOPClassUID = PLANS[kind].sop_class_uid
+    item.ReferencedSOPInstanceUID = find_instance_uid(request, kind, number)
+    return item
+
+
+def add_common_references(target: pydicom.Dataset, groups: Iterable[SeriesVolume]) -> None:
     """Say which study and series each referenced instance is in: Common Instance Reference, PS3.3 C.12.2.
 
-    Each group holds headers of one series. Series of the target's own study and of other studies go to different
-    sequences; a sequence without items is left out.
+    Series of the target's own study and of other studies go to different sequences; a sequence without items is left
+    out.
     """
     own: list[pydicom.Dataset] = []
     other: dict[str, list[pydicom.Dataset]] = {}
-    for headers in groups:
-        if not headers:
-            continue
+    for series in groups:
         item = pydicom.Dataset()
-        item.SeriesInstanceUID = headers[0].SeriesInstanceUID
-        item.ReferencedInstanceSequence = [make_reference(header) for header in headers]
-        study_uid = str(headers[0].StudyInstanceUID)
+        item.SeriesInstanceUID = series.headers[0].SeriesInstanceUID
+        instances = {str(header.SOPInstanceUID): header for header in series.headers}
+        item.ReferencedInstanceSequence = [make_reference(header) for header in instances.values()]
+        study_uid = str(series.headers[0].StudyInstanceUID)
         (own if study_uid == target.StudyInstanceUID else other.setdefault(study_uid, [])).append(item)
     if own:
         target.ReferencedSeriesSequence = own

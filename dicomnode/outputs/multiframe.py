@@ -6,13 +6,16 @@ Never: another picture than the single-frame series shows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pydicom
 from pydicom.tag import Tag
+from pydicom.valuerep import format_number_as_ds
 
 from dicomnode.outputs.fused import add_colours, make_fused_template
 from dicomnode.outputs.images import add_plane, add_stack
-from dicomnode.outputs.modules import SOURCE_IMAGE, date_and_time, make_instance, make_reference
+from dicomnode.outputs.modules import SOURCE_IMAGE, date_and_time, make_instance, refer_to_series
 from dicomnode.outputs.request import OutputRequest
 from dicomnode.outputs.resampled import Resampled, make_colours
 from dicomnode.outputs.sources import copy_present
@@ -28,18 +31,19 @@ def make_multiframe(request: OutputRequest, resampled: Resampled) -> pydicom.Dat
     instance.FrameIncrementPointer = Tag("SliceLocationVector")
     instance.SliceLocationVector = _locate(headers)
     copy_present(headers[0], instance, ("PixelSpacing",))
-    instance.SourceImageSequence = [make_reference(header, SOURCE_IMAGE, "YES") for header in headers]
+    instance.SourceImageSequence = refer_to_series(request.fixed, SOURCE_IMAGE, "YES")
     instance.SharedFunctionalGroupsSequence = [_describe_shared(headers[0])]
     instance.PerFrameFunctionalGroupsSequence = [_describe_frame(header) for header in headers]
     add_colours(instance, make_colours(request, resampled))
     return instance
 
 
-def _locate(headers: tuple[pydicom.Dataset, ...]) -> list[float]:
+def _locate(headers: Sequence[pydicom.Dataset]) -> list[str]:
     """Return how far along their normal the slices lie, mm (PS3.3 C.8.6.4)."""
     orientation = np.array(read_numbers(headers[0], "ImageOrientationPatient", 6))
     normal = np.cross(orientation[:3], orientation[3:])
-    return [float(normal @ read_numbers(header, "ImagePositionPatient", 3)) for header in headers]
+    places_mm = (float(normal @ read_numbers(header, "ImagePositionPatient", 3)) for header in headers)
+    return [str(format_number_as_ds(place_mm)) for place_mm in places_mm]
 
 
 def _describe_shared(header: pydicom.Dataset) -> pydicom.Dataset:

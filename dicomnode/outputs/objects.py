@@ -1,23 +1,22 @@
 """All objects of one registration, made slice by slice and written for good.
 
-Flow: jobs|cli > [objects] > outbox
-Never: the database, the network; a file under its final name before its bytes are on disk.
+Flow: jobs|cli > [objects] > files > outbox
+Never: the database, the network.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import pydicom
 
 from dicomnode.errors import StorageFailedError
 from dicomnode.outputs.blending import make_blending
+from dicomnode.outputs.files import encode_instance, sync_folder, write_file
 from dicomnode.outputs.fused import make_fused_series
 from dicomnode.outputs.multiframe import make_multiframe
 from dicomnode.outputs.pet import make_pet_series
@@ -97,7 +96,7 @@ def write_outputs(request: OutputRequest, folder: Path) -> list[OutputFile]:
         for kind, instance in make_outputs(request):
             counts[kind] += 1
             files.append(_write_instance(kind, instance, folder / f"{kind}-{counts[kind]:04d}.dcm"))
-        _sync_folder(folder)
+        sync_folder(folder)
     except OSError as error:
         raise StorageFailedError(f"outputs could not be written: {error.strerror or error}") from error
     return files
@@ -117,16 +116,8 @@ def _made_quietly(
 
 
 def _write_instance(kind: Kind, instance: pydicom.Dataset, path: Path) -> OutputFile:
-    buffer = BytesIO()
-    with quiet_reading():
-        pydicom.dcmwrite(buffer, instance, enforce_file_format=True)
-    content = buffer.getbuffer()
-    partial = path.with_suffix(".part")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    content = encode_instance(instance)
+    write_file(path, content)
     return OutputFile(
         kind=kind,
         sop_instance_uid=str(instance.SOPInstanceUID),
@@ -137,11 +128,3 @@ def _write_instance(kind: Kind, instance: pydicom.Dataset, path: Path) -> Output
         size_bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

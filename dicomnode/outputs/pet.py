@@ -29,8 +29,8 @@ from dicomnode.outputs.modules import (
     describe,
     make_code,
     make_instance,
-    make_reference,
     make_template,
+    refer_to_slice,
 )
 from dicomnode.outputs.quantity import Quantity, find_quantity
 from dicomnode.outputs.request import OutputRequest
@@ -101,6 +101,7 @@ def make_pet_series(request: OutputRequest, resampled: Resampled) -> Iterator[Ca
     for k, fixed_header in enumerate(request.fixed.headers):
         instance = make_instance(request, "pt", template, k + 1)
         sources = [references[n] for n in resampled.contributing[k]]
+        instance.ReferencedImageSequence = [refer_to_slice(request.fixed, k, ANATOMIC_IMAGE)]
         yield partial(_fill_image, instance, fixed_header, sources, resampled.values[k], slope / quantity.factor)
 
 
@@ -187,7 +188,6 @@ def _fill_image(
 ) -> pydicom.Dataset:
     """Add what belongs to one slice: plane, references and pixels."""
     add_plane(instance, fixed_header)
-    instance.ReferencedImageSequence = [make_reference(fixed_header, ANATOMIC_IMAGE)]
     if sources:
         instance.SourceImageSequence = sources
     instance.ImageIndex = int(instance.InstanceNumber)

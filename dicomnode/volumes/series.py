@@ -31,6 +31,7 @@ class SeriesVolume:
 
     volume: Volume  # rescaled values, float32 (k, j, i), LPS mm
     headers: tuple[pydicom.Dataset, ...]  # one per k, without pixels; text in the instance's own character set
+    frame_numbers: tuple[int, ...] = ()  # one per k, from 1, where the slices are frames of multi-frame objects
 
 
 def load_series(paths: Sequence[Path]) -> SeriesVolume:
