@@ -70,7 +70,8 @@ def _write_copy(path: Path, compression: Compression) -> bool:
     instance.file_meta.TransferSyntaxUID = syntax
     copy = find_copy_path(path, compression)
     write_file(copy, encode_instance(instance))
-    if _decode(copy) == pixels:
+    decoded = _decode(copy)
+    if decoded + b"\0" * (len(decoded) % 2) == pixels:
         return True
     copy.unlink()
     return False
@@ -106,6 +107,6 @@ def _decode(path: Path) -> bytes:
     return _as_bytes(reader.GetImage().GetBuffer()) if reader.Read() else b""
 
 
-def _as_bytes(text: str) -> bytes:
-    """Undo what GDCM's Python layer does to bytes: it hands them out as text."""
-    return text.encode("utf-8", "surrogateescape")
+def _as_bytes(text: str | None) -> bytes:
+    """Undo what GDCM's Python layer does to bytes: it hands them out as text, and as None where there are none."""
+    return (text or "").encode("utf-8", "surrogateescape")
