@@ -33,7 +33,7 @@ from dicomnode.volumes.series import SeriesVolume
 MANUFACTURER: Final = OWN_MANUFACTURER
 MODEL_NAME: Final = "dicomnode-fusion"
 IMPLEMENTATION_VERSION_NAME: Final = "DICOMNODE"
-MAX_LO = 64  # PS3.5 6.2
+MAX_LO = 64  # PS3.5 6.2: characters; ours keep to as many bytes, which is what some readers count
 NOT_VERIFIED: Final = "REGISTRATION NOT VERIFIED"
 NEW_STUDY: Final = "PET registered to MR"
 
@@ -245,7 +245,8 @@ def _describe_series(request: OutputRequest, kind: Kind) -> str:
         "mr": read_text(request.fixed.headers[0], "SeriesDescription") or "MR",
     }
     words = re.sub(r"{(pet|mr)}", lambda found: names[found[1]], pattern)
-    return (f"{NOT_VERIFIED}: {words}" if request.is_unverified else words)[:MAX_LO].rstrip()
+    marked = f"{NOT_VERIFIED}: {words}" if request.is_unverified else words
+    return marked.encode()[:MAX_LO].decode(errors="ignore").rstrip()
 
 
 def _other_study(study_uid: str, series: list[pydicom.Dataset]) -> pydicom.Dataset:

@@ -77,6 +77,15 @@ def test_series_are_numbered_and_described_as_the_settings_say() -> None:
     }
 
 
+def test_a_description_that_is_too_long_ends_with_a_whole_character() -> None:
+    names = SeriesNameSettings(reg="ä" * 31 + "x{pet}")
+    firsts = make_first(make_request(settings=OutputSettings(objects=("reg",), descriptions=names)))
+    assert firsts["reg"].SeriesDescription == "ä" * 31 + "xF"  # 64 bytes
+    names = SeriesNameSettings(reg="ä" * 31 + "xä")
+    firsts = make_first(make_request(settings=OutputSettings(objects=("reg",), descriptions=names)))
+    assert firsts["reg"].SeriesDescription == "ä" * 31 + "x"
+
+
 @pytest.mark.parametrize(("verdict", "review"), [("accept", "send"), ("accept", "hold"), ("review", "hold")])
 def test_nothing_is_marked_that_was_accepted_or_that_a_person_will_have_looked_at(
     verdict: Verdict, review: str
