@@ -23,16 +23,16 @@ from pydicom.uid import (
     SpatialRegistrationStorage,
 )
 
+from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomnode.outputs.request import Kind, OutputRequest, software_version
 from dicomnode.outputs.sources import copy_or_empty, copy_present, read_clean, read_text
-from dicomnode.outputs.uids import IMPLEMENTATION_CLASS_UID, make_uid
+from dicomnode.outputs.uids import make_uid
 from dicomnode.volumes.checks import OWN_MANUFACTURER
 from dicomnode.volumes.headers import read_word
 from dicomnode.volumes.series import SeriesVolume
 
 MANUFACTURER: Final = OWN_MANUFACTURER
 MODEL_NAME: Final = "dicomnode-fusion"
-IMPLEMENTATION_VERSION_NAME: Final = "DICOMNODE"
 MAX_LO = 64  # PS3.5 6.2: characters; ours keep to as many bytes, which is what some readers count
 NOT_VERIFIED: Final = "REGISTRATION NOT VERIFIED"
 NEW_STUDY: Final = "PET registered to MR"
@@ -125,7 +125,7 @@ def make_instance(request: OutputRequest, kind: Kind, template: pydicom.Dataset,
     meta.MediaStorageSOPClassUID = PLANS[kind].sop_class_uid
     meta.MediaStorageSOPInstanceUID = instance.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     instance.file_meta = meta
     return instance

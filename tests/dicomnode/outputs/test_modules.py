@@ -7,6 +7,7 @@ from dataclasses import replace
 import pydicom
 import pytest
 
+from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomnode.outputs.modules import NOT_VERIFIED, refer_to_series, refer_to_slice
 from dicomnode.outputs.objects import OutputRequest, make_outputs
 from dicomnode.settings import OutputSettings, SeriesNameSettings
@@ -28,6 +29,12 @@ def married(header: pydicom.Dataset, _k: int) -> None:
 
 
 ELSEWHERE = replace(PET, uid="1.2.44", change=married)
+
+
+def test_files_name_the_implementation_that_associations_name() -> None:
+    for instance in make_first(make_request(settings=EVERY_OBJECT)).values():
+        assert instance.file_meta.ImplementationClassUID == IMPLEMENTATION_CLASS_UID
+        assert instance.file_meta.ImplementationVersionName == IMPLEMENTATION_VERSION_NAME
 
 
 def test_the_study_of_the_mr_is_joined() -> None:
