@@ -45,11 +45,12 @@ SPATIAL_RESAMPLING: Final[Code] = ("113085", "Spatial resampling")  # CID 7203
 SOURCE_IMAGE: Final[Code] = ("121322", "Source image for image processing operation")  # CID 7202
 ANATOMIC_IMAGE: Final[Code] = ("121338", "Anatomic image")  # CID 7201
 
-# PS3.3 C.7.1.1, C.7.2.1, C.7.4.1: carried over from the MR.
+# PS3.3 C.7.1.1, C.7.2.1: carried over from the study that is joined.
 PATIENT_TYPE_2 = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 PATIENT_TYPE_3 = ("IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence")
 STUDY_TYPE_2 = ("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
 STUDY_TYPE_3 = ("StudyDescription", "IssuerOfAccessionNumberSequence")
+PATIENT_STUDY = ("PatientAge", "PatientSize", "PatientWeight")  # PS3.3 C.7.2.2
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ def make_template(request: OutputRequest, kind: Kind) -> pydicom.Dataset:
     Returns
     -------
     Dataset
-        Patient, General Study, General Series, General Equipment and the constant part of SOP Common, in ISO_IR 192:
-        PS3.3 C.7.1.1, C.7.2.1, C.7.3.1, C.7.5.1, C.12.1.
+        Patient, General Study, Patient Study, General Series, General Equipment and the constant part of SOP Common,
+        in ISO_IR 192: PS3.3 C.7.1.1, C.7.2.1, C.7.2.2, C.7.3.1, C.7.5.1, C.12.1.
     """
     plan = PLANS[kind]
     template = pydicom.Dataset()
@@ -226,7 +227,7 @@ def _add_patient_and_study(template: pydicom.Dataset, request: OutputRequest) ->
     choice = request.settings.study
     source = (request.moving if choice == "pet" else request.fixed).headers[0]
     copy_or_empty(source, template, (*PATIENT_TYPE_2, *STUDY_TYPE_2))
-    copy_present(source, template, PATIENT_TYPE_3)
+    copy_present(source, template, (*PATIENT_TYPE_3, *PATIENT_STUDY))
     if choice != "new":
         template.StudyInstanceUID = source.StudyInstanceUID
         copy_present(source, template, STUDY_TYPE_3)

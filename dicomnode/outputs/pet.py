@@ -24,6 +24,7 @@ from dicomnode.outputs.images import (
 )
 from dicomnode.outputs.modules import (
     ANATOMIC_IMAGE,
+    PATIENT_STUDY,
     SPATIAL_RESAMPLING,
     add_frame_of_reference,
     describe,
@@ -41,8 +42,7 @@ MAX_STORED = 32767  # signed 16 bits, negatives unused
 MIN_LINEAR_WIDTH = 1.0  # PS3.3 C.11.2.1.2.1: a narrower window needs LINEAR_EXACT
 NOT_QUANTITATIVE = "Not for quantification: the source PET lacks "
 
-# From the PET: patient study C.7.2.2; PET series C.8.9.1; PET isotope C.8.9.2; orientation C.8.4.6; image C.8.9.4.
-PATIENT_STUDY = ("PatientAge", "PatientSize", "PatientWeight")
+# From the PET: PET series C.8.9.1; PET isotope C.8.9.2; orientation C.8.4.6; image C.8.9.4.
 SERIES_TYPE_2 = ("CorrectedImage", "CollimatorType")
 SERIES_TYPE_3 = (
     "SUVType",
@@ -108,6 +108,8 @@ def make_pet_series(request: OutputRequest, resampled: Resampled) -> Iterator[Ca
 def _add_series_modules(template: pydicom.Dataset, request: OutputRequest, quantity: Quantity) -> None:
     """Add what all slices take from the PET: patient study, PET series, isotope and orientation."""
     pet = request.moving.headers[0]
+    for keyword in PATIENT_STUDY:
+        template.pop(keyword, None)  # an SUV goes by the PET's own, or by none
     copy_present(pet, template, (*PATIENT_STUDY, *SERIES_TYPE_3))
     copy_or_empty(pet, template, (*SERIES_TYPE_2, *SEQUENCES_TYPE_2))
     for item in template.RadiopharmaceuticalInformationSequence:

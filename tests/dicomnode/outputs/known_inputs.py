@@ -7,6 +7,7 @@ Never: a look at an output.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pydicom
 
@@ -14,7 +15,7 @@ from dicomnode.outputs.request import OutputRequest
 from dicomnode.settings import OutputSettings
 from registration.confidence import Verdict
 from tests.dicomnode.outputs.known_requests import EVERY_OBJECT, MR, PET, SMALL_MOTION, make_registration, make_request
-from tests.dicomnode.series_files import CORONAL, OBLIQUE, SAGITTAL, SeriesSpec
+from tests.dicomnode.series_files import CORONAL, OBLIQUE, SAGITTAL, SeriesSpec, write_series
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Input:
     settings: OutputSettings = EVERY_OBJECT
     verdict: Verdict = "accept"
 
+    def write(self, folder: Path) -> list[Path]:
+        """Write both series below a folder and return their files."""
+        return [*write_series(folder / "mr", self.fixed), *write_series(folder / "pet", self.moving)]
+
     def request(self) -> OutputRequest:
         """Return the request for all kinds of objects."""
         request = make_request(self.fixed, self.moving, settings=self.settings)
@@ -33,8 +38,9 @@ class Input:
 
 
 def in_utf8(header: pydicom.Dataset, _k: int) -> None:
-    """Write text as the outputs have it: dcentvfy compares bytes, not characters."""
+    """Write text as the outputs have it, for dcentvfy compares bytes; and weigh the patient of the MR too."""
     header.SpecificCharacterSet = "ISO_IR 192"
+    header.PatientWeight, header.PatientSize = "61.5", "1.66"
 
 
 def poor(header: pydicom.Dataset, k: int) -> None:

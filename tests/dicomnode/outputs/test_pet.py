@@ -69,6 +69,17 @@ def test_what_an_suv_needs_is_the_pet_s_own(images: list[pydicom.Dataset]) -> No
         assert "ImageComments" not in image
 
 
+def test_the_patient_weighs_what_the_pet_says_or_nothing() -> None:
+    def weigh(header: pydicom.Dataset, _k: int) -> None:
+        header.PatientWeight, header.PatientAge = "70", "075Y"
+
+    request = make_request(fixed=replace(MR, uid="1.2.68", change=weigh))
+    firsts = {kind: instance for kind, instance in make_outputs(request) if instance.InstanceNumber == 1}
+    assert firsts["pt"].PatientWeight == "61.5"
+    assert "PatientAge" not in firsts["pt"]
+    assert (firsts["reg"].PatientWeight, firsts["reg"].PatientAge) == ("70", "075Y")  # of the study it joins
+
+
 def test_sources_are_the_slices_that_contributed(images: list[pydicom.Dataset]) -> None:
     names = {header.SOPInstanceUID for header in make_request().moving.headers}
     counts = []
