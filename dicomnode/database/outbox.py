@@ -94,8 +94,7 @@ def cancel_outputs(connection: Connection, job_id: int, reason: str) -> int:
     """Give up, on a person's word, what a job still owes; return how many rows. What was sent stays sent."""
     of_job = select(outputs.c.id).where(outputs.c.job_id == job_id)
     unsent = update(outbox).where(outbox.c.output_id.in_(of_job), outbox.c.state.in_(UNSENT))
-    values = {"state": "dead", "reason": reason, "lease_until": None, "token": outbox.c.token + 1}
-    return connection.execute(unsent.values(values)).rowcount
+    return connection.execute(unsent.values(state="dead", reason=reason, lease_until=None)).rowcount
 
 
 def claim_outbox(database: Database, destination: str, now: float, lease_s: float, limit: int) -> list[OutboxRow]:
