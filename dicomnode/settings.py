@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -60,6 +60,19 @@ def _check_sha256(value: str) -> str:
     return digits
 
 
+def _check_description(value: str) -> str:
+    text = value.strip()
+    if not text or not text.isprintable() or set(re.sub(r"\{(pet|mr)\}", "", text)) & set("\\{}"):
+        raise ValueError(f"a description is one line of text, which may hold {{pet}} and {{mr}}, this is {value!r}")
+    return text
+
+
+def _check_objects(value: tuple[OutputObject, ...]) -> tuple[OutputObject, ...]:
+    if twice := sorted({kind for kind in value if value.count(kind) > 1}):
+        raise ValueError(f"each object stands once, {twice[0]!r} stands {value.count(twice[0])} times")
+    return tuple(kind for kind in get_args(OutputObject) if kind in value)  # their order means nothing
+
+
 def check_subject(value: str) -> str:
     """Return a certificate's subject without insignificant spaces, or say how one is written."""
     subject = re.sub(r"\s*([,=+])\s*", r"\1", value.strip().removeprefix("subject="))
@@ -82,12 +95,15 @@ def _check_transfer_syntax(value: str) -> str:
 AETitle = Annotated[str, AfterValidator(check_ae_title)]
 Host = Annotated[str, AfterValidator(_check_host)]
 PeerHost = Annotated[str, AfterValidator(_check_peer_host)]
+Description = Annotated[str, AfterValidator(_check_description), Field(max_length=64)]  # PS3.5 6.2, VR LO
 Sha256 = Annotated[str, AfterValidator(_check_sha256)]
 Subject = Annotated[str, AfterValidator(check_subject)]
 SopClass = Annotated[str, AfterValidator(_check_sop_class)]
 TransferSyntax = Annotated[str, AfterValidator(_check_transfer_syntax)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Permission = Literal["store", "receive"]
+OutputObject = Literal["reg", "pt", "rgb", "multiframe", "blending"]
+Compression = Literal["none", "jpeg-ls", "jpeg-2000"]
 
 
 class Section(BaseModel):
@@ -154,9 +170,15 @@ class PeerSettings(Section):
 
 
 class DestinationSettings(Section):
-    """A peer that gets every result; it must be allowed to `receive`."""
+    """A peer that gets results; it must be allowed to `receive`. No `objects` is all that are made."""
 
     peer: str
+    objects: Annotated[tuple[OutputObject, ...], AfterValidator(_check_objects)] = ()
+    compression: Compression = "none"
+
+    def takes(self, kind: str) -> bool:
+        """Whether it gets objects of this kind."""
+        return not self.objects or kind in self.objects
 
 
 class PairingSettings(Section):
@@ -187,11 +209,30 @@ class RegistrationSettings(Section):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-class OutputSettings(Section):
-    """What the results look like."""
+class SeriesNameSettings(Section):
+    """How each series made is described; {pet} and {mr} stand for the descriptions of those it was made from."""
 
+    reg: Description = "PET to MR spatial registration"
+    pt: Description = "PET {pet} registered to {mr}"
+    rgb: Description = "PET {pet} fused on {mr}"
+    multiframe: Description = "PET {pet} fused on {mr}, multi-frame"
+    blending: Description = "PET {pet} blended on {mr}"
+
+
+class OutputSettings(Section):
+    """What the results are, and what they look like."""
+
+    objects: Annotated[tuple[OutputObject, ...], AfterValidator(_check_objects), Field(min_length=1)] = (
+        "reg",
+        "pt",
+        "rgb",
+    )
+    study: Literal["mr", "pet", "new"] = "mr"
+    review: Literal["hold", "send"] = "hold"
     series_number: Annotated[int, Field(ge=1, le=99999)] = 9001
+    colour_map: Literal["inferno", "magma", "plasma", "viridis", "cividis", "hot"] = "inferno"
     opacity: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    descriptions: SeriesNameSettings = SeriesNameSettings()
 
 
 class SendSettings(Section):
@@ -285,6 +326,20 @@ class Settings(BaseSettings):
                 f"receive.accept: 'any' is for a loopback address, node.bind is {self.node.bind}; "
                 'list the callers under [[peers]] and set accept = "configured"'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_objects_agree(self) -> Self:
+        made = self.outputs.objects
+        if "blending" in made and "pt" not in made:
+            raise ValueError('outputs.objects: "blending" shows the "pt" on the MR; add "pt"')
+        for number, destination in enumerate(self.destinations):
+            for kind in destination.objects:
+                if kind not in made:
+                    raise ValueError(
+                        f"destinations.{number}.objects: {kind!r} is not made; add it to outputs.objects, which is "
+                        f"{', '.join(made)}"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -43,8 +43,15 @@ def register(arguments: argparse.Namespace) -> int:
         result = register_series(request, load_network(settings.registration), progress)
         progress("report", 100.0)
         report = request.folder / REPORT
-        opacity = settings.outputs.opacity
-        write_report(report, result.fixed, result.moving, result.registration, reason=result.reason, opacity=opacity)
+        write_report(
+            report,
+            result.fixed,
+            result.moving,
+            result.registration,
+            reason=result.reason,
+            opacity=settings.outputs.opacity,
+            colour_map=settings.outputs.colour_map,
+        )
     sys.stderr.write(f"dicomnode: the report is {report}\n")
     _warn_of_other_files(arguments.output, result)
     outputs = [{**vars(output), "path": str(output.path)} for output in result.outputs]

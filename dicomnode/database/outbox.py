@@ -15,6 +15,7 @@ from sqlalchemy import Connection, RowMapping, Select, insert, select, update
 from dicomnode.database.engine import Database
 from dicomnode.database.schema import outbox, outputs
 from dicomnode.errors import LeaseLostError, StateError
+from dicomnode.settings import DestinationSettings
 
 # DESIGN section 5. `sent` becomes `committed` when the destination does storage commitment.
 OUTBOX_MOVES: Mapping[str, frozenset[str]] = {
@@ -73,6 +74,27 @@ def add_outbox_rows(connection: Connection, output_ids: Iterable[int], destinati
     if new:
         connection.execute(insert(outbox), new)
     return len(new)
+
+
+def owe_outputs(
+    connection: Connection,
+    made: Iterable[tuple[int, str]],
+    destinations: Iterable[DestinationSettings],
+    now: float,
+) -> int:
+    """Owe outputs, each an id and a kind of object, to the destinations that take that kind; as `add_outbox_rows`."""
+    rows = list(made)
+    return sum(
+        add_outbox_rows(connection, [key for key, kind in rows if one.takes(kind)], [one.peer], now)
+        for one in destinations
+    )
+
+
+def cancel_outputs(connection: Connection, job_id: int, reason: str) -> int:
+    """Give up, on a person's word, what a job still owes; return how many rows. What was sent stays sent."""
+    of_job = select(outputs.c.id).where(outputs.c.job_id == job_id)
+    unsent = update(outbox).where(outbox.c.output_id.in_(of_job), outbox.c.state.in_(UNSENT))
+    return connection.execute(unsent.values(state="dead", reason=reason, lease_until=None)).rowcount
 
 
 def claim_outbox(database: Database, destination: str, now: float, lease_s: float, limit: int) -> list[OutboxRow]:

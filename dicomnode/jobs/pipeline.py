@@ -17,15 +17,16 @@ from sqlalchemy import Connection
 
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import Job, JobClaim, move_claimed_job, record_outputs, record_progress
-from dicomnode.database.outbox import add_outbox_rows
+from dicomnode.database.outbox import owe_outputs
 from dicomnode.database.pairs import fetch_input_digest, fetch_pair
 from dicomnode.database.series import fetch_instance_paths
 from dicomnode.database.store import Store
 from dicomnode.errors import ConfigurationError, RegistrationRefusedError
 from dicomnode.logs import get_logger
+from dicomnode.outputs.compression import write_copies
 from dicomnode.outputs.hybrid import judge_hybrid
 from dicomnode.outputs.objects import OutputFile, OutputRequest, write_outputs
-from dicomnode.settings import OutputSettings, RegistrationSettings, Settings
+from dicomnode.settings import DestinationSettings, OutputSettings, RegistrationSettings, Settings
 from dicomnode.volumes.series import SeriesVolume, load_series
 from registration.descriptors import Network
 from registration.errors import DeviceError, ModelError, RegistrationError
@@ -162,9 +163,9 @@ def run_job(job: Job, settings: Settings, database: Database, clock: Clock) -> N
     request = SeriesRequest(fixed_paths, moving_paths, folder, job.created_at, settings.registration, settings.outputs)
     network = load_network(settings.registration)
     result = register_series(request, network, _recorder(database, claim, clock))
-    destinations = [destination.peer for destination in settings.destinations]
+    _write_copies(result, settings.destinations)
     with database.write() as connection:
-        _record_result(connection, claim, result, destinations, (store.root, clock()))
+        _record_result(connection, claim, result, settings, (store.root, clock()))
     log.info("job.finished", job_id=job.id, verdict=result.registration.verdict, outputs=len(result.outputs))
 
 
@@ -172,18 +173,27 @@ def _record_result(
     connection: Connection,
     claim: JobClaim,
     result: SeriesResult,
-    destinations: Sequence[str],
+    settings: Settings,
     where_and_when: tuple[Path, float],
 ) -> None:
-    """Record a result, its outputs, and what is owed where the verdict needs no person."""
+    """Record a result, its outputs, and what is owed: all where the verdict needs no person, or none is waited for."""
     root, now = where_and_when
     state = {"accept": "done", "review": "review", "reject": "failed"}[result.registration.verdict]
     values = {"verdict": result.registration.verdict, "result": result.summary, "stage": "", "percent": 100}
     move_claimed_job(connection, claim, state, reason=result.reason, finished_at=now, **values)
     rows = [{**asdict(output), "path": str(output.path.relative_to(root))} for output in result.outputs]
     output_ids = record_outputs(connection, claim.job_id, rows)
-    if state == "done":
-        add_outbox_rows(connection, output_ids, destinations, now)
+    if state == "done" or settings.outputs.review == "send":
+        made = zip(output_ids, (output.kind for output in result.outputs), strict=True)
+        owe_outputs(connection, made, settings.destinations, now)
+
+
+def _write_copies(result: SeriesResult, destinations: Sequence[DestinationSettings]) -> None:
+    """Write the compressed copies that the destinations ask for, each once."""
+    for compression in sorted({destination.compression for destination in destinations}):
+        takers = [destination for destination in destinations if destination.compression == compression]
+        wanted = [out for out in result.outputs if any(taker.takes(out.kind) for taker in takers)]
+        write_copies([(output.kind, output.path) for output in wanted], compression)
 
 
 @lru_cache(maxsize=1)

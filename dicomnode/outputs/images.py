@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import pydicom
 
-from dicomnode.outputs.modules import SOURCE_IMAGE, make_reference
+from dicomnode.outputs.modules import SOURCE_IMAGE, refer_to_slice
 from dicomnode.outputs.request import OutputRequest
 from dicomnode.outputs.sources import copy_or_empty, copy_present, read_clean
 
@@ -52,4 +52,4 @@ def add_lossy_history(template: pydicom.Dataset, headers: Iterable[pydicom.Datas
 
 def make_source_references(request: OutputRequest) -> list[pydicom.Dataset]:
     """Make the item for each PET slice as a source; slices share them, since thousands are slow to make."""
-    return [make_reference(header, SOURCE_IMAGE, "NO") for header in request.moving.headers]
+    return [refer_to_slice(request.moving, k, SOURCE_IMAGE, "NO") for k in range(len(request.moving.headers))]

@@ -1,28 +1,41 @@
 """The modules every output shares: patient, study, series, equipment, references, SOP common.
 
-Flow: request > [modules] > pet|fused|registration_object
+Flow: request > [modules] > pet|fused|registration_object|blending
 Never: pixels, matrices, or anything only one kind of object has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import pydicom
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    BlendingSoftcopyPresentationStateStorage,
+    ExplicitVRLittleEndian,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    PositronEmissionTomographyImageStorage,
+    SecondaryCaptureImageStorage,
+    SpatialRegistrationStorage,
+)
 
+from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomnode.outputs.request import Kind, OutputRequest, software_version
 from dicomnode.outputs.sources import copy_or_empty, copy_present, read_clean, read_text
-from dicomnode.outputs.uids import IMPLEMENTATION_CLASS_UID, make_uid
+from dicomnode.outputs.uids import make_uid
 from dicomnode.volumes.checks import OWN_MANUFACTURER
+from dicomnode.volumes.headers import read_word
+from dicomnode.volumes.series import SeriesVolume
 
 MANUFACTURER: Final = OWN_MANUFACTURER
 MODEL_NAME: Final = "dicomnode-fusion"
-IMPLEMENTATION_VERSION_NAME: Final = "DICOMNODE"
-MAX_LO = 64  # PS3.5 6.2
+MAX_LO = 64  # PS3.5 6.2: characters; ours keep to as many bytes, which is what some readers count
+NOT_VERIFIED: Final = "REGISTRATION NOT VERIFIED"
+NEW_STUDY: Final = "PET registered to MR"
 
 # PS3.16 annex D; the context group of each in brackets.
 Code = tuple[str, str]
@@ -32,49 +45,52 @@ SPATIAL_RESAMPLING: Final[Code] = ("113085", "Spatial resampling")  # CID 7203
 SOURCE_IMAGE: Final[Code] = ("121322", "Source image for image processing operation")  # CID 7202
 ANATOMIC_IMAGE: Final[Code] = ("121338", "Anatomic image")  # CID 7201
 
-# PS3.3 C.7.1.1, C.7.2.1, C.7.4.1: carried over from the MR.
+# PS3.3 C.7.1.1, C.7.2.1: carried over from the study that is joined.
 PATIENT_TYPE_2 = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 PATIENT_TYPE_3 = ("IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence")
 STUDY_TYPE_2 = ("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
 STUDY_TYPE_3 = ("StudyDescription", "IssuerOfAccessionNumberSequence")
+PATIENT_STUDY = ("PatientAge", "PatientSize", "PatientWeight")  # PS3.3 C.7.2.2
 
 
 @dataclass(frozen=True)
 class SeriesPlan:
     """What sets one output series apart."""
 
-    kind: Kind
     modality: str
     sop_class_uid: UID
     offset: int  # SeriesNumber above the configured one
-    description: str
 
 
-def make_template(request: OutputRequest, plan: SeriesPlan) -> pydicom.Dataset:
+# Each kind of object: PS3.3 A.21, A.8.1, A.39.1, A.8.5, A.33.4.
+PLANS: Final[Mapping[Kind, SeriesPlan]] = {
+    "pt": SeriesPlan("PT", PositronEmissionTomographyImageStorage, 0),
+    "rgb": SeriesPlan("OT", SecondaryCaptureImageStorage, 1),
+    "reg": SeriesPlan("REG", SpatialRegistrationStorage, 2),
+    "multiframe": SeriesPlan("OT", MultiFrameTrueColorSecondaryCaptureImageStorage, 3),
+    "blending": SeriesPlan("PR", BlendingSoftcopyPresentationStateStorage, 4),
+}
+
+
+def make_template(request: OutputRequest, kind: Kind) -> pydicom.Dataset:
     """Make what all instances of one output series share.
 
     Returns
     -------
     Dataset
-        Patient, General Study, General Series, Frame of Reference, General Equipment and the constant part of SOP
-        Common, in ISO_IR 192: PS3.3 C.7.1.1, C.7.2.1, C.7.3.1, C.7.4.1, C.7.5.1, C.12.1.
+        Patient, General Study, Patient Study, General Series, General Equipment and the constant part of SOP Common,
+        in ISO_IR 192: PS3.3 C.7.1.1, C.7.2.1, C.7.2.2, C.7.3.1, C.7.5.1, C.12.1.
     """
-    fixed = request.fixed.headers[0]
+    plan = PLANS[kind]
     template = pydicom.Dataset()
     template.SpecificCharacterSet = "ISO_IR 192"
     template.SOPClassUID = plan.sop_class_uid
-    copy_or_empty(fixed, template, PATIENT_TYPE_2)
-    copy_present(fixed, template, PATIENT_TYPE_3)
-    template.StudyInstanceUID = fixed.StudyInstanceUID
-    copy_or_empty(fixed, template, STUDY_TYPE_2)
-    copy_present(fixed, template, STUDY_TYPE_3)
+    _add_patient_and_study(template, request)
     template.Modality = plan.modality
-    template.SeriesInstanceUID = make_uid(request.fingerprint, plan.kind, "series")
+    template.SeriesInstanceUID = find_series_uid(request, kind)
     template.SeriesNumber = request.settings.series_number + plan.offset
-    template.SeriesDescription = plan.description[:MAX_LO].rstrip()
-    template.BodyPartExamined = read_clean(fixed, "BodyPartExamined") or "BRAIN"
-    template.FrameOfReferenceUID = fixed.FrameOfReferenceUID
-    copy_or_empty(fixed, template, ("PositionReferenceIndicator",))
+    template.SeriesDescription = _describe_series(request, kind)
+    template.BodyPartExamined = read_clean(request.fixed.headers[0], "BodyPartExamined") or "BRAIN"
     template.Manufacturer = MANUFACTURER
     template.ManufacturerModelName = MODEL_NAME
     template.SoftwareVersions = software_version()
@@ -83,18 +99,34 @@ def make_template(request: OutputRequest, plan: SeriesPlan) -> pydicom.Dataset:
     return template
 
 
-def make_instance(request: OutputRequest, plan: SeriesPlan, template: pydicom.Dataset, number: int) -> pydicom.Dataset:
+def add_frame_of_reference(template: pydicom.Dataset, fixed_header: pydicom.Dataset) -> None:
+    """Say that an object lies in the MR's frame of reference (PS3.3 C.7.4.1)."""
+    template.FrameOfReferenceUID = fixed_header.FrameOfReferenceUID
+    copy_or_empty(fixed_header, template, ("PositionReferenceIndicator",))
+
+
+def find_series_uid(request: OutputRequest, kind: Kind) -> UID:
+    """Return the SeriesInstanceUID that a kind of object has, made or not."""
+    return make_uid(request.fingerprint, kind, "series")
+
+
+def find_instance_uid(request: OutputRequest, kind: Kind, number: int) -> UID:
+    """Return the SOPInstanceUID that instance `number` (from 1) of a kind of object has, made or not."""
+    return make_uid(request.fingerprint, kind, "instance", str(number))
+
+
+def make_instance(request: OutputRequest, kind: Kind, template: pydicom.Dataset, number: int) -> pydicom.Dataset:
     """Start instance `number` (from 1) of a series: the template, its own UID and number, and file meta."""
     instance = pydicom.Dataset()
     instance.update(template)
-    instance.SOPInstanceUID = make_uid(request.fingerprint, plan.kind, "instance", str(number))
+    instance.SOPInstanceUID = find_instance_uid(request, kind, number)
     instance.InstanceNumber = number
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = plan.sop_class_uid
+    meta.MediaStorageSOPClassUID = PLANS[kind].sop_class_uid
     meta.MediaStorageSOPInstanceUID = instance.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     instance.file_meta = meta
     return instance
@@ -125,21 +157,52 @@ def make_reference(header: pydicom.Dataset, purpose: Code | None = None, preserv
     return item
 
 
-def add_common_references(target: pydicom.Dataset, groups: Iterable[Sequence[pydicom.Dataset]]) -> None:
+def refer_to_slice(series: SeriesVolume, k: int, purpose: Code | None = None, preserved: str = "") -> pydicom.Dataset:
+    """Make the item that points at one slice: an instance, or one frame of it."""
+    item = make_reference(series.headers[k], purpose, preserved)
+    if series.frame_numbers:
+        item.ReferencedFrameNumber = series.frame_numbers[k]
+    return item
+
+
+def refer_to_series(series: SeriesVolume, purpose: Code | None = None, preserved: str = "") -> list[pydicom.Dataset]:
+    """Make an item for each instance of a series; with its frames where not all of them are meant (PS3.3 10.3)."""
+    items: dict[str, pydicom.Dataset] = {}
+    frames: dict[str, list[int]] = {}
+    for k, header in enumerate(series.headers):
+        uid = str(header.SOPInstanceUID)
+        items[uid] = items.get(uid) or make_reference(header, purpose, preserved)
+        if series.frame_numbers:
+            frames.setdefault(uid, []).append(series.frame_numbers[k])
+    counts = {str(header.SOPInstanceUID): read_word(header, "NumberOfFrames") for header in series.headers}
+    for uid, numbers in frames.items():
+        if counts[uid] != str(len(numbers)):
+            items[uid].ReferencedFrameNumber = sorted(numbers)
+    return list(items.values())
+
+
+def refer_to_output(request: OutputRequest, kind: Kind, number: int) -> pydicom.Dataset:
+    """Make the item that points at instance `number` (from 1) of what we make ourselves."""
+    item = pydicom.Dataset()
+    item.ReferencedSOPClassUID = PLANS[kind].sop_class_uid
+    item.ReferencedSOPInstanceUID = find_instance_uid(request, kind, number)
+    return item
+
+
+def add_common_references(target: pydicom.Dataset, groups: Iterable[SeriesVolume]) -> None:
     """Say which study and series each referenced instance is in: Common Instance Reference, PS3.3 C.12.2.
 
-    Each group holds headers of one series. Series of the target's own study and of other studies go to different
-    sequences; a sequence without items is left out.
+    Series of the target's own study and of other studies go to different sequences; a sequence without items is left
+    out.
     """
     own: list[pydicom.Dataset] = []
     other: dict[str, list[pydicom.Dataset]] = {}
-    for headers in groups:
-        if not headers:
-            continue
+    for series in groups:
         item = pydicom.Dataset()
-        item.SeriesInstanceUID = headers[0].SeriesInstanceUID
-        item.ReferencedInstanceSequence = [make_reference(header) for header in headers]
-        study_uid = str(headers[0].StudyInstanceUID)
+        item.SeriesInstanceUID = series.headers[0].SeriesInstanceUID
+        instances = {str(header.SOPInstanceUID): header for header in series.headers}
+        item.ReferencedInstanceSequence = [make_reference(header) for header in instances.values()]
+        study_uid = str(series.headers[0].StudyInstanceUID)
         (own if study_uid == target.StudyInstanceUID else other.setdefault(study_uid, [])).append(item)
     if own:
         target.ReferencedSeriesSequence = own
@@ -150,17 +213,41 @@ def add_common_references(target: pydicom.Dataset, groups: Iterable[Sequence[pyd
 
 
 def describe(request: OutputRequest) -> str:
-    """Say in words how the moving series came to lie on the fixed one."""
+    """Say in words how the moving series came to lie on the fixed one, and first if nobody has looked at a doubt."""
     registration = request.registration
+    mark = f"{NOT_VERIFIED}. " if request.is_unverified else ""
     return (
-        f"PET registered rigidly to MR by CNN-SIFT features ({registration.verdict}, confidence "
+        f"{mark}PET registered rigidly to MR by CNN-SIFT features ({registration.verdict}, confidence "
         f"{registration.confidence:.3f}, model {registration.model_sha256[:12]})"
     )
 
 
-def series_name(header: pydicom.Dataset, default: str) -> str:
-    """Return the series' description for use within ours."""
-    return read_text(header, "SeriesDescription") or default
+def _add_patient_and_study(template: pydicom.Dataset, request: OutputRequest) -> None:
+    """Join the study that the settings name, under the name its patient has there, or begin one."""
+    choice = request.settings.study
+    source = (request.moving if choice == "pet" else request.fixed).headers[0]
+    copy_or_empty(source, template, (*PATIENT_TYPE_2, *STUDY_TYPE_2))
+    copy_present(source, template, (*PATIENT_TYPE_3, *PATIENT_STUDY))
+    if choice != "new":
+        template.StudyInstanceUID = source.StudyInstanceUID
+        copy_present(source, template, STUDY_TYPE_3)
+        return
+    template.StudyInstanceUID = make_uid(request.fingerprint, "study")
+    template.StudyDate, template.StudyTime = date_and_time(request)
+    template.StudyID = template.AccessionNumber = None  # nobody has ordered it
+    template.StudyDescription = NEW_STUDY
+
+
+def _describe_series(request: OutputRequest, kind: Kind) -> str:
+    """Return a series' description with the sources' put in, and before it if nobody has looked at a doubt."""
+    pattern: str = getattr(request.settings.descriptions, kind)
+    names = {
+        "pet": read_text(request.moving.headers[0], "SeriesDescription") or "series",
+        "mr": read_text(request.fixed.headers[0], "SeriesDescription") or "MR",
+    }
+    words = re.sub(r"{(pet|mr)}", lambda found: names[found[1]], pattern)
+    marked = f"{NOT_VERIFIED}: {words}" if request.is_unverified else words
+    return marked.encode()[:MAX_LO].decode(errors="ignore").rstrip()
 
 
 def _other_study(study_uid: str, series: list[pydicom.Dataset]) -> pydicom.Dataset:

@@ -1,29 +1,29 @@
 """All objects of one registration, made slice by slice and written for good.
 
-Flow: jobs|cli > [objects] > outbox
-Never: the database, the network; a file under its final name before its bytes are on disk.
+Flow: jobs|cli > [objects] > files > outbox
+Never: the database, the network.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import pydicom
 
 from dicomnode.errors import StorageFailedError
-from dicomnode.outputs.contributions import find_contributing
+from dicomnode.outputs.blending import make_blending
+from dicomnode.outputs.files import encode_instance, sync_folder, write_file
 from dicomnode.outputs.fused import make_fused_series
+from dicomnode.outputs.multiframe import make_multiframe
 from dicomnode.outputs.pet import make_pet_series
 from dicomnode.outputs.registration_object import make_registration_object
 from dicomnode.outputs.request import Kind, OutputRequest
+from dicomnode.outputs.resampled import resample_moving
 from dicomnode.volumes.headers import quiet_reading
-from registration.resample import resample
 
 __all__ = ["Kind", "OutputFile", "OutputRequest", "make_outputs", "write_outputs"]
 
@@ -52,16 +52,22 @@ def make_outputs(request: OutputRequest) -> Iterator[tuple[Kind, pydicom.Dataset
     Returns
     -------
     iterator of (kind, Dataset)
-        "pt" slices and "rgb" slices in the order of k, then "reg": complete with file meta, and the same bytes for
-        the same request. When both series stand in one frame of reference and the transform is not the identity,
-        there is no "reg": it would give one frame two places.
+        Those kinds that the settings ask for: "pt" slices and "rgb" slices in the order of k, "multiframe", then what
+        refers to others: "reg" and "blending". Complete with file meta, and the same bytes for the same request. When
+        both series stand in one frame of reference and the transform is not the identity, there is no "reg": it would
+        give one frame two places.
     """
-    moving_on_fixed = resample(request.moving.volume, request.fixed.volume, request.fixed_from_moving)
-    contributing = find_contributing(request.fixed.volume, request.moving.volume, request.fixed_from_moving)
-    yield from _made_quietly("pt", make_pet_series(request, moving_on_fixed, contributing))
-    yield from _made_quietly("rgb", make_fused_series(request, moving_on_fixed, contributing))
-    if request.is_identity or not request.shares_frame:
-        yield from _made_quietly("reg", iter([lambda: make_registration_object(request)]))
+    resampled = resample_moving(request)
+    makers: Mapping[Kind, Callable[[], Iterator[Callable[[], pydicom.Dataset]]]] = {
+        "pt": lambda: make_pet_series(request, resampled),
+        "rgb": lambda: make_fused_series(request, resampled),
+        "multiframe": lambda: iter([lambda: make_multiframe(request, resampled)]),
+        "reg": lambda: iter([lambda: make_registration_object(request)]),
+        "blending": lambda: iter([lambda: make_blending(request, resampled)]),
+    }
+    for kind, make in makers.items():
+        if kind in request.settings.objects and (kind != "reg" or request.makes_registration_object):
+            yield from _made_quietly(kind, make())
 
 
 def write_outputs(request: OutputRequest, folder: Path) -> list[OutputFile]:
@@ -90,7 +96,7 @@ def write_outputs(request: OutputRequest, folder: Path) -> list[OutputFile]:
         for kind, instance in make_outputs(request):
             counts[kind] += 1
             files.append(_write_instance(kind, instance, folder / f"{kind}-{counts[kind]:04d}.dcm"))
-        _sync_folder(folder)
+        sync_folder(folder)
     except OSError as error:
         raise StorageFailedError(f"outputs could not be written: {error.strerror or error}") from error
     return files
@@ -110,16 +116,8 @@ def _made_quietly(
 
 
 def _write_instance(kind: Kind, instance: pydicom.Dataset, path: Path) -> OutputFile:
-    buffer = BytesIO()
-    with quiet_reading():
-        pydicom.dcmwrite(buffer, instance, enforce_file_format=True)
-    content = buffer.getvalue()
-    partial = path.with_suffix(".part")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    content = encode_instance(instance)
+    write_file(path, content)
     return OutputFile(
         kind=kind,
         sop_instance_uid=str(instance.SOPInstanceUID),
@@ -130,11 +128,3 @@ def _write_instance(kind: Kind, instance: pydicom.Dataset, path: Path) -> Output
         size_bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

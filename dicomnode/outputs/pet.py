@@ -1,19 +1,17 @@
 """The PET on the MR's grid, quantitative: a series of PET images (PS3.3 A.21), one per MR slice.
 
-Flow: modules > [pet] > objects
+Flow: modules, quantity, resampled > [pet] > objects
 Never: the processing time as a PET time (an SUV would follow it); a slope that changes within the series.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.uid import PositronEmissionTomographyImageStorage
 from pydicom.valuerep import format_number_as_ds
 
 from dicomnode.outputs.contributions import middle_slice
@@ -26,26 +24,25 @@ from dicomnode.outputs.images import (
 )
 from dicomnode.outputs.modules import (
     ANATOMIC_IMAGE,
+    PATIENT_STUDY,
     SPATIAL_RESAMPLING,
-    SeriesPlan,
+    add_frame_of_reference,
     describe,
     make_code,
     make_instance,
-    make_reference,
     make_template,
-    series_name,
+    refer_to_slice,
 )
+from dicomnode.outputs.quantity import Quantity, find_quantity
 from dicomnode.outputs.request import OutputRequest
-from dicomnode.outputs.sources import copy_or_empty, copy_present, copy_suv_private, read_clean
+from dicomnode.outputs.resampled import Resampled
+from dicomnode.outputs.sources import copy_or_empty, copy_present, read_clean
 
 MAX_STORED = 32767  # signed 16 bits, negatives unused
-TOP_PERCENT = 99.5
-SAMPLES = 2_000_000  # voxels looked at for the window
 MIN_LINEAR_WIDTH = 1.0  # PS3.3 C.11.2.1.2.1: a narrower window needs LINEAR_EXACT
 NOT_QUANTITATIVE = "Not for quantification: the source PET lacks "
 
-# From the PET: patient study C.7.2.2; PET series C.8.9.1; PET isotope C.8.9.2; orientation C.8.4.6; image C.8.9.4.
-PATIENT_STUDY = ("PatientAge", "PatientSize", "PatientWeight")
+# From the PET: PET series C.8.9.1; PET isotope C.8.9.2; orientation C.8.4.6; image C.8.9.4.
 SERIES_TYPE_2 = ("CorrectedImage", "CollimatorType")
 SERIES_TYPE_3 = (
     "SUVType",
@@ -64,21 +61,10 @@ SEQUENCES_TYPE_2 = (
 IMAGE_TYPE_2 = ("AcquisitionDate", "AcquisitionTime", "ActualFrameDuration", "DoseCalibrationFactor")
 
 
-@dataclass(frozen=True)
-class Quantisation:
-    """How values became 16-bit integers: value = stored * slope, one slope for the whole series."""
-
-    slope: float
-    top: float  # of the display window, in the PET's unit
-
-
-def fit_quantisation(values: NDArray[np.float32]) -> Quantisation:
-    """Choose the slope that gives the largest value 32767, as its DS spelling will be read back."""
-    largest = float(values.max())
-    slope = float(format_number_as_ds(largest / MAX_STORED)) if largest > 0 else 1.0
-    flat = values.reshape(-1)[:: max(1, values.size // SAMPLES)]
-    top = float(np.percentile(flat, TOP_PERCENT))
-    return Quantisation(slope, top if top > 0 else max(largest, 1.0))
+def fit_slope(values: NDArray[np.float32], quantity: Quantity) -> float:
+    """Choose the RescaleSlope that gives the largest value 32767, as its DS spelling will be read back."""
+    largest = float(values.max()) * quantity.factor
+    return float(format_number_as_ds(largest / MAX_STORED)) if largest > 0 else 1.0
 
 
 def quantise(values: NDArray[np.float32], slope: float) -> NDArray[np.int16]:
@@ -87,48 +73,49 @@ def quantise(values: NDArray[np.float32], slope: float) -> NDArray[np.int16]:
     return stored
 
 
-def make_pet_series(
-    request: OutputRequest, moving_on_fixed: NDArray[np.float32], contributing: list[range]
-) -> Iterator[Callable[[], pydicom.Dataset]]:
+def make_pet_series(request: OutputRequest, resampled: Resampled) -> Iterator[Callable[[], pydicom.Dataset]]:
     """Make the derived PET slice by slice.
 
     Parameters
     ----------
     request : OutputRequest
-    moving_on_fixed : (k, j, i) float32
-        The PET in its own unit on the MR's grid.
-    contributing : list of range
-        Per MR slice, the PET slices it was made of.
+    resampled : Resampled
+        The PET on the MR's grid.
 
     Returns
     -------
     iterator of callables
         Each makes one image, in the order of k.
     """
-    mr, pet = request.fixed.headers[0], request.moving.headers[0]
-    description = f"PET {series_name(pet, 'series')} registered to {series_name(mr, 'MR')}"
-    plan = SeriesPlan("pt", "PT", PositronEmissionTomographyImageStorage, 0, description)
-    template = make_template(request, plan)
-    quantisation = fit_quantisation(moving_on_fixed)
-    _add_series_modules(template, request)
-    _add_constant_image_modules(template, request, quantisation)
-    _add_times(template, request.moving.headers[middle_slice(contributing, len(request.moving.headers))])
+    quantity = find_quantity(request.moving.headers)
+    slope = fit_slope(resampled.values, quantity)
+    middle = middle_slice(resampled.contributing, len(request.moving.headers))
+    template = make_template(request, "pt")
+    add_frame_of_reference(template, request.fixed.headers[0])
+    _add_series_modules(template, request, quantity)
+    _add_constant_image_modules(template, request, quantity)
+    template.RescaleSlope = str(format_number_as_ds(slope))
+    _add_window(template, resampled.windows.moving_top * quantity.factor)
+    _add_times(template, request.moving.headers[middle])
     references = make_source_references(request)
     for k, fixed_header in enumerate(request.fixed.headers):
-        instance = make_instance(request, plan, template, k + 1)
-        sources = [references[n] for n in contributing[k]]
-        yield partial(_fill_image, instance, fixed_header, sources, moving_on_fixed[k], quantisation.slope)
+        instance = make_instance(request, "pt", template, k + 1)
+        sources = [references[n] for n in resampled.contributing[k]]
+        instance.ReferencedImageSequence = [refer_to_slice(request.fixed, k, ANATOMIC_IMAGE)]
+        yield partial(_fill_image, instance, fixed_header, sources, resampled.values[k], slope / quantity.factor)
 
 
-def _add_series_modules(template: pydicom.Dataset, request: OutputRequest) -> None:
+def _add_series_modules(template: pydicom.Dataset, request: OutputRequest, quantity: Quantity) -> None:
     """Add what all slices take from the PET: patient study, PET series, isotope and orientation."""
     pet = request.moving.headers[0]
+    for keyword in PATIENT_STUDY:
+        template.pop(keyword, None)  # an SUV goes by the PET's own, or by none
     copy_present(pet, template, (*PATIENT_STUDY, *SERIES_TYPE_3))
     copy_or_empty(pet, template, (*SERIES_TYPE_2, *SEQUENCES_TYPE_2))
     for item in template.RadiopharmaceuticalInformationSequence:
         if "RadionuclideCodeSequence" not in item:
             item.RadionuclideCodeSequence = []
-    copy_suv_private(pet, template)
+    quantity.add_private(pet, template)
     template.SeriesType = ["STATIC", "IMAGE"]
     template.NumberOfSlices = len(request.fixed.headers)
     missing = [keyword for keyword in ("Units", "CountsSource", "DecayCorrection") if not read_clean(pet, keyword)]
@@ -141,6 +128,8 @@ def _add_series_modules(template: pydicom.Dataset, request: OutputRequest) -> No
     }
     for keyword in missing:
         setattr(template, keyword, defaults[keyword])
+    if quantity.units:
+        template.Units = quantity.units
     missing += _copy_series_time(pet, template, request)
     missing += [keyword for keyword in ("FrameReferenceTime",) if not read_clean(pet, keyword)]
     if template.DecayCorrection != "NONE" and not read_clean(pet, "DecayFactor"):
@@ -160,19 +149,24 @@ def _copy_series_time(pet: pydicom.Dataset, template: pydicom.Dataset, request: 
     return ["any date and time"]
 
 
-def _add_constant_image_modules(template: pydicom.Dataset, request: OutputRequest, quantisation: Quantisation) -> None:
-    """Add General Image, Image Pixel, PET Image and VOI LUT as far as all slices agree."""
+def _add_constant_image_modules(template: pydicom.Dataset, request: OutputRequest, quantity: Quantity) -> None:
+    """Add General Image, Image Pixel and PET Image as far as all slices agree."""
     template.ImageType = ["DERIVED", "PRIMARY", "RESAMPLED"]
-    template.DerivationDescription = f"{describe(request)}, resampled on the MR grid by cubic B-splines"
+    template.DerivationDescription = (
+        f"{describe(request)}, resampled on the MR grid by cubic B-splines{quantity.derivation}"
+    )
     template.DerivationCodeSequence = [make_code(SPATIAL_RESAMPLING)]
     add_lossy_history(template, request.moving.headers)
     add_stack(template, request.fixed.headers[0])
     add_pixel_layout(template, request.fixed.volume.shape[1:], samples=1)
     template.RescaleIntercept = "0"
-    template.RescaleSlope = str(format_number_as_ds(quantisation.slope))
-    template.WindowCenter = str(format_number_as_ds(quantisation.top / 2))
-    template.WindowWidth = str(format_number_as_ds(quantisation.top))
-    if quantisation.top < MIN_LINEAR_WIDTH:
+
+
+def _add_window(template: pydicom.Dataset, top: float) -> None:
+    """Show the PET from 0 to `top`, in its unit (PS3.3 C.11.2)."""
+    template.WindowCenter = str(format_number_as_ds(top / 2))
+    template.WindowWidth = str(format_number_as_ds(top))
+    if top < MIN_LINEAR_WIDTH:
         template.VOILUTFunction = "LINEAR_EXACT"
 
 
@@ -196,7 +190,6 @@ def _fill_image(
 ) -> pydicom.Dataset:
     """Add what belongs to one slice: plane, references and pixels."""
     add_plane(instance, fixed_header)
-    instance.ReferencedImageSequence = [make_reference(fixed_header, ANATOMIC_IMAGE)]
     if sources:
         instance.SourceImageSequence = sources
     instance.ImageIndex = int(instance.InstanceNumber)

@@ -6,27 +6,26 @@ Never: the inverse. The matrix takes PET points to MR points, in LPS mm (PS3.3 C
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.uid import SpatialRegistrationStorage
 from pydicom.valuerep import format_number_as_ds
 
 from dicomnode.outputs.modules import (
     Code,
-    SeriesPlan,
     add_common_references,
+    add_frame_of_reference,
     date_and_time,
     describe,
     make_code,
     make_instance,
-    make_reference,
     make_template,
+    refer_to_series,
 )
 from dicomnode.outputs.request import OutputRequest
+from dicomnode.volumes.series import SeriesVolume
 
 # CID 7100, in PS3.16 annex B.
 FRAME_OF_REFERENCE_IDENTITY: Final[Code] = ("125021", "Frame of Reference Identity")
@@ -44,17 +43,18 @@ def make_registration_object(request: OutputRequest) -> pydicom.Dataset:
         differ in which they take (the last, the second, the one of a frame of reference, the product of all), and
         this order serves each of them.
     """
-    plan = SeriesPlan("reg", "REG", SpatialRegistrationStorage, 2, "PET to MR spatial registration")
-    instance = make_instance(request, plan, make_template(request, plan), 1)
+    template = make_template(request, "reg")
+    add_frame_of_reference(template, request.fixed.headers[0])
+    instance = make_instance(request, "reg", template, 1)
     instance.ContentDate, instance.ContentTime = date_and_time(request)
     instance.ContentLabel = CONTENT_LABEL
     instance.ContentDescription = describe(request)[:64]
     kind = FRAME_OF_REFERENCE_IDENTITY if request.is_identity else IMAGE_CONTENT_BASED
     instance.RegistrationSequence = [
-        _registration_item(request.fixed.headers, np.eye(4), FRAME_OF_REFERENCE_IDENTITY),
-        _registration_item(request.moving.headers, request.fixed_from_moving.matrix, kind),
+        _registration_item(request.fixed, np.eye(4), FRAME_OF_REFERENCE_IDENTITY),
+        _registration_item(request.moving, request.fixed_from_moving.matrix, kind),
     ]
-    add_common_references(instance, (request.fixed.headers, request.moving.headers))
+    add_common_references(instance, (request.fixed, request.moving))
     return instance
 
 
@@ -64,7 +64,7 @@ def format_matrix(matrix: NDArray[np.float64]) -> list[str]:
 
 
 def _registration_item(
-    headers: Sequence[pydicom.Dataset], registered_from_source: NDArray[np.float64], kind: Code
+    series: SeriesVolume, registered_from_source: NDArray[np.float64], kind: Code
 ) -> pydicom.Dataset:
     matrix = pydicom.Dataset()
     matrix.FrameOfReferenceTransformationMatrixType = "RIGID"
@@ -73,7 +73,7 @@ def _registration_item(
     registration.RegistrationTypeCodeSequence = [make_code(kind)]
     registration.MatrixSequence = [matrix]
     item = pydicom.Dataset()
-    item.FrameOfReferenceUID = headers[0].FrameOfReferenceUID
-    item.ReferencedImageSequence = [make_reference(header) for header in headers]
+    item.FrameOfReferenceUID = series.headers[0].FrameOfReferenceUID
+    item.ReferencedImageSequence = refer_to_series(series)
     item.MatrixRegistrationSequence = [registration]
     return item

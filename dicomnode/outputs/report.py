@@ -29,6 +29,7 @@ from dicomnode.outputs.report_words import (
     describe_verdict,
 )
 from registration.evidence import RIGHT_MATCH_MM
+from registration.fusion import COLOUR_MAP
 from registration.pipeline import Registration
 from registration.volume import Volume
 
@@ -46,14 +47,21 @@ LEGEND = (
 
 
 def write_report(
-    path: Path, fixed: Volume, moving: Volume, registration: Registration, *, reason: str, opacity: float
+    path: Path,
+    fixed: Volume,
+    moving: Volume,
+    registration: Registration,
+    *,
+    reason: str,
+    opacity: float,
+    colour_map: str = COLOUR_MAP,
 ) -> None:
     """Draw the report of a registration and write it as PNG: the file is there whole, or as it was before.
 
     Parameters
     ----------
     path : Path
-    fixed, moving, registration, reason, opacity
+    fixed, moving, registration, reason, opacity, colour_map
         As for `draw_report`.
 
     Raises
@@ -61,7 +69,8 @@ def write_report(
     StorageFailedError
         If the file cannot be written.
     """
-    content = encode_png(draw_report(fixed, moving, registration, reason=reason, opacity=opacity), COMPRESSION)
+    picture = draw_report(fixed, moving, registration, reason=reason, opacity=opacity, colour_map=colour_map)
+    content = encode_png(picture, COMPRESSION)
     partial = path.with_suffix(".part")
     try:
         partial.write_bytes(content)
@@ -70,7 +79,15 @@ def write_report(
         raise StorageFailedError(f"{path} could not be written: {error.strerror or error}") from error
 
 
-def draw_report(fixed: Volume, moving: Volume, registration: Registration, *, reason: str, opacity: float) -> Image:
+def draw_report(
+    fixed: Volume,
+    moving: Volume,
+    registration: Registration,
+    *,
+    reason: str,
+    opacity: float,
+    colour_map: str = COLOUR_MAP,
+) -> Image:
     """Draw the report of a registration.
 
     Parameters
@@ -83,6 +100,8 @@ def draw_report(fixed: Volume, moving: Volume, registration: Registration, *, re
         Why the verdict is what it is, without anybody's identity.
     opacity : float
         Of the PET in the fused pictures, 0 to 1.
+    colour_map : str
+        Of the PET, one of `registration.fusion.COLOUR_MAPS`.
 
     Returns
     -------
@@ -93,8 +112,9 @@ def draw_report(fixed: Volume, moving: Volume, registration: Registration, *, re
     EmptyVolumeError
         If the fixed volume holds no head; one that was registered does.
     """
-    cuts = cut_planes(fixed, moving, registration, opacity)
-    body = arrange(COLUMNS, [(cut.plane.name, draw_tiles(cut, registration)) for cut in cuts])
+    cuts = cut_planes(fixed, moving, registration, opacity, colour_map)
+    rows = [(cut.plane.name, draw_tiles(cut, registration, colour_map)) for cut in cuts]
+    body = arrange(COLUMNS, rows)
     _write_legends(body, registration)
     width = body.shape[1]
     foot = _write_foot(

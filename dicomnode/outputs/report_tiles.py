@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dicomnode.outputs.panels import INK, Colour, Image, chequer, outline, write
 from dicomnode.outputs.planes import PIXEL_MM, SIZE_PX, Picture, Plane, make_planes, sample_linear, thin
 from registration.evidence import RIGHT_MATCH_MM
-from registration.fusion import COLOUR_MAP, FIXED_WINDOW_PERCENT, MOVING_TOP_PERCENT, fuse, window
+from registration.fusion import FIXED_WINDOW_PERCENT, MOVING_TOP_PERCENT, Windows, fuse, make_colours, window
 from registration.pipeline import Registration
 from registration.preprocess import prepare_fixed
 from registration.volume import Volume
@@ -70,7 +70,7 @@ class Cut:
     uptake: Picture
 
 
-def cut_planes(fixed: Volume, moving: Volume, registration: Registration, opacity: float) -> list[Cut]:
+def cut_planes(fixed: Volume, moving: Volume, registration: Registration, opacity: float, colour_map: str) -> list[Cut]:
     """Cut both volumes by the axial, coronal and sagittal plane through the middle of the fixed head.
 
     Parameters
@@ -78,24 +78,30 @@ def cut_planes(fixed: Volume, moving: Volume, registration: Registration, opacit
     fixed, moving : Volume
         As they were registered, LPS mm.
     registration : Registration
-    opacity : float
-        Of the PET in the fused pictures, 0 to 1.
+    opacity, colour_map
+        Of the PET in the fused pictures, as `fuse` takes them.
 
     Raises
     ------
     EmptyVolumeError
         If the fixed volume holds no head; one that was registered does.
     """
-    few = thin(fixed)
+    few, uptake = thin(fixed), thin(moving).array
     head = prepare_fixed(few)
-    grey = window(few.array, *FIXED_WINDOW_PERCENT)
-    _, white = window(np.maximum(thin(moving).array, 0), 0.0, MOVING_TOP_PERCENT)
+    grey = window(few.array[few.array > head.threshold], *FIXED_WINDOW_PERCENT)
+    _, white = window(uptake[uptake > 0], 0.0, MOVING_TOP_PERCENT)
     planes = make_planes(head.centre_mm)
     points = [plane.points_mm() for plane in planes]
     mr = [sample_linear(fixed, here) for here in points]
     moving_from_fixed = registration.fixed_from_moving.inverse()
     after = [sample_linear(moving, moving_from_fixed.apply(here)) for here in points]
-    fused = fuse(np.nan_to_num(np.stack(mr)), np.nan_to_num(np.stack(after)), opacity=opacity)[..., ::-1]
+    fused = fuse(
+        np.nan_to_num(np.stack(mr)),
+        np.nan_to_num(np.stack(after)),
+        Windows(*grey, white),
+        opacity=opacity,
+        colour_map=colour_map,
+    )[..., ::-1]
     return [
         Cut(
             plane,
@@ -110,9 +116,10 @@ def cut_planes(fixed: Volume, moving: Volume, registration: Registration, opacit
     ]
 
 
-def draw_tiles(cut: Cut, registration: Registration) -> list[Image]:
+def draw_tiles(cut: Cut, registration: Registration, colour_map: str) -> list[Image]:
     """Draw one plane in the ways of COLUMNS, each with letters that say which side is which."""
-    hot = np.where((cut.after == OUTSIDE).all(axis=2)[..., None], cut.after, cv2.applyColorMap(cut.after, COLOUR_MAP))
+    colours = make_colours(colour_map)[:, ::-1][cut.after[..., 0]]
+    hot = np.where((cut.after == OUTSIDE).all(axis=2)[..., None], cut.after, colours)
     tiles = [
         _draw_bar(cut.mr),
         outline(cut.before, cut.is_head),

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from dicomnode.outputs.uids import make_fingerprint
+from dicomnode.settings import OutputObject as Kind
 from dicomnode.settings import OutputSettings
 from dicomnode.volumes.series import SeriesVolume
 from registration.transforms import RigidTransform
@@ -21,7 +22,8 @@ if TYPE_CHECKING:  # at run time the pipeline brings the ONNX runtime along, whi
     from registration.pipeline import Registration
 
 DISTRIBUTION = "dicomnode-fusion"
-Kind = Literal["pt", "rgb", "reg"]
+
+__all__ = ["Kind", "OutputRequest", "software_version"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,16 @@ class OutputRequest:
     def shares_frame(self) -> bool:
         """Whether both series stand in one frame of reference (hybrid PET/MR)."""
         return str(self.fixed.headers[0].FrameOfReferenceUID) == str(self.moving.headers[0].FrameOfReferenceUID)
+
+    @property
+    def makes_registration_object(self) -> bool:
+        """Whether a "reg" is made: not where it would give one frame of reference two places."""
+        return "reg" in self.settings.objects and (self.is_identity or not self.shares_frame)
+
+    @property
+    def is_unverified(self) -> bool:
+        """Whether the objects are to be sent though the registration is in doubt and nobody has looked at it."""
+        return self.registration.verdict == "review" and self.settings.review == "send"
 
     @property
     def is_identity(self) -> bool:

@@ -30,12 +30,7 @@ VALID = {
     "TM": re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?"),
     "UI": re.compile(r"(?=.{1,64}$)(0|[1-9]\d*)(\.(0|[1-9]\d*))+"),
 }
-# The private elements a standardised uptake value may need: (group, creator, element, value representation).
-SUV_PRIVATE = (
-    (0x0009, "GEMS_PETD_01", 0x0D, "DT"),  # GE: scan date and time that decay is corrected to
-    (0x7053, "Philips PET Private Group", 0x00, "DS"),  # SUV scale factor
-    (0x7053, "Philips PET Private Group", 0x09, "DS"),  # activity concentration scale factor
-)
+PrivateElement = tuple[int, str, int, str]  # group, creator, element within its block, value representation
 
 
 def copy_present(source: pydicom.Dataset, target: pydicom.Dataset, keywords: Iterable[str]) -> None:
@@ -53,16 +48,23 @@ def copy_or_empty(source: pydicom.Dataset, target: pydicom.Dataset, keywords: It
         setattr(target, keyword, value if value is not None else ([] if dictionary_VR(keyword) == "SQ" else None))
 
 
-def copy_suv_private(source: pydicom.Dataset, target: pydicom.Dataset) -> None:
-    """Carry over the private elements an SUV needs, each in its creator's block."""
-    for group, creator, offset, vr in SUV_PRIVATE:
-        try:
-            block = source.private_block(group, creator)
-            value = _clean_value(block[offset], MAX_DEPTH)
-        except PARSE_ERRORS:
-            continue
-        if value is not None:
-            target.private_block(group, creator, create=True).add_new(offset, vr, value)
+def copy_private(source: pydicom.Dataset, target: pydicom.Dataset, element: PrivateElement) -> None:
+    """Carry over one private element, in its creator's block, if the source holds it with a usable value."""
+    group, creator, offset, vr = element
+    value = read_private(source, element)
+    if value is not None:
+        target.private_block(group, creator, create=True).add_new(offset, vr, value)
+
+
+def read_private(source: pydicom.Dataset, element: PrivateElement) -> object | None:
+    """Read one private element as `read_clean` does, whatever value representation it came with."""
+    group, creator, offset, vr = element
+    try:
+        value = source.private_block(group, creator)[offset].value
+        text = value.decode("ascii").strip(" \0") if isinstance(value, bytes) else value  # implicit: VR UN
+        return _clean_value(DataElement((group, offset), vr, text), MAX_DEPTH)
+    except PARSE_ERRORS:
+        return None
 
 
 def read_clean(source: pydicom.Dataset, keyword: str) -> object | None:

@@ -29,7 +29,3 @@ def make_fingerprint(parts: Iterable[str]) -> str:
 def make_uid(*parts: str) -> UID:
     """Return the UID below 2.25 (PS3.5 B.2) that these parts, and no others, lead to."""
     return UID(f"2.25.{uuid5(NAMESPACE, make_fingerprint(parts)).int}")
-
-
-# PS3.7 D.3.3.2: names this implementation in file meta information.
-IMPLEMENTATION_CLASS_UID = make_uid("implementation", "dicomnode")

@@ -10,15 +10,16 @@ from collections.abc import Iterable
 
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import add_job, fetch_latest_job, fetch_outputs, move_job_by_person
-from dicomnode.database.outbox import add_outbox_rows
+from dicomnode.database.outbox import cancel_outputs, owe_outputs
 from dicomnode.database.pairs import fetch_pair, move_pair
 from dicomnode.errors import StateError
 from dicomnode.logs import get_logger
+from dicomnode.settings import DestinationSettings
 
 log = get_logger()
 
 
-def accept_pair(database: Database, pair_id: int, now: float, destinations: Iterable[str]) -> None:
+def accept_pair(database: Database, pair_id: int, now: float, destinations: Iterable[DestinationSettings]) -> None:
     """Say that a held pair is right, or that a registration in review may be sent.
 
     Parameters
@@ -29,8 +30,8 @@ def accept_pair(database: Database, pair_id: int, now: float, destinations: Iter
         The pair.
     now : float
         UTC epoch seconds.
-    destinations : iterable of str
-        The names of the peers that get results.
+    destinations : iterable of DestinationSettings
+        The peers that get results.
 
     Raises
     ------
@@ -45,8 +46,8 @@ def accept_pair(database: Database, pair_id: int, now: float, destinations: Iter
             add_job(connection, pair_id, now)
         elif pair.state == "ready" and job is not None and job.state == "review":
             move_job_by_person(connection, job.id, "done", decision="accepted", finished_at=now)
-            output_ids = [output.id for output in fetch_outputs(connection, job.id)]
-            add_outbox_rows(connection, output_ids, destinations, now)
+            made = [(output.id, output.kind) for output in fetch_outputs(connection, job.id)]
+            owe_outputs(connection, made, destinations, now)
         else:
             raise _nothing_waits(pair_id, pair.state, None if job is None else job.state)
     log.info("pairing.accepted", pair_id=pair_id)
@@ -54,6 +55,8 @@ def accept_pair(database: Database, pair_id: int, now: float, destinations: Iter
 
 def reject_pair(database: Database, pair_id: int, now: float) -> None:
     """Say that a held pair is wrong, or that a registration in review must not be sent: nothing of it ever is.
+
+    Where `outputs.review` is "send", what was sent before stays with the destinations; the rest is given up.
 
     Raises
     ------
@@ -69,6 +72,7 @@ def reject_pair(database: Database, pair_id: int, now: float) -> None:
         move_pair(connection, pair_id, "rejected", "rejected by a person")
         if job is not None and is_in_review:
             move_job_by_person(connection, job.id, "done", decision="rejected", finished_at=now)
+            cancel_outputs(connection, job.id, "rejected by a person")
     log.info("pairing.rejected", pair_id=pair_id)
 
 

@@ -52,7 +52,7 @@ def send_instance(association: Association, peer: PeerSettings, instance: Instan
     StorageFailedError
         If the file cannot be read.
     """
-    if not _is_accepted(association, instance.context):
+    if instance.context not in accepted_contexts(association):
         raise PeerRejectedError(
             f"{peer.name} does not take SOP class {instance.sop_class_uid} in transfer syntax "
             f"{instance.transfer_syntax_uid}"
@@ -98,6 +98,6 @@ def _judge(peer: PeerSettings, status: Dataset) -> str:
     return said if name else ""
 
 
-def _is_accepted(association: Association, context: ContextKey) -> bool:
-    accepted = ((str(one.abstract_syntax), str(one.transfer_syntax[0])) for one in association.accepted_contexts)
-    return context in set(accepted)
+def accepted_contexts(association: Association) -> set[ContextKey]:
+    """Return the presentation contexts that the peer took."""
+    return {(str(one.abstract_syntax), str(one.transfer_syntax[0])) for one in association.accepted_contexts}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -39,14 +39,15 @@ from dicomnode.errors import (
     StorageFailedError,
 )
 from dicomnode.logs import get_logger
+from dicomnode.send.copies import Copies, choose_copy, find_copies
 from dicomnode.send.retry import draw_wait_s
-from dicomnode.send.scu import Caller, Instance, make_caller, open_association, send_instance
+from dicomnode.send.scu import Caller, Instance, accepted_contexts, make_caller, open_association, send_instance
 from dicomnode.settings import PeerSettings, Settings
 
 log = get_logger()
 
 Clock = Callable[[], float]
-BATCH = 100  # instances to an association; each needs at most one of its 128 presentation contexts
+BATCH = 100  # instances to an association; five SOP classes in two forms are far below its 128 presentation contexts
 # Besides two time-outs, for the association and for an answer, an instance needs a little to be recorded.
 LEASE_MARGIN_S = 5.0
 
@@ -133,8 +134,10 @@ class _Batch:
     def send(self, peer: PeerSettings, rows: list[OutboxRow]) -> None:
         """Send the rows and record what became of each; afterwards none of them is held any more."""
         left = deque(rows)
-        instances = {row.id: _instance(row, self.settings.node.storage_root) for row in rows}
-        contexts = {instance.context for instance in instances.values()}
+        wanted = [one.compression for one in self.settings.destinations if one.peer == peer.name]
+        compression = wanted[0] if wanted else "none"  # a destination that is one no more
+        copies = {row.id: find_copies(_instance(row, self.settings.node.storage_root), compression) for row in rows}
+        contexts = {copy.context for some in copies.values() for copy in some}
         with ExitStack() as stack:
             stack.callback(release_rows, self.database, left)
             try:
@@ -144,15 +147,15 @@ class _Batch:
                 return
             self.lane.association = association
             stack.callback(setattr, self.lane, "association", None)
-            self._send_rows(association, peer, left, instances)
+            self._send_rows(association, peer, left, copies)
 
     def _send_rows(
-        self, association: Association, peer: PeerSettings, left: deque[OutboxRow], instances: dict[int, Instance]
+        self, association: Association, peer: PeerSettings, left: deque[OutboxRow], copies: Mapping[int, Copies]
     ) -> None:
         """Send one after the other, taking from `left` what was tried, until the destination fails."""
         lease_s = 2 * self.settings.send.timeout_s + LEASE_MARGIN_S
         leased_until = self.clock() + lease_s
-        message_id = 0
+        message_id, accepted = 0, accepted_contexts(association)
         while left and not self.stopping.is_set():
             if leased_until - self.clock() < lease_s / 2:
                 leased_until = self.clock() + lease_s
@@ -160,7 +163,7 @@ class _Batch:
             message_id += 1
             row = left.popleft()
             try:
-                warning = send_instance(association, peer, instances[row.id], message_id)
+                warning = send_instance(association, peer, choose_copy(copies[row.id], accepted), message_id)
             except PeerRejectedError as error:
                 self._record_dead(row, str(error))
             except StorageFailedError as error:

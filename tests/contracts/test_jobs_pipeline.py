@@ -16,7 +16,7 @@ from dicomnode.errors import ConfigurationError, LeaseLostError, RegistrationRef
 from dicomnode.jobs import pipeline
 from dicomnode.jobs.pipeline import SeriesResult, judge_result, run_job
 from dicomnode.outputs.objects import OutputFile
-from dicomnode.settings import NodeSettings, Settings
+from dicomnode.settings import DestinationSettings, NodeSettings, OutputSettings, PeerSettings, Settings
 from dicomnode.volumes.series import SeriesVolume, load_series
 from registration.errors import DeviceError, ModelError, NoOverlapError
 from registration.pipeline import Registration
@@ -25,7 +25,11 @@ from registration.volume import Volume
 from tests.dicomnode.series_files import SeriesSpec, write_series
 from tests.rows import MR, add_waiting_job, grown, receive
 
-DESTINATIONS = ["pacs", "archive"]
+PEERS = tuple(
+    PeerSettings(name=name, ae_title=name.upper(), host="127.0.0.1", port=104, may=("receive",))
+    for name in ("pacs", "archive")
+)
+SETTINGS = Settings(peers=PEERS, destinations=tuple(DestinationSettings(peer=peer.name) for peer in PEERS))
 
 
 def _registration(verdict: Literal["accept", "review", "reject"], shift_mm: float = 0.0) -> Registration:
@@ -52,12 +56,18 @@ def _now(database: Database, job: Job) -> Job:
         return fetch_job(connection, job.id)
 
 
-def _record(database: Database, job: Job, root: Path, verdict: Literal["accept", "review", "reject"]) -> None:
+def _record(
+    database: Database,
+    job: Job,
+    root: Path,
+    verdict: Literal["accept", "review", "reject"],
+    settings: Settings = SETTINGS,
+) -> None:
     outputs = () if verdict == "reject" else (_output(root, 1, "pt"), _output(root, 2, "rgb"), _output(root, 3, "reg"))
     blank = Volume(np.zeros((1, 1, 1), np.float32), np.eye(4))
     result = SeriesResult(_registration(verdict), "because", outputs, blank, blank)
     with database.write() as connection:
-        pipeline._record_result(connection, JobClaim(job.id, job.token), result, DESTINATIONS, (root, 30.0))
+        pipeline._record_result(connection, JobClaim(job.id, job.token), result, settings, (root, 30.0))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +91,33 @@ def test_a_verdict_decides_what_is_owed(
     with database.read() as connection:
         assert len(fetch_outputs(connection, job.id)) == outputs
         assert len(fetch_outbox(connection)) == owed
+
+
+@pytest.mark.parametrize(
+    ("verdict", "state", "owed"), [("accept", "done", 6), ("review", "review", 6), ("reject", "failed", 0)]
+)
+def test_what_is_in_review_is_owed_at_once_where_it_is_sent_marked(
+    database: Database, tmp_path: Path, verdict: Literal["accept", "review", "reject"], state: str, owed: int
+) -> None:
+    job = _claimed(database)
+    settings = SETTINGS.model_copy(update={"outputs": OutputSettings(review="send")})
+
+    _record(database, job, tmp_path, verdict, settings)
+
+    assert _now(database, job).state == state
+    with database.read() as connection:
+        assert len(fetch_outbox(connection)) == owed
+
+
+def test_each_destination_is_owed_the_objects_it_takes(database: Database, tmp_path: Path) -> None:
+    job = _claimed(database)
+    chosen = (DestinationSettings(peer="pacs", objects=("reg", "pt")), DestinationSettings(peer="archive"))
+
+    _record(database, job, tmp_path, "accept", SETTINGS.model_copy(update={"destinations": chosen}))
+
+    with database.read() as connection:
+        owed = [(row.destination, row.kind) for row in fetch_outbox(connection)]
+    assert owed == [("archive", "pt"), ("archive", "rgb"), ("archive", "reg"), ("pacs", "pt"), ("pacs", "reg")]
 
 
 def test_the_result_holds_the_keys_of_the_contract_and_relative_paths(database: Database, tmp_path: Path) -> None:

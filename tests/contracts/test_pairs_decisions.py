@@ -6,13 +6,14 @@ import pytest
 
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import Job, JobClaim, claim_job, fetch_job, fetch_latest_job, move_claimed_job
-from dicomnode.database.outbox import fetch_outbox
+from dicomnode.database.outbox import add_outbox_rows, claim_outbox, fetch_outbox, record_sent
 from dicomnode.database.pairs import fetch_pair
-from dicomnode.errors import StateError
+from dicomnode.errors import LeaseLostError, StateError
 from dicomnode.pairing.decisions import accept_pair, reject_pair, retry_job
+from dicomnode.settings import DestinationSettings
 from tests.rows import add_finished_job, add_ready_pair, add_waiting_job
 
-DESTINATIONS = ["pacs", "archive"]
+DESTINATIONS = [DestinationSettings(peer="pacs"), DestinationSettings(peer="archive", objects=("pt",))]
 
 
 def _job(database: Database, job_id: int) -> Job:
@@ -53,14 +54,23 @@ def test_a_rejected_held_pair_never_runs(database: Database) -> None:
 
 
 def test_nothing_of_a_job_in_review_is_owed_until_it_is_accepted(database: Database) -> None:
-    job_id, output_ids = add_finished_job(database, ("pt", "rgb", "reg"), state="review")
+    job_id, _ = add_finished_job(database, ("pt", "pt", "rgb", "reg"), state="review")
     assert _owed(database) == 0
 
     accept_pair(database, _job(database, job_id).pair_id, 30.0, DESTINATIONS)
 
     job = _job(database, job_id)
     assert (job.state, job.decision, job.finished_at) == ("done", "accepted", 30.0)
-    assert _owed(database) == len(output_ids) * len(DESTINATIONS)
+    with database.read() as connection:
+        owed = [(row.destination, row.kind) for row in fetch_outbox(connection)]
+    assert owed == [
+        ("archive", "pt"),
+        ("archive", "pt"),
+        ("pacs", "pt"),
+        ("pacs", "pt"),
+        ("pacs", "rgb"),
+        ("pacs", "reg"),
+    ]
 
 
 def test_nothing_of_a_job_in_review_is_owed_once_it_is_rejected(database: Database) -> None:
@@ -74,6 +84,24 @@ def test_nothing_of_a_job_in_review_is_owed_once_it_is_rejected(database: Databa
     with pytest.raises(StateError):
         accept_pair(database, pair_id, 31.0, DESTINATIONS)
     assert _owed(database) == 0
+
+
+def test_what_was_to_be_sent_before_anybody_looked_is_given_up_once_it_is_rejected(database: Database) -> None:
+    job_id, output_ids = add_finished_job(database, ("pt", "rgb", "reg"), state="review")
+    with database.write() as connection:
+        add_outbox_rows(connection, output_ids, ["pacs"], now=25.0)
+    sent, under_way, *_ = claim_outbox(database, "pacs", 26.0, 60.0, 2)
+    with database.write() as connection:
+        record_sent(connection, sent, 27.0)
+
+    reject_pair(database, _job(database, job_id).pair_id, 30.0)
+
+    with database.read() as connection:
+        states = [(row.state, row.reason) for row in fetch_outbox(connection)]
+    assert states == [("sent", ""), ("dead", "rejected by a person"), ("dead", "rejected by a person")]
+    with pytest.raises(LeaseLostError), database.write() as connection:
+        record_sent(connection, under_way, 31.0)  # it went out while the person decided
+    assert claim_outbox(database, "pacs", 99.0, 60.0, 9) == []
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydicom.uid import UID
 
 from dicomnode.errors import ConfigurationError
-from dicomnode.settings import DestinationSettings, PeerSettings, Section, Settings
+from dicomnode.settings import DestinationSettings, OutputSettings, PeerSettings, Section, Settings
 from dicomnode.settings_file import check_configuration, load_settings
 from dicomnode.shipped import EXAMPLE, find_shipped
 from dicomnode.uids import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
+from registration.fusion import COLOUR_MAP, COLOUR_MAPS
 
 PEER = '[[peers]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 104\nmay = ["store"]\n'
 TLS = '[tls]\ncertificate = "a.pem"\nkey = "a.key"\n'
@@ -130,6 +131,23 @@ def test_every_key_of_the_example_has_a_comment() -> None:
         ('[tls]\nkey = "a.key"\n', "n.toml:2: tls.key: needs tls.certificate too; name its PEM file"),
         (TLS, "n.toml:2: tls.certificate: callers must show a certificate, but tls.ca is empty; name the PEM file"),
         (TLS + 'ca = "ca.pem"\nport = 11112\n', "n.toml:5: tls.port: 11112 is node.port already; TLS needs a port"),
+        (
+            '[outputs]\nobjects = ["pt", "pt"]\n',
+            "n.toml:2: outputs.objects: each object stands once, 'pt' stands 2 times",
+        ),
+        ("[outputs]\nobjects = []\n", "n.toml:2: outputs.objects: found []; value should have at least 1 item"),
+        (
+            '[outputs]\nobjects = ["reg", "blending"]\n',
+            'n.toml:2: outputs.objects: "blending" shows the "pt" on the MR; add "pt"',
+        ),
+        (
+            '[outputs.descriptions]\npt = "PET {patient}"\n',
+            "n.toml:2: outputs.descriptions.pt: a description is one line of text, which may hold {pet}",
+        ),
+        (
+            PEER.replace("store", "receive") + '[[destinations]]\npeer = "pacs"\nobjects = ["blending"]\n',
+            "n.toml:9: destinations[0].objects: 'blending' is not made; add it to outputs.objects",
+        ),
         ("[node]\nport = \n", "n.toml:2: not TOML: Invalid value (at line 2, column 8)"),
         ("[node]\nport = 1\nport = 2\n", "n.toml:3: not TOML: Cannot overwrite a value"),
     ],
@@ -144,6 +162,18 @@ def test_a_destination_twice_is_named(tmp_path: Path) -> None:
     peer = PEER.replace('["store"]', '["receive"]')
     found = refuse(tmp_path, peer + '[[destinations]]\npeer = "pacs"\n' * 2)
     assert found == "n.toml:10: destinations[1].peer: peer 'pacs' is a destination twice; remove one"
+
+
+def test_the_order_in_which_objects_are_named_means_nothing(tmp_path: Path) -> None:
+    settings = load(tmp_path, '[outputs]\nobjects = ["rgb", "reg", "pt"]\n')
+    assert settings == Settings()
+    assert [DestinationSettings(peer="pacs", objects=("rgb",)).takes(kind) for kind in ("rgb", "pt")] == [True, False]
+    assert DestinationSettings(peer="pacs").takes("pt")
+
+
+def test_colour_maps_are_those_that_can_be_painted() -> None:
+    assert set(get_args(OutputSettings.model_fields["colour_map"].annotation)) == set(COLOUR_MAPS)
+    assert OutputSettings().colour_map == COLOUR_MAP
 
 
 def test_every_mistake_is_found_at_once(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
-"""Other readers place our objects where we mean them: SimpleITK, dcm2niix, and one of the standard's text on DCMTK."""
+"""Other readers place our objects where we mean them: SimpleITK, GDCM, dcm2niix, and the standard's text on DCMTK."""
 
 from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import gdcm
 import nibabel
 import numpy as np
 import pytest
@@ -15,32 +16,25 @@ import SimpleITK
 from numpy.typing import NDArray
 
 from dicomnode.outputs.objects import OutputFile, OutputRequest, write_outputs
+from dicomnode.settings import OutputSettings
 from dicomnode.volumes.series import load_series
 from registration.transforms import RigidTransform
 from registration.volume import Volume
-from tests.dicomnode.outputs.known_requests import MR, PET, QUARTER_TURN, SMALL_MOTION, make_request
-from tests.dicomnode.series_files import OBLIQUE, SAGITTAL, SeriesSpec, write_series
+from tests.dicomnode.outputs.known_inputs import INPUTS
+from tests.dicomnode.outputs.known_requests import PET, QUARTER_TURN, SMALL_MOTION, make_request
+from tests.dicomnode.series_files import SeriesSpec, write_series
 
 sitk: Any = SimpleITK  # untyped
+Items = list[tuple[str, NDArray[np.float64]]]
 ON_GRID_MM = 1e-3
-SPECS = {
-    "axial": MR,
-    "sagittal anisotropic": SeriesSpec(
-        shape=(16, 170, 180),
-        orientation=SAGITTAL,
-        spacing_mm=(6.0, 0.5, 0.5),
-        origin_mm=(40.0, -40.0, 45.0),
-        uid="1.2.3.2",
-    ),
-    "oblique": SeriesSpec(orientation=OBLIQUE, uid="1.2.3.3"),
-}
+ORIENTED = {name: INPUTS[name] for name in ("axial", "coronal", "sagittal half millimetre", "oblique")}
 
 
-@pytest.fixture(scope="module", params=list(SPECS.values()), ids=list(SPECS))
+@pytest.fixture(scope="module", params=list(ORIENTED.values()), ids=list(ORIENTED))
 def written(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[OutputRequest, list[OutputFile]]:
-    asked = make_request(fixed=request.param)
+    asked = request.param.request()
     return asked, write_outputs(asked, tmp_path_factory.mktemp("outputs"))
 
 
@@ -119,33 +113,54 @@ def is_well_inside(request: OutputRequest) -> NDArray[np.bool_]:
     return inside.reshape(fixed.shape)
 
 
-def test_dcm2niix_reads_the_pt_on_the_mr_grid(
-    written: tuple[OutputRequest, list[OutputFile]], tmp_path: Path, peer_program: Callable[[str], Path]
+@pytest.mark.parametrize("kind", ["pt", "rgb"])
+def test_dcm2niix_reads_pt_and_rgb_on_the_mr_grid(
+    written: tuple[OutputRequest, list[OutputFile]], tmp_path: Path, peer_program: Callable[[str], Path], kind: str
 ) -> None:
     request, files = written
-    pt = tmp_path / "pt"
-    pt.mkdir()
+    folder = tmp_path / kind
+    folder.mkdir()
     for file in files:
-        if file.kind == "pt":
-            (pt / file.path.name).symlink_to(file.path)
+        if file.kind == kind:
+            (folder / file.path.name).symlink_to(file.path)
     subprocess.run(
-        [peer_program("dcm2niix"), "-o", tmp_path, "-f", "pt", "-z", "n", "-b", "n", pt],
+        [peer_program("dcm2niix"), "-o", tmp_path, "-f", kind, "-z", "n", "-b", "n", folder],
         check=True,
         capture_output=True,
     )
-    image: Any = nibabel.load(tmp_path / "pt.nii")
+    (path,) = tmp_path.glob("*.nii")
+    image: Any = nibabel.load(path)
     volume = request.fixed.volume
-    assert sorted(image.shape) == sorted(volume.shape)
+    assert sorted(image.shape[:3]) == sorted(volume.shape)
     ras = np.diag([-1.0, -1.0, 1.0, 1.0])
-    theirs = {tuple(np.round(point, 2)) for point in corners_mm(ras @ image.affine, image.shape)}
-    ours = {tuple(np.round(point, 2)) for point in corners_mm(volume.affine, volume.shape)}
-    np.testing.assert_allclose(sorted(theirs), sorted(ours), atol=0.011)
+    theirs = corners_mm(ras @ image.affine, image.shape)
+    ours = corners_mm(volume.affine, volume.shape)
+    apart_mm = np.linalg.norm(theirs[:, None] - ours[None], axis=2)
+    assert sorted(apart_mm.argmin(axis=1)) == list(range(8))  # it turns axes; the corners are the same eight
+    assert apart_mm.min(axis=1).max() < ON_GRID_MM
+
+
+@pytest.mark.parametrize("kind", ["pt", "rgb"])
+def test_gdcm_reads_pt_and_rgb_on_the_mr_grid(written: tuple[OutputRequest, list[OutputFile]], kind: str) -> None:
+    request, files = written
+    affine = request.fixed.volume.affine
+    gdcm.ImageHelper.SetSecondaryCaptureImagePlaneModule(True)  # as ITK does: PS3.3 A.8.1 of today has the plane
+    for k, file in enumerate(file for file in files if file.kind == kind):
+        reader = gdcm.ImageReader()
+        reader.SetFileName(str(file.path))
+        assert reader.Read()
+        image = reader.GetImage()
+        row, column = np.reshape(image.GetDirectionCosines(), (2, 3))
+        np.testing.assert_allclose(image.GetOrigin(), affine[:3, 3] + k * affine[:3, 0], atol=ON_GRID_MM)
+        last = np.array(request.fixed.volume.shape)[1:] - 1
+        np.testing.assert_allclose(image.GetSpacing(1) * column * last[0], affine[:3, 1] * last[0], atol=ON_GRID_MM)
+        np.testing.assert_allclose(image.GetSpacing(0) * row * last[1], affine[:3, 2] * last[1], atol=ON_GRID_MM)
 
 
 @pytest.mark.parametrize(
     ("spec", "modality"),
-    [(spec, "MR") for spec in SPECS.values()] + [(PET, "PT")],
-    ids=[*SPECS, "pet"],
+    [(asked.fixed, "MR") for asked in ORIENTED.values()] + [(PET, "PT")],
+    ids=[*ORIENTED, "pet"],
 )
 def test_inputs_are_placed_as_simpleitk_places_them(tmp_path: Path, spec: SeriesSpec, modality: str) -> None:
     assert spec.modality == modality
@@ -194,3 +209,53 @@ def test_a_second_reader_carries_points_from_pet_to_mr(
     np.testing.assert_allclose(carried[:, :3], wanted, atol=1e-9)
     if transform.matrix[0, 1] == -1:
         np.testing.assert_array_equal(carried[0, :3], (-8, 3, 60))  # by hand
+
+
+def multiply(matrices: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+    product = np.eye(4)
+    for matrix in matrices:
+        product = matrix @ product
+    return product
+
+
+# How readers find the moving series' matrix among the items, each a frame of reference and a matrix.
+CONVENTIONS: dict[str, Callable[[Items], NDArray[np.float64]]] = {
+    "by frame of reference (ITK, pydicomRT)": lambda items: dict(items)[f"{PET.uid}.4"],
+    "the product of all (SlicerRT)": lambda items: multiply(matrix for _, matrix in items),
+    "the last (DICOMautomaton)": lambda items: items[-1][1],
+    "the second": lambda items: items[1][1],
+    "the first that is not the identity": lambda items: next(m for _, m in items if not (m == np.eye(4)).all()),
+}
+
+
+def read_items(path: Path) -> Items:
+    """Read frame of reference and matrix of each item with GDCM."""
+    reader = gdcm.Reader()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+
+    def items_of(data_set: Any, group: int, element: int) -> list[Any]:
+        sequence = data_set.GetDataElement(gdcm.Tag(group, element)).GetValueAsSQ()
+        return [sequence.GetItem(n).GetNestedDataSet() for n in range(1, sequence.GetNumberOfItems() + 1)]
+
+    def text_of(data_set: Any, group: int, element: int) -> str:
+        value = data_set.GetDataElement(gdcm.Tag(group, element)).GetByteValue()
+        return str(value.GetBuffer()).strip(" \0")
+
+    found = []
+    for item in items_of(reader.GetFile().GetDataSet(), 0x0070, 0x0308):
+        (registration,) = items_of(item, 0x0070, 0x0309)
+        (matrix,) = items_of(registration, 0x0070, 0x030A)
+        words = text_of(matrix, 0x3006, 0x00C6).split("\\")
+        found.append((text_of(item, 0x0020, 0x0052), np.array(words, dtype=float).reshape(4, 4)))
+    return found
+
+
+@pytest.mark.parametrize("convention", list(CONVENTIONS.values()), ids=list(CONVENTIONS))
+def test_every_way_of_reading_the_items_carries_points_from_pet_to_mr(
+    tmp_path: Path, convention: Callable[[Items], NDArray[np.float64]]
+) -> None:
+    request = make_request(transform=RigidTransform(QUARTER_TURN), settings=OutputSettings(objects=("reg",)))
+    (file,) = write_outputs(request, tmp_path)
+    # By hand: the PET point (10, 20, 30) goes to (-20 + 12, 10 - 7, 30 + 30).
+    np.testing.assert_allclose(convention(read_items(file.path)) @ (10, 20, 30, 1), (-8, 3, 60, 1), atol=1e-12)

@@ -2,62 +2,87 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
 import pytest
 from highdicom._standard_utils import get_iod_module_map, get_module_attribute_map, get_sop_class_iod_map
 
+from dicomnode.outputs.compression import find_copy_path, write_copies
 from dicomnode.outputs.objects import OutputFile, write_outputs
-from tests.dicomnode.outputs.known_requests import MR, PET, make_request
-from tests.dicomnode.series_files import CORONAL, OBLIQUE, SAGITTAL, SeriesSpec
+from tests.dicomnode.outputs.known_inputs import INPUTS, Input
 
-
-def poor(header: pydicom.Dataset, _k: int) -> None:
-    """Take away what real exporters have been seen to leave out."""
-    for keyword in (
-        "Units", "CountsSource", "DecayCorrection", "FrameReferenceTime", "DecayFactor", "SeriesDate", "SeriesTime",
-        "RadiopharmaceuticalInformationSequence", "CollimatorType", "CorrectedImage", "Manufacturer", "StudyID",
-        "PatientOrientationCodeSequence", "PatientGantryRelationshipCodeSequence", "ActualFrameDuration",
-        "AcquisitionDate", "AcquisitionTime", "DoseCalibrationFactor", "PatientWeight", "PatientSize", "SeriesType",
-    ):  # fmt: skip
-        delattr(header, keyword)
-
-
-INPUTS: dict[str, tuple[SeriesSpec, SeriesSpec]] = {
-    "axial": (MR, PET),
-    "coronal": (replace(MR, orientation=CORONAL, uid="1.2.3.1"), PET),
-    # In-plane voxels far smaller than the slice step, as a sagittal 0.5 x 0.5 x 1 mm T1 has them.
-    "sagittal anisotropic": (
-        SeriesSpec(shape=(16, 170, 180), orientation=SAGITTAL, spacing_mm=(6.0, 0.5, 0.5), uid="1.2.3.2"),
-        PET,
-    ),
-    "oblique sheared": (replace(MR, orientation=OBLIQUE, shear_mm=(0.3, 0.0, 0.2), uid="1.2.3.3"), PET),
-    "poor pet": (MR, replace(PET, uid="1.2.3.4", change=poor)),
+IODS = {
+    "pt": "PETImage",
+    "rgb": "SCImage",
+    "multiframe": "MultiframeTrueColorSCImage",
+    "reg": "SpatialRegistration",
+    "blending": "BlendingSoftcopyPresentationState",
 }
 
 
+@dataclass(frozen=True)
+class Case:
+    """Outputs on disk, and the files they were made of."""
+
+    outputs: list[OutputFile]
+    sources: list[Path]
+    has_weight: bool  # of the patient, in the PET
+
+
 @pytest.fixture(scope="module", params=list(INPUTS.values()), ids=list(INPUTS))
-def outputs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[OutputFile]:
-    fixed, moving = request.param
-    return write_outputs(make_request(fixed, moving), tmp_path_factory.mktemp("outputs"))
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    asked: Input = request.param
+    folder = tmp_path_factory.mktemp("case")
+    sources, made = asked.write(folder), asked.request()
+    return Case(write_outputs(made, folder / "outputs"), sources, "PatientWeight" in made.moving.headers[0])
 
 
-def test_dciodvfy_finds_no_error(outputs: list[OutputFile], peer_program: Callable[[str], Path]) -> None:
-    program = peer_program("dciodvfy")
-    for file in outputs:
-        result = subprocess.run([program, "-new", file.path], capture_output=True, text=True, check=False)
-        errors = [line for line in result.stderr.splitlines() if line.startswith(("Error", "Abort"))]
-        assert errors == [], file.path.name
-        iod = {"pt": "PETImage", "rgb": "SCImage", "reg": "SpatialRegistration"}[file.kind]
-        assert iod in result.stderr.splitlines(), f"dciodvfy did not take {file.path.name} for a {iod}"
+def run(command: list[str | Path]) -> list[str]:
+    done = subprocess.run(command, capture_output=True, check=False)
+    return (done.stdout + done.stderr).decode("utf-8", errors="replace").splitlines()
 
 
-def test_every_type_1_attribute_has_a_value_and_every_type_2_attribute_is_there(outputs: list[OutputFile]) -> None:
-    for file in outputs:
+def test_dciodvfy_finds_no_error(case: Case, peer_program: Callable[[str], Path]) -> None:
+    assert {file.kind for file in case.outputs} == set(IODS)
+    write_copies([(file.kind, file.path) for file in case.outputs], "jpeg-ls")
+    write_copies([(file.kind, file.path) for file in case.outputs], "jpeg-2000")
+    copies = 0
+    for file in case.outputs:
+        forms = [file.path, find_copy_path(file.path, "jpeg-ls"), find_copy_path(file.path, "jpeg-2000")]
+        for path in filter(Path.is_file, forms):
+            said = run([peer_program("dciodvfy"), "-new", path])
+            assert [line for line in said if line.startswith(("Error", "Abort"))] == [], path.name
+            assert IODS[file.kind] in said, f"dciodvfy did not take {path.name} for a {IODS[file.kind]}"
+            copies += path != file.path
+    slices = sum(file.kind == "pt" for file in case.outputs)
+    assert copies == 3 * slices + 1  # PT by both, the colours by JPEG-LS
+
+
+def test_dcentvfy_finds_outputs_and_inputs_in_one_patient_and_study(
+    case: Case, peer_program: Callable[[str], Path]
+) -> None:
+    said = run([peer_program("dcentvfy"), *case.sources, *(file.path for file in case.outputs)])
+    # Where the PET does not weigh the patient, its own PT does not either, whatever the MR says.
+    assert [line for line in said if not re.search(r"^Warning - .* Element=<Patient(Weight|Size)>", line)] == []
+    assert said == [] or not case.has_weight
+
+
+def test_dcentvfy_sees_what_differs(case: Case, tmp_path: Path, peer_program: Callable[[str], Path]) -> None:
+    changed = pydicom.dcmread(case.outputs[0].path)
+    changed.PatientBirthDate = "19991231"
+    changed.save_as(tmp_path / "changed.dcm")
+    assert any(
+        "PatientBirthDate" in line for line in run([peer_program("dcentvfy"), *case.sources, tmp_path / "changed.dcm"])
+    )
+
+
+def test_every_type_1_attribute_has_a_value_and_every_type_2_attribute_is_there(case: Case) -> None:
+    for file in case.outputs:
         dataset = pydicom.dcmread(file.path)
         modules = get_iod_module_map()[get_sop_class_iod_map()[dataset.SOPClassUID]]
         for module in modules:
@@ -82,8 +107,8 @@ def find_problems(dataset: pydicom.Dataset, attribute: dict[str, object]) -> lis
     return problems
 
 
-def test_the_table_check_sees_what_is_missing(outputs: list[OutputFile]) -> None:
-    dataset = pydicom.dcmread(outputs[-1].path)
+def test_the_table_check_sees_what_is_missing(case: Case) -> None:
+    dataset = pydicom.dcmread(next(file.path for file in case.outputs if file.kind == "reg"))
     del dataset.RegistrationSequence[1].MatrixRegistrationSequence[0].MatrixSequence
     dataset.ContentLabel = None
     table = get_module_attribute_map()["spatial-registration"]

@@ -9,11 +9,12 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 import numpy as np
 
 from dicomnode.outputs.objects import OutputRequest
-from dicomnode.settings import OutputSettings
+from dicomnode.settings import OutputObject, OutputSettings
 from dicomnode.volumes.series import SeriesVolume, load_series
 from registration.confidence import Verdict
 from registration.pipeline import Registration
@@ -26,6 +27,8 @@ QUARTER_TURN = np.array([[0.0, -1, 0, 12], [1, 0, 0, -7], [0, 0, 1, 30], [0, 0, 
 SMALL_MOTION = RigidTransform.from_parameters(np.array([0.1, -0.06, 0.2]), np.array([4.0, -3.0, 6.0]), np.zeros(3))
 MR = SeriesSpec()
 PET = SeriesSpec(modality="PT", shape=(14, 26, 28), spacing_mm=(7.0, 4.0, 4.0), uid="1.2.826.0.1.3680043.8.498.2")
+DEFAULTS = OutputSettings()
+EVERY_OBJECT = OutputSettings(objects=get_args(OutputObject))
 
 
 @cache
@@ -54,7 +57,10 @@ def make_registration(transform: RigidTransform = SMALL_MOTION, verdict: Verdict
 
 
 def make_request(
-    fixed: SeriesSpec = MR, moving: SeriesSpec = PET, transform: RigidTransform = SMALL_MOTION
+    fixed: SeriesSpec = MR,
+    moving: SeriesSpec = PET,
+    transform: RigidTransform = SMALL_MOTION,
+    settings: OutputSettings = DEFAULTS,
 ) -> OutputRequest:
     """Return a request for the outputs of two series with this transform between them."""
     return OutputRequest(
@@ -62,5 +68,5 @@ def make_request(
         moving=load_spec(moving),
         registration=make_registration(transform),
         created_at=CREATED_AT,
-        settings=OutputSettings(),
+        settings=settings,
     )

@@ -8,7 +8,7 @@ import pytest
 
 from dicomnode.outputs.fused import find_patient_orientation
 from dicomnode.outputs.objects import make_outputs
-from registration.fusion import fuse
+from registration.fusion import find_windows, fuse
 from registration.resample import resample
 from tests.dicomnode.outputs.known_requests import MR, make_request
 from tests.dicomnode.series_files import AXIAL, CORONAL, OBLIQUE, SAGITTAL
@@ -22,7 +22,8 @@ def images() -> list[pydicom.Dataset]:
 def test_pixels_are_those_of_the_fusion(images: list[pydicom.Dataset]) -> None:
     request = make_request()
     moving_on_fixed = resample(request.moving.volume, request.fixed.volume, request.fixed_from_moving)
-    wanted = fuse(request.fixed.volume.array, moving_on_fixed, opacity=0.5)
+    windows = find_windows(request.fixed.volume.array, moving_on_fixed)
+    wanted = fuse(request.fixed.volume.array, moving_on_fixed, windows, opacity=0.5, colour_map="inferno")
     for image, colours in zip(images, wanted, strict=True):
         assert image.PixelData == colours.tobytes()
         assert (image.SamplesPerPixel, image.PlanarConfiguration, image.PhotometricInterpretation) == (3, 0, "RGB")
@@ -47,7 +48,7 @@ def test_image_says_that_it_is_for_display(images: list[pydicom.Dataset]) -> Non
     assert list(image.ImageType) == ["DERIVED", "SECONDARY", "FUSED"]
     assert image.ConversionType == "WSD"
     assert image.BurnedInAnnotation == "NO"
-    assert image.DerivationDescription.startswith("For display only.")
+    assert image.DerivationDescription.endswith("; for display only")
     assert image.ColorSpace == "SRGB"
     assert 500 < len(image.ICCProfile) <= 1200
     assert list(image.PatientOrientation) == ["L", "P"]

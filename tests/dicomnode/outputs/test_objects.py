@@ -13,14 +13,29 @@ import pytest
 
 from dicomnode.errors import SeriesRefusedError, StorageFailedError
 from dicomnode.outputs.objects import make_outputs, write_outputs
+from dicomnode.settings import OutputSettings
 from dicomnode.volumes.series import load_series
 from registration.transforms import RigidTransform
-from tests.dicomnode.outputs.known_requests import MR, PET, SMALL_MOTION, load_spec, make_request
+from tests.dicomnode.outputs.known_requests import (
+    EVERY_OBJECT,
+    MR,
+    PET,
+    SMALL_MOTION,
+    load_spec,
+    make_request,
+)
 
 
 def test_kinds_come_in_the_order_they_should_be_sent() -> None:
     kinds = [kind for kind, _ in make_outputs(make_request())]
     assert kinds == ["pt"] * 12 + ["rgb"] * 12 + ["reg"]
+    kinds = [kind for kind, _ in make_outputs(make_request(settings=EVERY_OBJECT))]
+    assert kinds == ["pt"] * 12 + ["rgb"] * 12 + ["multiframe", "reg", "blending"]
+
+
+def test_what_nobody_asked_for_is_not_made() -> None:
+    kinds = [kind for kind, _ in make_outputs(make_request(settings=OutputSettings(objects=("reg",))))]
+    assert kinds == ["reg"]
 
 
 def test_written_files_are_what_their_rows_say(tmp_path: Path) -> None:
@@ -46,9 +61,9 @@ def test_written_files_are_what_their_rows_say(tmp_path: Path) -> None:
 
 
 def test_second_run_writes_the_same_bytes(tmp_path: Path) -> None:
-    once = write_outputs(make_request(), tmp_path)
+    once = write_outputs(make_request(settings=EVERY_OBJECT), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    again = write_outputs(make_request(), tmp_path)
+    again = write_outputs(make_request(settings=EVERY_OBJECT), tmp_path)
     assert again == once
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -81,16 +96,16 @@ def test_interrupted_run_leaves_whole_files_only(tmp_path: Path) -> None:
 
 
 def test_our_outputs_share_the_mr_s_patient_study_and_frame() -> None:
-    for _, instance in make_outputs(make_request()):
+    for kind, instance in make_outputs(make_request(settings=EVERY_OBJECT)):
         assert str(instance.PatientName) == "Müller^Käthe"
         assert instance.StudyInstanceUID == f"{MR.uid}.1"
-        assert instance.FrameOfReferenceUID == f"{MR.uid}.4"
-        assert instance.SeriesNumber in {9001, 9002, 9003}
+        assert instance.get("FrameOfReferenceUID") == (None if kind == "blending" else f"{MR.uid}.4")
+        assert instance.SeriesNumber == 9001 + ["pt", "rgb", "reg", "multiframe", "blending"].index(kind)
         assert not any(element.tag.is_private for element in instance)
 
 
 def test_all_decimal_and_integer_strings_fit_their_representation(tmp_path: Path) -> None:
-    for file in write_outputs(make_request(), tmp_path):
+    for file in write_outputs(make_request(settings=EVERY_OBJECT), tmp_path):
         for element in pydicom.dcmread(file.path).iterall():
             if element.VR in {"DS", "IS"}:
                 values = element.value if element.VM > 1 else [element.value]
@@ -111,8 +126,14 @@ def _into_mr_frame(header: pydicom.Dataset, _k: int) -> None:
 
 
 def test_no_output_is_taken_as_input(tmp_path: Path) -> None:
-    files = write_outputs(make_request(), tmp_path)
-    reasons = {"pt": "an output of this software", "rgb": "modality OT", "reg": "modality REG"}
+    files = write_outputs(make_request(settings=EVERY_OBJECT), tmp_path)
+    reasons = {
+        "pt": "an output of this software",
+        "rgb": "modality OT",
+        "multiframe": "modality OT",
+        "reg": "modality REG",
+        "blending": "modality PR",
+    }
     for kind, reason in reasons.items():
         with pytest.raises(SeriesRefusedError, match=reason):
             load_series([file.path for file in files if file.kind == kind])

@@ -10,7 +10,8 @@ import pydicom
 import pytest
 
 from dicomnode.outputs.objects import OutputRequest, make_outputs
-from dicomnode.outputs.pet import fit_quantisation, quantise
+from dicomnode.outputs.pet import fit_slope, quantise
+from dicomnode.outputs.quantity import Quantity
 from registration.resample import resample
 from tests.dicomnode.outputs.known_requests import MR, PET, make_request
 from tests.dicomnode.series_files import Change
@@ -66,6 +67,17 @@ def test_what_an_suv_needs_is_the_pet_s_own(images: list[pydicom.Dataset]) -> No
             assert ours[keyword].value == theirs[keyword].value
         assert ours.RadionuclideCodeSequence[0].CodeValue == "C-111A1"
         assert "ImageComments" not in image
+
+
+def test_the_patient_weighs_what_the_pet_says_or_nothing() -> None:
+    def weigh(header: pydicom.Dataset, _k: int) -> None:
+        header.PatientWeight, header.PatientAge = "70", "075Y"
+
+    request = make_request(fixed=replace(MR, uid="1.2.68", change=weigh))
+    firsts = {kind: instance for kind, instance in make_outputs(request) if instance.InstanceNumber == 1}
+    assert firsts["pt"].PatientWeight == "61.5"
+    assert "PatientAge" not in firsts["pt"]
+    assert (firsts["reg"].PatientWeight, firsts["reg"].PatientAge) == ("70", "075Y")  # of the study it joins
 
 
 def test_sources_are_the_slices_that_contributed(images: list[pydicom.Dataset]) -> None:
@@ -152,19 +164,17 @@ def test_loss_once_suffered_is_said_for_ever() -> None:
 
 def test_quantisation_clamps_negatives_and_survives_nothing_at_all() -> None:
     values = np.array([[[-5.0, 0.0, 10.0]]], dtype=np.float32)
-    slope = fit_quantisation(values).slope
+    slope = fit_slope(values, Quantity())
     assert quantise(values[0], slope).tolist() == [[0, 0, 32767]]
-    assert fit_quantisation(np.zeros((1, 1, 3), np.float32)).slope == 1.0
+    assert fit_slope(np.zeros((1, 1, 3), np.float32), Quantity()) == 1.0
 
 
 @pytest.mark.parametrize("largest", [1e-7, 0.3, 12.5, 3e4, 7.7e8])
 def test_quantisation_is_within_half_a_step_at_any_scale(largest: float) -> None:
     values = np.linspace(0, largest, 1000, dtype=np.float32).reshape(10, 10, 10)
-    quantisation = fit_quantisation(values)
-    error = np.abs(quantise(values, quantisation.slope) * quantisation.slope - values).max()
-    assert error <= quantisation.slope / 2 * (1 + 1e-3)
-    assert quantisation.slope == pytest.approx(largest / 32767, rel=1e-6)
-    assert quantisation.top == pytest.approx(0.995 * largest, rel=0.01)
+    slope = fit_slope(values, Quantity())
+    assert np.abs(quantise(values, slope) * slope - values).max() <= slope / 2 * (1 + 1e-3)
+    assert slope == pytest.approx(largest / 32767, rel=1e-6)
 
 
 def test_a_window_narrower_than_one_is_exact() -> None:

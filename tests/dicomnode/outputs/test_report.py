@@ -173,6 +173,7 @@ def test_nothing_that_knows_the_patient_comes_near_it() -> None:
         "registration": Registration,
         "reason": str,
         "opacity": float,
+        "colour_map": str,
         "return": Image,
     }
     program = "import sys, dicomnode.outputs.report; print(sorted(sys.modules))"

@@ -8,7 +8,14 @@ import pydicom
 import pytest
 from pydicom.filebase import DicomBytesIO
 
-from dicomnode.outputs.sources import copy_or_empty, copy_present, copy_suv_private, read_clean, read_text
+from dicomnode.outputs.sources import (
+    copy_or_empty,
+    copy_present,
+    copy_private,
+    read_clean,
+    read_private,
+    read_text,
+)
 from dicomnode.volumes.headers import quiet_reading
 
 
@@ -111,11 +118,24 @@ def test_sequences_are_rebuilt_without_private_data_or_codeless_codes() -> None:
     assert not any(element.tag.is_private for element in copied)
 
 
-def test_only_the_private_elements_an_suv_needs_are_kept() -> None:
+@pytest.mark.parametrize(
+    ("vr", "value", "expected"),
+    [
+        ("DS", "0.00042", "0.00042"),
+        ("UN", b"1.602563 ", "1.602563"),  # as implicit VR leaves what it does not know
+        ("LO", "1.5", "1.5"),
+        ("UN", b"\xff\xfe", None),
+        ("DS", "", None),
+    ],
+)
+def test_a_private_element_is_read_whatever_its_representation(vr: str, value: object, expected: object) -> None:
     source, target = pydicom.Dataset(), pydicom.Dataset()
+    element = (0x7053, "Philips PET Private Group", 0x09, "DS")
     block = source.private_block(0x7053, "Philips PET Private Group", create=True)
-    block.add_new(0x00, "DS", "0.00042")
+    block.add_new(0x09, vr, value)
     block.add_new(0x03, "LO", "somewhere")
-    copy_suv_private(source, target)
-    assert target[0x7053, 0x1000].value == 0.00042
-    assert [element.tag.element for element in target] == [0x0010, 0x1000]
+    with quiet_reading():
+        assert read_private(source, element) == expected
+        copy_private(source, target, element)
+    assert [e.tag.element for e in target] == ([] if expected is None else [0x0010, 0x1009])
+    assert read_private(pydicom.Dataset(), element) is None
