@@ -129,7 +129,7 @@ class Node:
             self._reloads.append(send.reload)
             steps["send"] = send.step
         if "pair" in self.roles:
-            steps["pair"] = lambda: pairing.step(database, self.settings.pairing, clock())
+            steps["pair"] = lambda: pairing.step(database, self.settings, clock())
         self._start_clock(started, steps)
         if "receive" in self.roles:
             self._scp = scp = StorageScp(settings, database, store, clock)

@@ -29,6 +29,8 @@ MR_ROW = SeriesRow(
     description="t1_mprage_sag",
     frame_of_reference_uid="1.2.9.1",
     expected_instances=None,
+    source_count=None,
+    completed_by="",
     instance_count=176,
     summary={
         "ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "NORM"],

@@ -11,10 +11,10 @@ from dicomnode.database.index import close_association
 from dicomnode.database.jobs import Job, claim_job, fetch_jobs
 from dicomnode.database.pairs import Pair, fetch_pairs
 from dicomnode.pairing.service import step
-from dicomnode.settings import PairingSettings
+from dicomnode.settings import PairingSettings, Settings
 from tests.rows import MR, PET, grown, receive, series_state
 
-SETTINGS = PairingSettings(series_quiet_period_s=20.0, study_quiet_period_s=60.0)
+SETTINGS = Settings(pairing=PairingSettings(series_quiet_period_s=20.0, study_quiet_period_s=60.0))
 LONG_AFTER = 10_000.0
 
 
