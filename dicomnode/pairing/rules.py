@@ -113,6 +113,14 @@ class _Patient:
     requests: Requests
 
 
+def request_pair(fixed: IdentifiedSeries, moving: IdentifiedSeries, settings: PairingSettings) -> PairDecision:
+    """Pair two series that a person names: held where their identities conflict, whatever else the rules say."""
+    one, other = (judge(owner, settings, is_requested=True) for owner in (fixed, moving))
+    requested = match(one, other, settings, is_requested=True)
+    explanation = _explain_pair(requested, [other], _Patient([one], [], settings, NO_REQUESTS), ({}, {}))
+    return _make_pair(requested, is_requested=True, explanation=explanation)
+
+
 def _decide_pet_study(
     moving: Sequence[Candidate], patient: _Patient
 ) -> tuple[PairDecision | None, dict[int, SeriesDecision]]:

@@ -92,25 +92,26 @@ def _pair_patient(connection: Connection, patient_id: str, settings: Settings, n
     requests = fetch_requests(connection, [series.row.id for series in group])
     decision = decide_patient(group, now, settings.pairing, requests)
     for pair in decision.pairs:
-        _record_pair(connection, pair, now)
+        record_pair(connection, pair, now)
     for series in decision.series:
         _record_series(connection, series, settings, now)
 
 
-def _record_pair(connection: Connection, pair: PairDecision, now: float) -> None:
-    """Record a pair that is new, with its job, in place of older ones of the same two series."""
+def record_pair(connection: Connection, pair: PairDecision, now: float) -> int | None:
+    """Record a pair with its job, in place of older ones of the same two series; None where it is not new."""
     digest = fetch_input_digest(connection, pair.fixed.id, pair.moving.id)
     new = NewPair(
         pair.fixed.id, pair.moving.id, digest, pair.state, pair.reason, pair.explanation, is_requested=pair.is_requested
     )
     pair_id = add_pair(connection, new, now)
     if pair_id is None:
-        return
+        return None
     superseded = f"superseded by pair {pair_id}: the instances of a series changed"
     end_superseded_jobs(connection, reject_superseded_pairs(connection, new, superseded), superseded, now)
     job_id = add_job(connection, pair_id, now) if pair.state == "ready" else None
     # Without the reason: how two identities agree is for whoever asks, not for the log.
     log.info("pairing.paired", pair_id=pair_id, state=pair.state, job_id=job_id)
+    return pair_id
 
 
 def _record_series(connection: Connection, decision: SeriesDecision, settings: Settings, now: float) -> None:

@@ -49,6 +49,7 @@ def test_a_peer_is_added_listed_and_removed(run: Run, config: Path) -> None:
             "host": "127.0.0.1",
             "port": 104,
             "may": ["store", "receive"],
+            "answers": [],
             "tls": False,
             "certificate_sha256": "",
             "certificate_subject": "",
