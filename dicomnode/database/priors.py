@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from dicomnode.database.index import PatientIdentity, find_or_add_patient
 from dicomnode.database.queries import UNANSWERED, Query
@@ -69,11 +69,33 @@ def record_priors(connection: Connection, query: Query, found: Iterable[FoundSer
     return added
 
 
-def fetch_seekers(connection: Connection) -> list[int]:
-    """Return the ids of the series with priors that nobody has judged, and no search that still runs."""
-    runs = select(queries.c.series_id).where(queries.c.kind == "priors", queries.c.state.in_(UNANSWERED))
-    found = select(priors.c.series_id).where(priors.c.state == "found", priors.c.series_id.not_in(runs))
-    return sorted(connection.execute(found.distinct()).scalars())
+def fetch_seekers(connection: Connection, settled_before: float, fetches_at_most: int) -> list[int]:
+    """Return the ids of the series for which a prior is to be chosen now.
+
+    That is, once no search for it runs: those with priors that nobody has judged; and those that are unpaired still,
+    though what was chosen has come and been judged, or did not come by `settled_before` (UTC epoch seconds), as long as
+    fewer than `fetches_at_most` were chosen.
+    """
+    asking = select(queries.c.series_id).where(queries.c.state.in_(UNANSWERED), queries.c.kind != "count")
+    found = select(priors.c.series_id).where(priors.c.state == "found")
+    chosen = select(priors.c.series_id).where(priors.c.state == "chosen")
+    coming = (
+        chosen.join(queries, queries.c.prior_id == priors.c.id)
+        .outerjoin(series, series.c.series_uid == priors.c.series_uid)
+        .where(
+            series.c.state.in_(("receiving", "complete"))
+            | (series.c.id.is_(None) & (queries.c.state == "done") & (queries.c.finished_at > settled_before))
+        )
+    )
+    many = chosen.group_by(priors.c.series_id).having(func.count(priors.c.id) >= fetches_at_most)
+    next_best = (
+        select(priors.c.series_id)
+        .join(series, series.c.id == priors.c.series_id)
+        .where(priors.c.state == "lost", series.c.state == "unpaired")
+        .where(priors.c.series_id.in_(chosen), priors.c.series_id.not_in(coming), priors.c.series_id.not_in(many))
+    )
+    seekers = select(series.c.id).where(series.c.id.not_in(asking), series.c.id.in_(found) | series.c.id.in_(next_best))
+    return list(connection.execute(seekers.order_by(series.c.id)).scalars())
 
 
 def fetch_priors(connection: Connection, series_id: int) -> list[Prior]:

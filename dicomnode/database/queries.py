@@ -66,11 +66,14 @@ def add_query(
     connection.execute(insert(queries).values(**values, not_before=now, created_at=now))
 
 
+def fetch_asked_peers(connection: Connection, now: float) -> set[str]:
+    """Return the names of the peers that something is due to be asked of."""
+    return set(connection.execute(select(queries.c.peer).where(_is_due(now)).distinct()).scalars())
+
+
 def claim_query(database: Database, peer: str, now: float, lease_s: float) -> Query | None:
     """Take the oldest question to a peer that is due, or None."""
-    is_free = queries.c.lease_until.is_(None) | (queries.c.lease_until < now)
-    is_due = (queries.c.peer == peer) & queries.c.state.in_(UNANSWERED) & (queries.c.not_before <= now) & is_free
-    oldest = select(queries.c.id).where(is_due).order_by(queries.c.id).limit(1)
+    oldest = select(queries.c.id).where(_is_due(now), queries.c.peer == peer).order_by(queries.c.id).limit(1)
     with database.write() as connection:
         # FOR UPDATE SKIP LOCKED on PostgreSQL; SQLite holds the only write lock since BEGIN IMMEDIATE.
         query_id = connection.execute(oldest.with_for_update(skip_locked=True)).scalar_one_or_none()
@@ -115,10 +118,20 @@ def fetch_subject(connection: Connection, query: Query) -> Subject:
     return _subject(connection.execute(here.where(series.c.id == query.series_id)).one())
 
 
+def fetch_query(connection: Connection, query_id: int) -> Query:
+    """Return one question, which must be there."""
+    return _query(connection.execute(select(queries).where(queries.c.id == query_id)).mappings().one())
+
+
 def fetch_queries(connection: Connection, series_ids: Iterable[int]) -> list[Query]:
     """Return the questions that were owed for these series, oldest first."""
     asked = select(queries).where(queries.c.series_id.in_(list(series_ids))).order_by(queries.c.id)
     return [_query(row) for row in connection.execute(asked).mappings()]
+
+
+def _is_due(now: float) -> Any:
+    is_free = queries.c.lease_until.is_(None) | (queries.c.lease_until < now)
+    return queries.c.state.in_(UNANSWERED) & (queries.c.not_before <= now) & is_free
 
 
 def _leave(connection: Connection, query: Query, *, state: str, **values: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, func, select, update
 
 from dicomnode.database.index import MIXED_REASONS, PatientIdentity
-from dicomnode.database.schema import associations, instances, patients, queries, series, studies
+from dicomnode.database.schema import associations, instances, patients, priors, queries, series, studies
 from dicomnode.database.store import Store
 from dicomnode.errors import StateError
 
@@ -149,6 +149,12 @@ def fetch_instance_uids(connection: Connection, series_id: int) -> list[str]:
     return sorted(connection.execute(query).scalars())
 
 
+def fetch_series_bytes(connection: Connection, series_uid: str) -> int:
+    """Return how many bytes of a series are stored, 0 for one that is not here."""
+    query = select(func.sum(instances.c.size_bytes)).join(series).where(series.c.series_uid == series_uid)
+    return int(connection.execute(query).scalar_one() or 0)
+
+
 def complete_series(connection: Connection, series_id: int, reason: str) -> None:
     """Move a series to `complete`, and keep from what that was concluded; raises as `set_series_state` does."""
     set_series_state(connection, series_id, "complete", reason)
@@ -199,9 +205,13 @@ def _fetch_activity(connection: Connection, of_what: Any) -> Activity:
 
 def _query() -> Select[Any]:
     count = select(func.count(instances.c.id)).where(instances.c.series_id == series.c.id).scalar_subquery()
+    # Of a series that was fetched, the peer that had it said how large it is before it came.
+    of_prior = select(func.max(priors.c.instance_count)).where(priors.c.series_uid == series.c.series_uid)
+    source_count = func.coalesce(series.c.source_count, of_prior.scalar_subquery())
     return (
         select(
-            series,
+            *(column for column in series.c if column.name != "source_count"),
+            source_count.label("source_count"),
             studies.c.study_uid,
             studies.c.study_date,
             studies.c.study_time,

@@ -1,7 +1,7 @@
 """Chooses what to fetch from a peer for a series that has no partner here, by the rules that pair what is here.
 
 Flow: send > database/priors > [priors] > pairing/service > database/queries > send
-Never: a socket, a database, a clock; more than one prior for a series.
+Never: a socket, a database, a clock; more than one prior for a series at a time.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from dicomnode.pairing.matches import (
 )
 from dicomnode.settings import PairingSettings
 
+# Some archives do not describe a series, and what is fetched turns out to be a localizer: then the next best is.
+FETCHES_AT_MOST = 3
 # A peer describes a series less than its instances do: rules that need those decide nothing.
 _RULES = {
     "MR": (*FIXED_RULES, "first peer by name"),

@@ -31,7 +31,7 @@ from dicomnode.database.series import (
 )
 from dicomnode.logs import get_logger
 from dicomnode.pairing.completeness import judge_completeness, should_ask_source
-from dicomnode.pairing.priors import choose_prior
+from dicomnode.pairing.priors import FETCHES_AT_MOST, choose_prior
 from dicomnode.pairing.rules import PairDecision, SeriesDecision, decide_patient
 from dicomnode.settings import Settings
 
@@ -58,7 +58,8 @@ def step(database: Database, settings: Settings, now: float) -> None:
         _complete_series(database, series, settings, now)
     with database.read() as connection:
         complete = fetch_identified_series(connection, ["complete"])
-        seekers = fetch_seekers(connection)
+        settled_before = now - settings.pairing.study_quiet_period_s
+        seekers = fetch_seekers(connection, settled_before, FETCHES_AT_MOST)
     for patient_id in sorted({series.patient.patient_id for series in complete}):
         with database.write() as connection:
             _pair_patient(connection, patient_id, settings, now)
@@ -135,7 +136,7 @@ def _look_for_priors(connection: Connection, series_id: int, settings: Settings,
 
 def _choose_prior(connection: Connection, series_id: int, settings: Settings, now: float) -> None:
     seeker = fetch_series_by_id(connection, series_id)
-    found = [prior for prior in fetch_priors(connection, series_id) if prior.state == "found"]
+    found = [prior for prior in fetch_priors(connection, series_id) if prior.state in ("found", "lost")]
     for decision in choose_prior(seeker, found, settings.pairing):
         prior = decision.prior
         set_prior_state(connection, prior.id, decision.state, decision.reason)

@@ -24,6 +24,7 @@ from dicomnode.logs import get_logger
 from dicomnode.receive.addresses import resolve_peers
 from dicomnode.receive.associations import Associations, Rules
 from dicomnode.receive.contexts import make_contexts
+from dicomnode.receive.fetched import receive_fetched
 from dicomnode.receive.handshake import Handshake
 from dicomnode.receive.intake import Intake
 from dicomnode.receive.spool import Spool, open_spool
@@ -68,6 +69,8 @@ class StorageScp:
         self._running: tuple[_Server, Associations, Spool] | None = None
         self._tls_server: _TlsServer | None = None
         self._threads: list[threading.Thread] = []
+        self._intake: Intake | None = None
+        self._fetching = threading.Lock()
 
     @property
     def port(self) -> int:
@@ -92,7 +95,8 @@ class StorageScp:
         settings = self._settings
         rules = Rules(settings, resolve_peers(settings.peers))
         spool = open_spool(self._store, self._database, self._clock())
-        associations = Associations(rules, Intake(spool, self._database), self._clock)
+        intake = Intake(spool, self._database)
+        associations = Associations(rules, intake, self._clock)
         try:
             node_port = settings.node.port if port is None else port
             server = _open_port(_Server, settings, ("node.port", node_port), associations)
@@ -100,7 +104,7 @@ class StorageScp:
         except BaseException:
             spool.close(self._database, self._clock())
             raise
-        self._running = (server, associations, spool)
+        self._running, self._intake = (server, associations, spool), intake
         for one in [server] if self._tls_server is None else [server, self._tls_server]:
             self._threads.append(threading.Thread(target=one.serve_forever, name="storage-scp", daemon=True))
             self._threads[-1].start()
@@ -117,6 +121,13 @@ class StorageScp:
         associations.rules = Rules(settings, resolve_peers(settings.peers))
         log.info("receive.reloaded", peers=len(settings.peers))
 
+    def step(self) -> None:
+        """Take in what this node fetched from peers; the clock calls this, and nothing happens before the start."""
+        with self._fetching:
+            if self._running is not None and self._intake is not None:
+                _, associations, _ = self._running
+                receive_fetched(self._intake, associations.rules.settings, self._clock())
+
     def stop(self, deadline_s: float) -> None:
         """Take no new association, let those that run finish for `deadline_s` seconds, then abort them."""
         server, associations, spool = self._parts()
@@ -126,7 +137,8 @@ class StorageScp:
             _close_port(self._tls_server)
             self._tls_server.shut_unfinished()
         self._tls_server, self._threads = None, []
-        self._running = None
+        with self._fetching:
+            self._running = self._intake = None
         try:
             if associations.finish(deadline_s):
                 spool.close(self._database, self._clock())

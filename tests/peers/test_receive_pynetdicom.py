@@ -26,9 +26,9 @@ from structlog.testing import capture_logs
 
 from dicomnode.database.schema import associations, conflicts
 from dicomnode.errors import ConfigurationError, StateError
-from dicomnode.receive.contexts import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
 from dicomnode.receive.scp import StorageScp
 from dicomnode.settings import LimitSettings, ReceiveSettings
+from dicomnode.sop_classes import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
 from tests.peers_programs import LOOPBACK, data_set_bytes, is_listening
 from tests.raw_scu import RawScu
 from tests.receiving import MR, PT, ROOT, encode, make_data_set

@@ -21,8 +21,8 @@ from pydicom.uid import (
 
 from dicomnode.database.index import InstanceHeader, PatientIdentity, StudyHeader
 from dicomnode.errors import DicomnodeError, InstanceNotUnderstoodError, SopClassMismatchError
-from dicomnode.receive.contexts import TRANSFER_SYNTAXES
 from dicomnode.receive.header import TEXT_MAX_BYTES, check_request, count_pet_instances, read_header
+from dicomnode.sop_classes import TRANSFER_SYNTAXES
 from tests.receiving import MR, PT, ROOT, encode, make_data_set, raw_element
 
 
