@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dicomnode.database.series import IdentifiedSeries, SeriesRow
+from dicomnode.pairing.identity import is_placeholder_id
 from dicomnode.pairing.matches import (
     FIXED_RULES,
     MOVING_RULES,
@@ -146,7 +147,7 @@ def _decide_pet_study(
     if not fitting:
         why = "; ".join(sorted(set(unfit.values())))
         reason = f"no MR fits: {why}" if why else "no MR of this patient"
-        return None, reasons | {best.row.id: SeriesDecision(best.row, "unpaired", reason, wants="MR")}
+        return None, reasons | {best.row.id: SeriesDecision(best.row, "unpaired", reason, _want(best, "MR"))}
     explanation = _explain_pair(fitting[0], moving, patient, (lost_fixed | unfit, lost_moving))
     return _make_pair(fitting[0], is_requested=wanted is not None, explanation=explanation), reasons
 
@@ -172,9 +173,14 @@ def _find_lonely(
     lonely = [c for c in fixed if c.row.id in unfit]
     best = {min(of_study, key=lambda c: (*c.judgement.rank, c.row.series_uid)).row.id for of_study in _by_study(lonely)}
     return {
-        c.row.id: SeriesDecision(c.row, "unpaired", unfit[c.row.id], wants="PT" if c.row.id in best else "")
+        c.row.id: SeriesDecision(c.row, "unpaired", unfit[c.row.id], _want(c, "PT") if c.row.id in best else "")
         for c in lonely
     }
+
+
+def _want(candidate: Candidate, modality: Literal["MR", "PT"]) -> Literal["", "MR", "PT"]:
+    """Look for a partner elsewhere, unless the PatientID names nobody."""
+    return "" if is_placeholder_id(candidate.owner.patient.patient_id) else modality
 
 
 def _lost_by(lost: Mapping[int, str], candidate: Candidate) -> str:
