@@ -26,6 +26,8 @@ from dicomnode.settings import PairingSettings
 
 # Some archives do not describe a series, and what is fetched turns out to be a localizer: then the next best is.
 FETCHES_AT_MOST = 3
+# From the end of a fetch until what it brought is indexed.
+ARRIVES_WITHIN_S = 60.0
 # A peer describes a series less than its instances do: rules that need those decide nothing.
 _RULES = {
     "MR": (*FIXED_RULES, "first peer by name"),

@@ -31,7 +31,7 @@ from dicomnode.database.series import (
 )
 from dicomnode.logs import get_logger
 from dicomnode.pairing.completeness import judge_completeness, should_ask_source
-from dicomnode.pairing.priors import FETCHES_AT_MOST, choose_prior
+from dicomnode.pairing.priors import ARRIVES_WITHIN_S, FETCHES_AT_MOST, choose_prior
 from dicomnode.pairing.rules import PairDecision, SeriesDecision, decide_patient
 from dicomnode.settings import Settings
 
@@ -58,8 +58,7 @@ def step(database: Database, settings: Settings, now: float) -> None:
         _complete_series(database, series, settings, now)
     with database.read() as connection:
         complete = fetch_identified_series(connection, ["complete"])
-        settled_before = now - settings.pairing.study_quiet_period_s
-        seekers = fetch_seekers(connection, settled_before, FETCHES_AT_MOST)
+        seekers = fetch_seekers(connection, now - ARRIVES_WITHIN_S, FETCHES_AT_MOST)
     for patient_id in sorted({series.patient.patient_id for series in complete}):
         with database.write() as connection:
             _pair_patient(connection, patient_id, settings, now)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pydicom import Dataset
+from pydicom.config import disable_value_validation
 from pynetdicom.association import Association
 
 from dicomnode.database.index import PatientIdentity
@@ -149,9 +150,10 @@ def _make_identifier(level: str, keys: dict[str, str]) -> Dataset:
 def _text(answer: Dataset, keyword: str) -> str:
     """Return a value as text, a mark in the place of each control character; empty where it cannot be read."""
     try:
-        value = answer.get(keyword)
-        text = "" if value is None else str(value).strip(" \0")
-    except (LookupError, UnicodeError, ValueError):  # an unknown character set, a malformed value
+        with disable_value_validation():  # which would write the value to the log
+            value = answer.get(keyword)
+            text = "" if value is None else str(value).strip(" \0")
+    except (LookupError, UnicodeError, ValueError, UserWarning):  # an unknown character set, a malformed value
         return ""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)[:TEXT_MAX_CHARACTERS]
 
