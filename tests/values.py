@@ -36,6 +36,8 @@ MR_ROW = SeriesRow(
         "ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "NORM"],
         "MRAcquisitionType": "3D",
         "PixelSpacing": [1.0, 1.0],
+        "Rows": 256,
+        "Columns": 256,
         "SliceThickness": 1.0,
         "EchoTime": 3.0,
         "RepetitionTime": 2300.0,

@@ -56,7 +56,7 @@ def compare_identities(fixed: PatientIdentity, moving: PatientIdentity, *, is_si
     -------
     IdentityCheck
         Not the same for placeholder or unequal IDs or issuers; held when birth date or sex disagree, or when the names
-        do and a birth date is missing.
+        do and a birth date is missing, or the given name alone does: a family name may change, a twin keeps it.
     """
     agreement = _compare_values(fixed, moving)
     if refusal := _refuse(fixed, moving, is_single_issuer=is_single_issuer):
@@ -71,6 +71,8 @@ def compare_identities(fixed: PatientIdentity, moving: PatientIdentity, *, is_si
         warnings = ("PatientName differs between the MR and the PET",)
         if agreement["PatientBirthDate"] in (ONE_SIDE, NEITHER):
             holds.append("PatientName differs and a PatientBirthDate is missing")
+        elif may_be_twins(fixed.name, moving.name):
+            holds.append("PatientName differs in the given name alone, as twins' names do")
     return IdentityCheck(is_same=True, hold="; ".join(holds), warnings=warnings, agreement=agreement)
 
 
@@ -83,6 +85,20 @@ def is_same_name(one: str, other: str) -> bool:
     of_one, of_other = _representations(one), _representations(other)
     compared = [(a, b) for a, b in zip(of_one, of_other, strict=False) if a and b]
     return not compared or any(a <= b or b <= a for a, b in compared)
+
+
+def may_be_twins(one: str, other: str) -> bool:
+    """Say whether two PersonNames have one family name and given names of which neither begins the other."""
+    (family, given), (other_family, other_given) = (_find_parts(name) for name in (one, other))
+    begins = given.startswith(other_given) or other_given.startswith(given)
+    return family == other_family and not begins
+
+
+def _find_parts(name: str) -> tuple[str, str]:
+    """Family and given name of the first representation that is there, plain."""
+    first = next((part for part in name.split("=") if part.strip("^ ")), "")
+    family, given = [*first.split("^"), "", ""][:2]
+    return " ".join(_words(family)), " ".join(_words(given))
 
 
 def _compare_values(fixed: PatientIdentity, moving: PatientIdentity) -> dict[str, str]:
@@ -121,10 +137,10 @@ def _refuse(fixed: PatientIdentity, moving: PatientIdentity, *, is_single_issuer
 
 def _representations(name: str) -> list[frozenset[str]]:
     """The words of family and given name, for each of the alphabetic, ideographic and phonetic representation."""
-    found = []
-    for representation in name.split("="):
-        family_and_given = " ".join(representation.split("^")[:2])
-        letters = unicodedata.normalize("NFKD", family_and_given).casefold()
-        plain = "".join(c for c in letters if not unicodedata.combining(c))
-        found.append(frozenset(re.findall(r"\w+", plain)))
-    return found
+    return [frozenset(_words(" ".join(one.split("^")[:2]))) for one in name.split("=")]
+
+
+def _words(text: str) -> list[str]:
+    """The words of a name without case, accents and punctuation."""
+    letters = unicodedata.normalize("NFKD", text).casefold()
+    return re.findall(r"\w+", "".join(c for c in letters if not unicodedata.combining(c)))

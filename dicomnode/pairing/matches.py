@@ -95,7 +95,7 @@ def match(fixed: Candidate, moving: Candidate, settings: PairingSettings, *, is_
     is_same_accession = fixed.row.accession_number == moving.row.accession_number != ""
     refusal = identity.refusal
     if not refusal and days is not None and days > settings.window_days:
-        refusal = f"{days} days from the PET, at most {settings.window_days} allowed"
+        refusal = f"{count_days(days)} from the PET, at most {settings.window_days} allowed"
     holds = [identity.hold, *_missing_instances(fixed.row, moving.row)]
     if is_requested:
         holds, refusal = [identity.refusal, *holds], ""
@@ -124,6 +124,11 @@ def rank_moving(candidate: Candidate, *, is_requested: bool = False) -> Rank:
 def name_rule(winner: Rank, loser: Rank, rules: Sequence[str]) -> str:
     """Name the first rule in which the winner is better."""
     return next(rule for rule, one, other in zip(rules, winner, loser, strict=True) if one != other)
+
+
+def count_days(days: int) -> str:
+    """Return a number of days in words."""
+    return f"{days} day{'' if days == 1 else 's'}"
 
 
 def is_same_frame(one: SeriesRow, other: SeriesRow) -> bool:

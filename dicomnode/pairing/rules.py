@@ -17,6 +17,7 @@ from dicomnode.pairing.matches import (
     MOVING_RULES,
     Candidate,
     Match,
+    count_days,
     judge,
     match,
     name_rule,
@@ -155,7 +156,7 @@ def _decide_pet_study(
 def _make_pair(chosen: Match, *, is_requested: bool, explanation: dict[str, Any]) -> PairDecision:
     state: Literal["held", "ready"] = "held" if chosen.hold else "ready"
     how = "requested by a person" if is_requested else "one patient by PatientID and issuer"
-    days = "days not known" if chosen.days_apart is None else f"{chosen.days_apart} days apart"
+    days = "days not known" if chosen.days_apart is None else f"{count_days(chosen.days_apart)} apart"
     reason = chosen.hold or f"{how}, {days}"
     return PairDecision(chosen.fixed.row, chosen.moving.row, state, reason, is_requested, explanation)
 
