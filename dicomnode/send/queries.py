@@ -135,14 +135,15 @@ class QueryService:
         query, settings = question.query, question.settings.send
         attempts_at_most = 1 if query.kind == "count" else settings.attempts  # without a count, quiet decides
         is_last = isinstance(error, PermanentError) or query.attempts >= attempts_at_most
-        wait_s = 0.0 if self._stopping.is_set() else draw_wait_s(query.attempts, settings, self._generator)
-        state = "failed" if is_last and not self._stopping.is_set() else "retry"
+        about = {"query_id": query.id, "kind": query.kind, "peer": query.peer, "reason": str(error)}
         with suppress(LeaseLostError), self._database.write() as connection:
-            if state == "failed":
-                finish_query(connection, query, state, self._clock(), str(error))
-            else:
-                put_query_off(connection, query, self._clock() + wait_s, str(error))
-        log.warning(f"query.{state}", query_id=query.id, kind=query.kind, peer=query.peer, reason=str(error))
+            if is_last and not self._stopping.is_set():
+                finish_query(connection, query, "failed", self._clock(), str(error))
+                log.warning("query.failed", **about)
+                return
+            wait_s = 0.0 if self._stopping.is_set() else draw_wait_s(query.attempts, settings, self._generator)
+            put_query_off(connection, query, self._clock() + wait_s, str(error))
+            log.info("query.retry", **about)
 
 
 @dataclass(frozen=True)
