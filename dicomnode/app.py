@@ -24,6 +24,7 @@ from dicomnode.jobs.service import JobService
 from dicomnode.logs import get_logger
 from dicomnode.pairing import service as pairing
 from dicomnode.receive.scp import StorageScp
+from dicomnode.send.queries import QueryService
 from dicomnode.send.service import SendService
 from dicomnode.settings import Settings
 from dicomnode.tls import Certificate, find_expiring, find_invalid, read_certificates
@@ -132,11 +133,18 @@ class Node:
             started.callback(lambda: send.stop(self._remaining_s()))
             self._reloads.append(send.reload)
             steps["send"] = send.step
+            queries = QueryService(settings, database, clock, default_rng())
+            started.callback(lambda: queries.stop(self._remaining_s()))
+            self._reloads.append(queries.reload)
+            steps["queries"] = queries.step
         if "pair" in self.roles:
-            steps["pair"] = lambda: pairing.step(database, self.settings.pairing, clock())
+            steps["pair"] = lambda: pairing.step(database, self.settings, clock())
+        scp = StorageScp(settings, database, store, clock) if "receive" in self.roles else None
+        if scp is not None:
+            steps["receive"] = scp.step
         self._start_clock(started, steps)
-        if "receive" in self.roles:
-            self._scp = scp = StorageScp(settings, database, store, clock)
+        if scp is not None:
+            self._scp = scp
             scp.start(port)
             started.callback(lambda: scp.stop(self._remaining_s()))
             self._reloads.append(scp.reload)

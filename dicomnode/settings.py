@@ -92,6 +92,14 @@ def _check_transfer_syntax(value: str) -> str:
     return find_keyword(TRANSFER_SYNTAXES, value)
 
 
+def _check_pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"a regular expression is needed, {value!r} is none: {error}") from error
+    return value
+
+
 AETitle = Annotated[str, AfterValidator(check_ae_title)]
 Host = Annotated[str, AfterValidator(_check_host)]
 PeerHost = Annotated[str, AfterValidator(_check_peer_host)]
@@ -100,8 +108,10 @@ Sha256 = Annotated[str, AfterValidator(_check_sha256)]
 Subject = Annotated[str, AfterValidator(check_subject)]
 SopClass = Annotated[str, AfterValidator(_check_sop_class)]
 TransferSyntax = Annotated[str, AfterValidator(_check_transfer_syntax)]
+Pattern = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_pattern)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Permission = Literal["store", "receive"]
+Service = Literal["find", "move", "get"]
 OutputObject = Literal["reg", "pt", "rgb", "multiframe", "blending"]
 Compression = Literal["none", "jpeg-ls", "jpeg-2000"]
 
@@ -148,6 +158,9 @@ class TlsSettings(Section):
 class PeerSettings(Section):
     """An AE we talk to, and what it may do: `store` to us, `receive` our results. Every peer may C-ECHO.
 
+    What we may ask of it stands in `answers`: `find` how many instances its series have, and with `move` or `get` also
+    for priors, which are fetched by that service.
+
     One with a `certificate_...` can call us by TLS only, and with that certificate; one with `tls` must show it as well
     when we call it.
     """
@@ -159,9 +172,15 @@ class PeerSettings(Section):
     may: tuple[Permission, ...] = ()
     sop_classes: tuple[SopClass, ...] = ()
     transfer_syntaxes: tuple[TransferSyntax, ...] = ()
+    answers: tuple[Service, ...] = ()
     tls: bool = False
     certificate_sha256: Sha256 = ""
     certificate_subject: Subject = ""
+
+    @property
+    def has_priors(self) -> bool:
+        """Whether it is asked for priors."""
+        return "move" in self.answers or "get" in self.answers
 
     @property
     def is_network(self) -> bool:
@@ -181,13 +200,27 @@ class DestinationSettings(Section):
         return not self.objects or kind in self.objects
 
 
+class ChoiceSettings(Section):
+    """What the site knows better than the rules: series of this description come first, or never."""
+
+    calling_ae: str = ""
+    modality: Literal["MR", "PT"]
+    description: Pattern
+    take: Literal["first", "never"]
+
+
 class PairingSettings(Section):
-    """When a series is complete, and which MR belongs to which PET."""
+    """When a series is complete, which MR belongs to which PET, and how much of a peer's priors is looked at."""
 
     series_quiet_period_s: Annotated[float, Field(gt=0)] = 20.0
     study_quiet_period_s: Annotated[float, Field(gt=0)] = 60.0
     window_days: Annotated[int, Field(ge=0)] = 90
     is_single_issuer: bool = False
+    prior_results: Annotated[int, Field(ge=1, le=10000)] = 100
+    prior_instances: Annotated[int, Field(ge=1)] = 2000
+    prior_bytes: Annotated[int, Field(ge=1)] = 2147483648
+    prior_s: Annotated[float, Field(gt=0)] = 600.0
+    choices: tuple[ChoiceSettings, ...] = ()
 
 
 class JobSettings(Section):
@@ -376,12 +409,24 @@ class Settings(BaseSettings):
                     f"peers.{number}.{asked}: this peer may call by TLS only, which needs tls.certificate, tls.key "
                     "and tls.ca"
                 )
-            if peer.is_network and (peer.tls or "receive" in peer.may):
+            if peer.is_network and (peer.tls or "receive" in peer.may or peer.answers):
                 raise ValueError(
                     f"peers.{number}.host: {peer.host} is a network, which may call us but cannot be called; "
-                    'name one host, or leave out "receive" and tls'
+                    'name one host, or leave out "receive", answers and tls'
                 )
+            if problem := _find_service_problem(peer):
+                raise ValueError(f"peers.{number}.answers: {problem}")
         return self
+
+
+def _find_service_problem(peer: PeerSettings) -> str:
+    if {"move", "get"} <= set(peer.answers):
+        return 'priors are fetched by "move" or by "get"; name one'
+    if {"move", "get"} & set(peer.answers) and "find" not in peer.answers:
+        return 'what is fetched must be found first; add "find"'
+    if "move" in peer.answers and "store" not in peer.may:
+        return 'what it moves to us comes by C-STORE; add "store" to its may = [...]'
+    return ""
 
 
 def is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""Other people's programs as peers of a test: Orthanc, DCMTK's storescp and storescu, dicom3tools' dciodvfy.
+"""Other people's programs as peers of a test: Orthanc, DCMTK's storescp, storescu and dcmqrscp, dicom3tools' dciodvfy.
 
 Flow: tests > [peers_programs] > programs of the system
 Never: a program from the virtual environment; a port that is not loopback's; a process left behind.
@@ -219,6 +219,24 @@ class StoreScp(Process):
     def files(self) -> list[Path]:
         """Return what it has stored."""
         return sorted(path for path in self.folder.iterdir() if path.is_file())
+
+
+class DcmQrScp(Process):
+    """DCMTK's dcmqrscp: an archive that answers C-FIND, C-MOVE and C-GET; it moves to `ae_titles`, by their ports."""
+
+    def __init__(self, folder: Path, ae_titles: Mapping[str, int], ae_title: str = "QRSCP") -> None:
+        self.ae_title = ae_title
+        self.port = free_port()
+        storage = folder / "dcmqrscp"
+        storage.mkdir(parents=True)
+        hosts = [f"host{n} = ({name}, {LOOPBACK}, {port})" for n, (name, port) in enumerate(ae_titles.items())]
+        lines = [f"NetworkTCPPort = {self.port}", "MaxPDUSize = 131072", "MaxAssociations = 16"]
+        lines += ["HostTable BEGIN", *hosts, "HostTable END", "VendorTable BEGIN", "VendorTable END"]
+        lines += ["AETable BEGIN", f"{ae_title} {storage} RW (200, 1024mb) ANY", "AETable END", ""]
+        configuration = folder / "dcmqrscp.cfg"
+        configuration.write_text("\n".join(lines), encoding="ascii")
+        command: list[str | Path] = [find_peer_program("dcmqrscp"), "-v", "-c", configuration, str(self.port)]
+        super().__init__(command, folder / "dcmqrscp.log", (self.port,))
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from dicomnode.settings import Permission
+from dicomnode.settings import Permission, Service
 
 CONFIG = Path("/etc/dicomnode/dicomnode.toml")
 DISTRIBUTION = "dicomnode-fusion"
 PERMISSIONS: tuple[str, ...] = get_args(Permission)
+SERVICES: tuple[str, ...] = get_args(Service)
 
 # The listings: what they show, how one of it is named, and the states of DESIGN.md section 5.
 LISTINGS = {
@@ -127,6 +128,9 @@ def _add_peers(commands: Any) -> None:
     added.add_argument("--may", nargs="+", choices=PERMISSIONS, default=[], help="store to us, receive results")
     added.add_argument("--sop-classes", nargs="+", default=[], metavar="KEYWORD", help="all it may store; default: any")
     added.add_argument("--transfer-syntaxes", nargs="+", default=[], metavar="KEYWORD", help="in which; default: any")
+    added.add_argument(
+        "--answers", nargs="+", choices=SERVICES, default=[], help="what we may ask: find, and move or get"
+    )
     added.add_argument("--tls", action="store_true", help="call it by TLS, never without")
     added.add_argument("--certificate-sha256", default="", metavar="HEX", help="it calls by TLS, with this certificate")
     added.add_argument("--certificate-subject", default="", metavar="NAME", help="it calls by TLS, as this subject")
@@ -143,9 +147,22 @@ def _add_listing(commands: Any, name: str) -> None:
         _add(actions, action, decision, ("decisions", f"{action}_{name}"))
         for action, decision in DECISIONS.get(name, {}).items()
     ]
+    if name == "pairs":
+        decided.append(
+            _add(actions, "explain", "the candidates, and the rule each won or lost by", ("pairs", "explain"))
+        )
+        _add_request(actions)
     for parser in (shown, *decided):
         parser.add_argument("key", metavar=key, type=str if name == "series" else int)
     for parser in (listed, shown, *decided):
         parser.set_defaults(listing=name)
         _add_config_flag(parser)
         _add_json_flag(parser)
+
+
+def _add_request(actions: Any) -> None:
+    parser = _add(actions, "request", "pair two series, whatever the rules say", ("pairs", "request"))
+    parser.add_argument("--fixed", required=True, metavar="SERIES_UID", help="the MR")
+    parser.add_argument("--moving", required=True, metavar="SERIES_UID", help="the PET")
+    _add_config_flag(parser)
+    _add_json_flag(parser)

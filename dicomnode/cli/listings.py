@@ -7,6 +7,7 @@ Never: a write; a patient's identity, save for the one series that a person asks
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,8 +18,11 @@ from sqlalchemy import Connection
 from dicomnode.cli.output import show_instants, write_json, write_record, write_rows
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.jobs import fetch_job, fetch_jobs, fetch_outputs
+from dicomnode.database.origins import count_conflicts, fetch_made, fetch_origin
 from dicomnode.database.outbox import fetch_outbox, fetch_outbox_row
 from dicomnode.database.pairs import fetch_pair, fetch_pairs
+from dicomnode.database.priors import Prior, fetch_priors
+from dicomnode.database.queries import fetch_queries
 from dicomnode.database.series import fetch_series, fetch_series_rows
 from dicomnode.errors import UsageError
 from dicomnode.settings import Settings
@@ -36,6 +40,17 @@ COLUMNS = {
     "pairs": ("id", "state", "fixed_series_uid", "moving_series_uid", "created_at", "reason"),
     "jobs": ("id", "pair_id", "state", "stage", "percent", "attempts", "verdict", "created_at", "reason"),
     "outbox": ("id", "job_id", "kind", "destination", "state", "attempts", "not_before", "sent_at", "reason"),
+}
+
+
+# Of one record, what is a table of its own.
+TABLES = {
+    "made": (
+        *("pair_id", "pair_state", "other_series_uid", "job_id", "job_state"),
+        *("verdict", "kind", "series_uid", "instance_count", "sent_to"),
+    ),
+    "queries": ("kind", "peer", "state", "attempts", "created_at", "reason"),
+    "priors": ("peer", "state", "reason", "modality", "instances", "description", "series_uid"),
 }
 
 
@@ -58,7 +73,11 @@ def show_row(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(record)
     else:
+        tables = {name: record.pop(name) for name in TABLES if record.get(name)}
         write_record(record)
+        for name, rows in tables.items():
+            sys.stdout.write(f"\n{name}\n")
+            write_rows(rows, TABLES[name], "")
     return 0
 
 
@@ -88,8 +107,25 @@ def open_node_database(settings: Settings) -> Iterator[Database]:
 
 
 def _show_series(connection: Connection, series_uid: str) -> dict[str, Any]:
+    if (origin := fetch_origin(connection, series_uid)) is not None:
+        return asdict(origin)
     found = fetch_series(connection, series_uid)
-    return {**show_instants(asdict(found.row)), "patient": asdict(found.patient)}
+    series_id = found.row.id
+    return {
+        **show_instants(asdict(found.row)),
+        "patient": asdict(found.patient),
+        "conflicts": count_conflicts(connection, series_id),
+        "made": [asdict(made) for made in fetch_made(connection, series_id)],
+        "queries": [show_instants(asdict(query)) for query in fetch_queries(connection, [series_id])],
+        "priors": [_show_prior(prior) for prior in fetch_priors(connection, series_id)],
+    }
+
+
+def _show_prior(prior: Prior) -> dict[str, Any]:
+    """Return what a peer has, without whose it is."""
+    row = prior.series.row
+    seen = {"series_uid": row.series_uid, "modality": row.modality, "description": row.description}
+    return {"peer": prior.peer, "state": prior.state, "reason": prior.reason, **seen, "instances": row.instance_count}
 
 
 def _show_pair(connection: Connection, pair_id: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from dicomnode.settings_edit import remove_peer as remove_from_text
 from dicomnode.settings_edit import replace_configuration
 from dicomnode.settings_file import load_settings, read_configuration
 
-COLUMNS = ("name", "ae_title", "host", "port", "tls", "may", "is_destination")
+COLUMNS = ("name", "ae_title", "host", "port", "tls", "may", "answers", "is_destination")
 
 
 def list_peers(arguments: argparse.Namespace) -> int:

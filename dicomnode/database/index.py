@@ -150,7 +150,7 @@ def record_instance(connection: Connection, header: InstanceHeader, file: Stored
     known = _judge_known(connection, header, file, arrival)
     if known is not None:
         return known
-    patient_id = _fetch_or_insert(connection, patients, vars(header.patient), vars(header.patient))
+    patient_id = find_or_add_patient(connection, header.patient)
     study_id = _fetch_or_insert(connection, studies, {"study_uid": header.study.study_uid}, vars(header.study))
     with connection.begin_nested() as savepoint:
         series_id = _fetch_or_insert_series(connection, header, arrival, (patient_id, study_id))
@@ -203,6 +203,11 @@ def touch_series(
         "reason": reason,
     }
     connection.execute(_TOUCH, values)
+
+
+def find_or_add_patient(connection: Connection, patient: PatientIdentity) -> int:
+    """Return the id of the row of this identity, adding it where there is none."""
+    return _fetch_or_insert(connection, patients, vars(patient), vars(patient))
 
 
 def insert_new(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:

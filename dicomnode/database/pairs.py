@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, insert, select, update
+from sqlalchemy import Connection, RowMapping, Select, insert, select, union, update
 
 from dicomnode.database.schema import pairs, patients, series
 from dicomnode.database.series import IdentifiedSeries, fetch_instance_uids, fetch_series_by_id
@@ -35,6 +35,7 @@ class NewPair:
     state: str
     reason: str
     explanation: Mapping[str, Any]
+    is_requested: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Pair:
     input_digest: str
     state: str
     reason: str
+    is_requested: bool
     explanation: Mapping[str, Any]
     created_at: float
 
@@ -104,12 +106,31 @@ def fetch_pair(connection: Connection, pair_id: int) -> Pair:
 def fetch_patient_series(connection: Connection, patient_id: str) -> list[IdentifiedSeries]:
     """Return every series received under a PatientID, whatever its issuer, by id; the rows stay locked until the end.
 
-    The lock keeps two nodes that share a PostgreSQL database from pairing one patient at once.
+    Those that a person asked to pair with one of them are among them. The lock keeps two nodes that share a PostgreSQL
+    database from pairing one patient at once.
     """
-    query = select(series.c.id).join(patients, patients.c.id == series.c.patient_id)
-    of_patient = query.where(patients.c.patient_id == patient_id).order_by(series.c.id)
-    ids = list(connection.execute(of_patient.with_for_update(of=series)).scalars())
+    of_patient = select(series.c.id).join(patients).where(patients.c.patient_id == patient_id)
+    asked = _is_requested()
+    partners = union(
+        select(pairs.c.fixed_series_id).where(asked, pairs.c.moving_series_id.in_(of_patient)),
+        select(pairs.c.moving_series_id).where(asked, pairs.c.fixed_series_id.in_(of_patient)),
+    )
+    wanted = select(series.c.id).where(series.c.id.in_(of_patient) | series.c.id.in_(partners)).order_by(series.c.id)
+    ids = list(connection.execute(wanted.with_for_update()).scalars())
     return [fetch_series_by_id(connection, series_id) for series_id in ids]
+
+
+def fetch_requests(connection: Connection, series_ids: Iterable[int]) -> dict[int, int]:
+    """Return which MR a person asked each of these PETs to be laid on, the latest request for each: ids of series."""
+    is_about = _is_requested() & pairs.c.moving_series_id.in_(list(series_ids))
+    query = select(pairs.c.moving_series_id, pairs.c.fixed_series_id).where(is_about).order_by(pairs.c.id)
+    return {row.moving_series_id: row.fixed_series_id for row in connection.execute(query)}
+
+
+def fetch_pairs_of_series(connection: Connection, series_id: int) -> list[Pair]:
+    """Return the pairs that a series was ever part of, oldest first."""
+    is_part = (pairs.c.fixed_series_id == series_id) | (pairs.c.moving_series_id == series_id)
+    return [_pair(row) for row in connection.execute(_query().where(is_part)).mappings()]
 
 
 def fetch_input_digest(connection: Connection, fixed_series_id: int, moving_series_id: int) -> str:
@@ -120,6 +141,11 @@ def fetch_input_digest(connection: Connection, fixed_series_id: int, moving_seri
 
 def _same_series(pair: NewPair) -> Any:
     return (pairs.c.fixed_series_id == pair.fixed_series_id) & (pairs.c.moving_series_id == pair.moving_series_id)
+
+
+def _is_requested() -> Any:
+    """One that a person asked for and nobody has rejected since."""
+    return pairs.c.is_requested & (pairs.c.state != "rejected")
 
 
 def _query() -> Select[Any]:

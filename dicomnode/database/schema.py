@@ -10,6 +10,7 @@ from __future__ import annotations
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Double,
     ForeignKey,
@@ -81,6 +82,8 @@ series = Table(
     Column("description", Text, nullable=False),
     Column("frame_of_reference_uid", UID, nullable=False),
     Column("expected_instances", Integer, nullable=True),  # PET: NumberOfSlices x NumberOfTimeSlices
+    Column("source_count", Integer, nullable=True),  # NumberOfSeriesRelatedInstances, as a peer that has it answered
+    Column("completed_by", Text, nullable=False, default=""),  # from what it was last judged complete
     Column("summary", JSON, nullable=False),  # what choosing a series needs, by DICOM keyword; never an identity
     Column("calling_ae", String(16), nullable=False),
     Column("first_received_at", Double, nullable=False),
@@ -100,6 +103,7 @@ instances = Table(
     Column("size_bytes", BigInteger, nullable=False),  # of the data set, without preamble and File Meta
     Column("sha256", String(64), nullable=False),  # of the same bytes
     Column("received_at", Double, nullable=False),
+    Column("commitment_requested_at", Double, nullable=True),  # a sender's storage commitment request named it
 )
 
 conflicts = Table(
@@ -125,6 +129,7 @@ pairs = Table(
     Column("input_digest", String(64), nullable=False),  # of both series' SOP Instance UIDs: late slices change it
     Column("state", STATE, nullable=False, index=True),  # held ready rejected
     Column("reason", Text, nullable=False, default=""),
+    Column("is_requested", Boolean, nullable=False, default=False),  # by a person, with two series UIDs
     Column("explanation", JSON, nullable=False),  # the candidates and the rule each won or lost by
     Column("created_at", Double, nullable=False),
     UniqueConstraint("fixed_series_id", "moving_series_id", "input_digest"),
@@ -180,4 +185,44 @@ outbox = Table(
     Column("sent_at", Double, nullable=True),
     UniqueConstraint("output_id", "destination"),
     Index("ix_outbox_state_destination", "state", "destination"),
+)
+
+priors = Table(
+    "priors",
+    metadata,
+    # Series that a peer has of a patient, found for a series without a partner here.
+    Column("id", Integer, primary_key=True),
+    Column("series_id", ForeignKey("series.id"), nullable=False),  # the one without a partner
+    Column("patient_id", ForeignKey("patients.id"), nullable=False),  # as the peer names the patient
+    Column("peer", Text, nullable=False),
+    Column("state", STATE, nullable=False),  # found chosen lost refused
+    Column("reason", Text, nullable=False, default=""),
+    Column("study_uid", UID, nullable=False),
+    Column("study_date", String(16), nullable=False),
+    Column("study_time", String(16), nullable=False),
+    Column("accession_number", Text, nullable=False),
+    Column("series_uid", UID, nullable=False, index=True),
+    Column("modality", String(16), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("instance_count", Integer, nullable=True),  # NumberOfSeriesRelatedInstances
+    UniqueConstraint("series_id", "peer", "series_uid"),
+)
+
+queries = Table(
+    "queries",
+    metadata,
+    # What is owed to be asked of a peer, for a series.
+    Column("id", Integer, primary_key=True),
+    Column("kind", String(16), nullable=False),  # count priors fetch
+    Column("series_id", ForeignKey("series.id"), nullable=False, index=True),
+    Column("prior_id", ForeignKey("priors.id"), nullable=True),  # what is to be fetched
+    Column("peer", Text, nullable=False),
+    Column("state", STATE, nullable=False, index=True),  # owed retry done failed
+    Column("reason", Text, nullable=False, default=""),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("token", Integer, nullable=False, default=0),
+    Column("lease_until", Double, nullable=True),
+    Column("not_before", Double, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("finished_at", Double, nullable=True),
 )

@@ -7,14 +7,14 @@ Never: a rule about when a series is complete or what it pairs with; an identity
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select, update
 
 from dicomnode.database.index import MIXED_REASONS, PatientIdentity
-from dicomnode.database.schema import associations, instances, patients, series, studies
+from dicomnode.database.schema import associations, instances, patients, priors, queries, series, studies
 from dicomnode.database.store import Store
 from dicomnode.errors import StateError
 
@@ -24,8 +24,12 @@ SERIES_MOVES: Mapping[str, frozenset[str]] = {
     "complete": frozenset({"paired", "unpaired", "refused", "receiving"}),
     "paired": frozenset({"unpaired", "refused", "receiving"}),
     "unpaired": frozenset({"paired", "refused", "receiving"}),
-    "refused": frozenset({"receiving"}),
+    "refused": frozenset({"paired", "receiving"}),  # `paired` on a person's request alone
 }
+
+
+# The columns of `patients`, for a query that joins it; `make_identity` reads them.
+IDENTITY = tuple(patients.c[field.name].label(f"identity_{field.name}") for field in fields(PatientIdentity))
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class SeriesRow:
     description: str
     frame_of_reference_uid: str
     expected_instances: int | None
+    source_count: int | None
+    completed_by: str
     instance_count: int
     summary: Mapping[str, Any]
     calling_ae: str
@@ -69,6 +75,7 @@ class Activity:
     last_received_at: float
     open_associations: int  # that brought an instance of it and have not ended
     last_closed_at: float | None  # when the last of those that ended did
+    commitment_requested: int  # instances that a storage commitment request named
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,12 @@ class OpenSeries:
     row: SeriesRow
     series: Activity
     study: Activity
+    asked_at: float | None  # when its source was last asked how many instances it has
+
+
+def make_identity(row: Row[Any]) -> PatientIdentity:
+    """Return whose a row is that was selected with `IDENTITY`."""
+    return PatientIdentity(**{field.name: getattr(row, f"identity_{field.name}") for field in fields(PatientIdentity)})
 
 
 def fetch_series_rows(connection: Connection, states: Iterable[str] = ()) -> list[SeriesRow]:
@@ -111,12 +124,16 @@ def fetch_series_by_id(connection: Connection, series_id: int) -> IdentifiedSeri
 
 def fetch_open_series(connection: Connection) -> list[OpenSeries]:
     """Return every series in `receiving` with its own and its study's activity, oldest first."""
-    found = []
-    for row in connection.execute(_ordered(["receiving"])).all():
-        of_series = _fetch_activity(connection, series.c.id == row.id)
-        of_study = _fetch_activity(connection, series.c.study_id == row.study_id)
-        found.append(OpenSeries(_series_row(row), of_series, of_study))
-    return found
+    asked = select(func.max(queries.c.created_at)).where(queries.c.kind == "count")
+    return [
+        OpenSeries(
+            _series_row(row),
+            _fetch_activity(connection, series.c.id == row.id),
+            _fetch_activity(connection, series.c.study_id == row.study_id),
+            connection.execute(asked.where(queries.c.series_id == row.id)).scalar_one(),
+        )
+        for row in connection.execute(_ordered(["receiving"])).all()
+    ]
 
 
 def fetch_instance_paths(connection: Connection, store: Store, series_id: int) -> list[Path]:
@@ -130,6 +147,24 @@ def fetch_instance_uids(connection: Connection, series_id: int) -> list[str]:
     """Return the SOP Instance UIDs of a series, sorted: equal lists mean equal input."""
     query = select(instances.c.sop_instance_uid).where(instances.c.series_id == series_id)
     return sorted(connection.execute(query).scalars())
+
+
+def fetch_series_bytes(connection: Connection, series_uid: str) -> int:
+    """Return how many bytes of a series are stored, 0 for one that is not here."""
+    query = select(func.sum(instances.c.size_bytes)).join(series).where(series.c.series_uid == series_uid)
+    return int(connection.execute(query).scalar_one() or 0)
+
+
+def complete_series(connection: Connection, series_id: int, reason: str) -> None:
+    """Move a series to `complete`, and keep from what that was concluded; raises as `set_series_state` does."""
+    set_series_state(connection, series_id, "complete", reason)
+    connection.execute(update(series).where(series.c.id == series_id).values(completed_by=reason))
+
+
+def note_commitment_request(connection: Connection, sop_instance_uids: Iterable[str], now: float) -> None:
+    """Record that a sender asked for storage commitment of these instances: it has sent what it has to send."""
+    is_named = instances.c.sop_instance_uid.in_(list(sop_instance_uids))
+    connection.execute(update(instances).where(is_named).values(commitment_requested_at=now))
 
 
 def set_series_state(connection: Connection, series_id: int, state: str, reason: str = "") -> None:
@@ -150,7 +185,13 @@ def set_series_state(connection: Connection, series_id: int, state: str, reason:
 def _fetch_activity(connection: Connection, of_what: Any) -> Activity:
     """Sum up the instances of the series that meet a condition, and the associations that brought them."""
     received = connection.execute(
-        select(func.count(instances.c.id), func.max(instances.c.received_at)).join(series).where(of_what)
+        select(
+            func.count(instances.c.id),
+            func.max(instances.c.received_at),
+            func.count(instances.c.commitment_requested_at),
+        )
+        .join(series)
+        .where(of_what)
     ).one()
     brought = select(instances.c.association_id).join(series).where(of_what)
     ended = connection.execute(
@@ -159,23 +200,23 @@ def _fetch_activity(connection: Connection, of_what: Any) -> Activity:
             func.max(associations.c.closed_at),
         ).where(associations.c.id.in_(brought))
     ).one()
-    return Activity(received[0], received[1], ended[0], ended[1])
+    return Activity(received[0], received[1], ended[0], ended[1], received[2])
 
 
 def _query() -> Select[Any]:
     count = select(func.count(instances.c.id)).where(instances.c.series_id == series.c.id).scalar_subquery()
+    # Of a series that was fetched, the peer that had it said how large it is before it came.
+    of_prior = select(func.max(priors.c.instance_count)).where(priors.c.series_uid == series.c.series_uid)
+    source_count = func.coalesce(series.c.source_count, of_prior.scalar_subquery())
     return (
         select(
-            series,
+            *(column for column in series.c if column.name != "source_count"),
+            source_count.label("source_count"),
             studies.c.study_uid,
             studies.c.study_date,
             studies.c.study_time,
             studies.c.accession_number,
-            patients.c.patient_id.label("patient_identifier"),
-            patients.c.issuer,
-            patients.c.name,
-            patients.c.birth_date,
-            patients.c.sex,
+            *IDENTITY,
             count.label("instance_count"),
         )
         .join(studies, studies.c.id == series.c.study_id)
@@ -205,6 +246,8 @@ def _series_row(row: Row[Any]) -> SeriesRow:
         description=row.description,
         frame_of_reference_uid=row.frame_of_reference_uid,
         expected_instances=row.expected_instances,
+        source_count=row.source_count,
+        completed_by=row.completed_by,
         instance_count=row.instance_count,
         summary=row.summary,
         calling_ae=row.calling_ae,
@@ -214,5 +257,4 @@ def _series_row(row: Row[Any]) -> SeriesRow:
 
 
 def _identified(row: Row[Any]) -> IdentifiedSeries:
-    patient = PatientIdentity(row.patient_identifier, row.issuer, row.name, row.birth_date, row.sex)
-    return IdentifiedSeries(_series_row(row), patient)
+    return IdentifiedSeries(_series_row(row), make_identity(row))

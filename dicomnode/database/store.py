@@ -36,8 +36,8 @@ class Store:
 
     `spool/<node>/` holds files that are empty, being written, or whole with a row that may not be committed yet, one
     folder for each running process;
-    `store/<first 2 hex>/` those that are indexed; `conflicts/` what came again with other content; `outputs/<job id>/`
-    what the node made.
+    `store/<first 2 hex>/` those that are indexed; `conflicts/` what came again with other content; `fetched/<query
+    id>/` what C-GET brought, until it is received; `outputs/<job id>/` what the node made.
     """
 
     root: Path
@@ -82,6 +82,15 @@ class Store:
         """Return the folder of what one job made."""
         return self.root / "outputs" / f"{job_id:d}"
 
+    def fetched_folder(self, query_id: int) -> Path:
+        """Return the folder of what a query fetched, until it is received."""
+        return self.fetched_root / f"{query_id:d}"
+
+    @property
+    def fetched_root(self) -> Path:
+        """The folder that holds one folder for each query that fetches over its own association."""
+        return self.root / "fetched"
+
     def make_folders(self) -> None:
         """Make every folder that is not there yet, durably.
 
@@ -91,7 +100,7 @@ class Store:
             If a folder cannot be made; those made so far stay.
         """
         store = self.root / "store"
-        folders = [self.spool_root, store, self.root / "conflicts", self.root / "outputs"]
+        folders = [self.spool_root, store, self.root / "conflicts", self.root / "outputs", self.fetched_root]
         folders += [store / f"{number:02x}" for number in range(256)]
         try:
             self.root.mkdir(mode=0o750, parents=True, exist_ok=True)

@@ -1,24 +1,33 @@
 """Judges one series as the MR or the PET of a registration: refused with the reason, or ranked by ordered rules.
 
-Flow: database/series > [candidates] > pairing/rules
+Flow: database/series, attributes > [candidates] > pairing/rules
 Never: the time of arrival, which must not change a decision; an identity.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from dicomnode.database.series import SeriesRow
+from dicomnode.pairing.attributes import (
+    count_slices,
+    find_extent_mm,
+    find_first,
+    find_number,
+    find_values,
+    find_voxel_mm,
+    find_words,
+)
+from dicomnode.settings import ChoiceSettings
 
-Summary = Mapping[str, Any]
 MIN_SLICES = 8
 MANY_SLICES = 100
 # An isotropic voxel's longest edge is at most this many times its shortest.
 ISOTROPY_LIMIT = 1.5
+# A head is about 150 mm wide, 190 mm long and from vertex to chin more than 200 mm high.
+WHOLE_HEAD_MM = 140.0
 
 # ImageType values (PS3.3 C.7.6.1.1.2 and C.8.3.1.1.1, and vendors' own) that are not an anatomical acquisition.
 REFUSED_MR_IMAGE_TYPES = {
@@ -31,6 +40,7 @@ REFUSED_MR_IMAGE_TYPES = {
     "TENSOR": "a diffusion map",
     "DIFFUSION": "diffusion weighted",
     "MPR": "a reformat",
+    "REFORMATTED": "a reformat",
     "MIP": "a projection",
     "MINIP": "a projection",
     "PROJECTION IMAGE": "a projection",
@@ -47,6 +57,8 @@ REFUSED_PET_IMAGE_TYPES = {
     "PROJECTION": "a projection",
     "PROJECTION IMAGE": "a projection",
     "MPR": "a reformat",
+    "REFORMATTED": "a reformat",
+    "RESAMPLED": "registered to another series already",
     "LOCALIZER": "a localizer",
 }
 # SeriesType values (PS3.3 C.8.9.1).
@@ -57,6 +69,8 @@ REFUSED_SERIES_TYPES = {
 }
 _LOCALIZER = re.compile(r"locali[sz]er|scout|survey|(3|three).?(plane|pl\b)|aahead", re.IGNORECASE)
 _NOT_ANATOMICAL = re.compile(r"\b(dwi|dti|adc|ep2d|epi|bold|fmri|asl|perfusion)\b|diffusion", re.IGNORECASE)
+# Not MPR: to many sites that is short for MPRAGE.
+_PROCESSED = re.compile(r"\b(mip|minip|subtraction)\b", re.IGNORECASE)
 _T1_WORDS = re.compile(r"t1(?![0-9])|mp2?rage|bravo|f?spgr|\b[23]?d?tfe|vibe|flash", re.IGNORECASE)
 _OTHER_WEIGHTING_WORDS = re.compile(r"t2|flair|\bpd\b|swi|\bdir\b|\btof", re.IGNORECASE)
 _NOT_CORRECTED_WORDS = re.compile(r"\bnac\b|non.?a\.?c\b|no.?ac\b|uncorrected", re.IGNORECASE)
@@ -73,111 +87,146 @@ class Judgement:
     rank: tuple[float, ...]
 
 
-def judge_mr(series: SeriesRow) -> Judgement:
-    """Judge a series as the fixed volume (`dicom-objects` section 7, Choosing MR)."""
-    return Judgement(series, _refuse_mr(series), tuple(measure(series) for _, measure in MR_RULES))
+def judge_mr(series: SeriesRow, choices: Sequence[ChoiceSettings] = ()) -> Judgement:
+    """Judge a series as the fixed volume (`dicom-objects` section 7, Choosing MR); `choices` go before every rule."""
+    return _judge(series, choices, _refuse_mr, MR_RULES)
 
 
-def judge_pet(series: SeriesRow) -> Judgement:
-    """Judge a series as the moving volume (`dicom-objects` section 7, Choosing PET)."""
-    return Judgement(series, _refuse_pet(series), tuple(measure(series) for _, measure in PET_RULES))
+def judge_pet(series: SeriesRow, choices: Sequence[ChoiceSettings] = ()) -> Judgement:
+    """Judge a series as the moving volume (`dicom-objects` section 7, Choosing PET); `choices` go before every rule."""
+    return _judge(series, choices, _refuse_pet, PET_RULES)
+
+
+def find_choice(series: SeriesRow, choices: Sequence[ChoiceSettings]) -> ChoiceSettings | None:
+    """Return the first of the administrator's choices that is about this series, or None."""
+    for choice in choices:
+        is_from_there = choice.calling_ae in ("", series.calling_ae) and choice.modality == series.modality
+        if is_from_there and re.search(choice.description, series.description, re.IGNORECASE):
+            return choice
+    return None
+
+
+# Before every rule of either role.
+CHOICE_RULE = "chosen by pairing.choices"
+
+
+def _judge(
+    series: SeriesRow,
+    choices: Sequence[ChoiceSettings],
+    refuse: Callable[[SeriesRow], str],
+    rules: Sequence[RankRule],
+) -> Judgement:
+    choice = find_choice(series, choices)
+    ranks = tuple(measure(series) for _, measure in rules)
+    if choice is None:
+        return Judgement(series, refuse(series) or _refuse_slices(series), (1.0, *ranks))
+    if choice.take == "never":
+        return Judgement(series, f"pairing.choices: never {choice.description!a}", (1.0, *ranks))
+    return Judgement(series, _refuse_slices(series), (0.0, *ranks))
 
 
 def _refuse_mr(series: SeriesRow) -> str:
-    words = _words(series)
-    if reason := _refuse_image_type(series, REFUSED_MR_IMAGE_TYPES) or _refuse_slices(series):
+    words = find_words(series)
+    if reason := _refuse_image_type(series, REFUSED_MR_IMAGE_TYPES):
         return reason
     if _LOCALIZER.search(words):
         return "its description names a localizer"
-    if "EP" in _values(series, "ScanningSequence"):  # PS3.3 C.8.3.1
+    if "EP" in find_values(series, "ScanningSequence"):  # PS3.3 C.8.3.1
         return "echo planar, ScanningSequence EP"
-    return "its description names diffusion, perfusion or functional imaging" if _NOT_ANATOMICAL.search(words) else ""
+    if _NOT_ANATOMICAL.search(words):
+        return "its description names diffusion, perfusion or functional imaging"
+    return "its description names a projection or a subtraction" if _PROCESSED.search(words) else ""
 
 
 def _refuse_pet(series: SeriesRow) -> str:
     if reason := _refuse_image_type(series, REFUSED_PET_IMAGE_TYPES):
         return reason
-    for value in _values(series, "SeriesType"):
+    for value in find_values(series, "SeriesType"):
         if value in REFUSED_SERIES_TYPES:
             return f"{REFUSED_SERIES_TYPES[value]}, SeriesType {value}"
-    frames = _number(series, "NumberOfTimeSlices")
+    frames = find_number(series, "NumberOfTimeSlices")
     if frames is not None and frames > 1:
         return f"dynamic, {frames:.0f} time slices where 1 is needed"
-    return _refuse_slices(series)
+    return "its description names a projection" if _PROCESSED.search(find_words(series)) else ""
 
 
 def _refuse_image_type(series: SeriesRow, refused: Mapping[str, str]) -> str:
-    for value in _values(series, "ImageType"):
+    for value in find_values(series, "ImageType"):
         if value in refused:
             return f"{refused[value]}, ImageType {value}"
     return ""
 
 
 def _refuse_slices(series: SeriesRow) -> str:
-    """Refuse what is too small for a head; a series that is still received may grow."""
-    slices = _slice_count(series)
-    if series.state == "receiving" or slices >= MIN_SLICES:
+    """Refuse what is too small for a head; one that is still received, or not here yet, may grow."""
+    slices = count_slices(series)
+    if series.state in ("receiving", "found") or slices >= MIN_SLICES:
         return ""
     return f"{slices} slices, at least {MIN_SLICES} needed"
 
 
 def _rank_weighting(series: SeriesRow) -> float:
     """0 for T1, by its name or by short times and inversion; 2 for another weighting by name; 1 for unknown."""
-    words = _words(series)
+    words = find_words(series)
     if _T1_WORDS.search(words):
         return 0.0
     if _OTHER_WEIGHTING_WORDS.search(words):
         return 2.0
-    echo_ms, repetition_ms = _number(series, "EchoTime"), _number(series, "RepetitionTime")
-    inversion_ms = _number(series, "InversionTime") or 0.0
+    echo_ms, repetition_ms = find_number(series, "EchoTime"), find_number(series, "RepetitionTime")
+    inversion_ms = find_number(series, "InversionTime") or 0.0
     if echo_ms is None or repetition_ms is None:
         return 1.0
     return 0.0 if echo_ms < 30.0 and (repetition_ms < 1000.0 or inversion_ms > 0.0) else 1.0
 
 
 def _rank_3d(series: SeriesRow) -> float:
-    return float("3D" not in _values(series, "MRAcquisitionType"))
+    return float("3D" not in find_values(series, "MRAcquisitionType"))
 
 
 def _rank_contrast(series: SeriesRow) -> float:
-    return float(bool(_values(series, "ContrastBolusAgent")))
+    return float(bool(find_values(series, "ContrastBolusAgent")))
 
 
 def _rank_isotropy(series: SeriesRow) -> float:
-    edges = _voxel_mm(series)
+    edges = find_voxel_mm(series)
     return float(len(edges) < 3 or max(edges) > ISOTROPY_LIMIT * min(edges))
 
 
 def _rank_many_slices(series: SeriesRow) -> float:
-    return float(_slice_count(series) <= MANY_SLICES)
+    return float(count_slices(series) <= MANY_SLICES)
+
+
+def _rank_whole_head(series: SeriesRow) -> float:
+    extent = find_extent_mm(series)
+    return float(not extent or min(extent) < WHOLE_HEAD_MM)
 
 
 def _rank_attenuation(series: SeriesRow) -> float:
     """0 for attenuation corrected, 1 where nothing is said, 2 for not corrected."""
-    if _NOT_CORRECTED_WORDS.search(_words(series)):
+    if _NOT_CORRECTED_WORDS.search(find_words(series)):
         return 2.0
-    corrections = _values(series, "CorrectedImage")
+    corrections = find_values(series, "CorrectedImage")
     if "ATTN" in corrections:  # PS3.3 C.8.9.1
         return 0.0
     return 2.0 if corrections else 1.0
 
 
 def _rank_series_type(series: SeriesRow) -> float:
-    return {"STATIC": 0.0, "WHOLE BODY": 2.0}.get(next(iter(_values(series, "SeriesType")), ""), 1.0)
+    return {"STATIC": 0.0, "WHOLE BODY": 2.0}.get(next(iter(find_values(series, "SeriesType")), ""), 1.0)
 
 
 def _rank_slices(series: SeriesRow) -> float:
-    return -float(_slice_count(series))
+    return -float(count_slices(series))
 
 
 def _rank_voxel(series: SeriesRow) -> float:
-    edges = _voxel_mm(series)
+    edges = find_voxel_mm(series)
     return edges[0] * edges[1] * edges[2] if len(edges) == 3 else float("inf")
 
 
 def _rank_latest(series: SeriesRow) -> float:
     """The later series first, by its time of day: an AcquisitionTime would depend on which slice came first."""
-    digits = re.sub(r"[^0-9.]", "", _first(series, "SeriesTime"))
+    digits = re.sub(r"[^0-9.]", "", find_first(series, "SeriesTime"))
     return -float(digits) if re.fullmatch(r"\d+(\.\d*)?", digits) else 0.0
 
 
@@ -188,6 +237,7 @@ MR_RULES: Sequence[RankRule] = (
     ("no contrast agent", _rank_contrast),
     ("isotropic voxels", _rank_isotropy),
     (f"more than {MANY_SLICES} slices", _rank_many_slices),
+    ("whole head", _rank_whole_head),
     ("most slices", _rank_slices),
     ("latest series", _rank_latest),
 )
@@ -198,46 +248,3 @@ PET_RULES: Sequence[RankRule] = (
     ("smallest voxel", _rank_voxel),
     ("latest series", _rank_latest),
 )
-
-
-def _words(series: SeriesRow) -> str:
-    """What people named the series, `_` as a space so that word bounds are seen."""
-    names = (series.description, _first(series, "ProtocolName"), _first(series, "SequenceName"))
-    return " ".join(str(name) for name in names if name).replace("_", " ")
-
-
-def _slice_count(series: SeriesRow) -> int:
-    frames = _number(series, "NumberOfFrames")
-    return series.instance_count if frames is None else series.instance_count * int(frames)
-
-
-def _voxel_mm(series: SeriesRow) -> tuple[float, ...]:
-    """Row spacing, column spacing and slice distance; shorter where one is not known."""
-    slice_mm = _number(series, "SpacingBetweenSlices") or _number(series, "SliceThickness")
-    spacing = [_float(value) for value in _values(series, "PixelSpacing")]
-    return tuple(abs(value) for value in (*spacing, slice_mm) if value)
-
-
-def _values(series: SeriesRow, keyword: str) -> tuple[str, ...]:
-    """The values of an attribute, in capitals; none where it is absent or empty."""
-    value = series.summary.get(keyword)
-    if value is None or value == "":
-        return ()
-    parts = value if isinstance(value, list | tuple) else str(value).split("\\")
-    return tuple(str(part).strip().upper() for part in parts)
-
-
-def _first(series: SeriesRow, keyword: str) -> str:
-    return next(iter(_values(series, keyword)), "")
-
-
-def _number(series: SeriesRow, keyword: str) -> float | None:
-    return _float(_first(series, keyword))
-
-
-def _float(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

@@ -1,7 +1,7 @@
 """Says whether all of a series has arrived, and from what that was concluded.
 
 Flow: database/series > [completeness] > pairing/service
-Never: a clock, a database: the rule is a function of values. DICOM has no generic end of a series
+Never: a clock, a database: the rules are functions of values. DICOM has no generic end of a series
 (`dicom-objects` section 8), so a later instance opens the question again.
 """
 
@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dicomnode.database.series import OpenSeries
+from dicomnode.database.series import Activity, OpenSeries
 from dicomnode.settings import PairingSettings
+
+# Of the quiet period: a source that is asked at once still counts what it is receiving itself.
+ASK_AFTER = 0.5
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,11 @@ class Completeness:
 def judge_completeness(series: OpenSeries, now: float, settings: PairingSettings) -> Completeness:
     """Decide whether a series in `receiving` is complete.
 
-    A PET says how many instances it has (NumberOfSlices x NumberOfTimeSlices, PS3.3 C.8.9.1): that count, exactly, is
-    enough once the associations that brought it have ended. Anything else is complete when those associations have
-    ended and nothing came for the series' quiet period; a PET that falls short of its own count is given the study's.
+    Nothing is, while an association that brought some of it is open. After that it is enough that the sender asked for
+    storage commitment of every instance, or that as many arrived as a count says: the PET's own (NumberOfSlices x
+    NumberOfTimeSlices, PS3.3 C.8.9.1), or what the source answered (NumberOfSeriesRelatedInstances, PS3.4 C.3.4).
+    Anything else is complete when nothing came for the series' quiet period, or for the study's where it falls short of
+    a count.
 
     Parameters
     ----------
@@ -37,16 +42,43 @@ def judge_completeness(series: OpenSeries, now: float, settings: PairingSettings
     settings : PairingSettings
         The quiet periods, s.
     """
-    count, expected = series.series.instance_count, series.row.expected_instances
+    count = series.series.instance_count
     if series.series.open_associations > 0:
         return Completeness(is_complete=False, reason=f"{count} instances, an association that sends it is open")
-    if expected is not None and count == expected:
-        return Completeness(is_complete=True, reason=f"{count} of {expected} instances, by the PET's own count")
-    needed_s = settings.series_quiet_period_s
-    if expected is not None and count < expected:
-        needed_s = max(needed_s, settings.study_quiet_period_s)
-    last_event = max(series.series.last_received_at, series.series.last_closed_at or 0.0)
-    quiet_s = now - last_event
-    of_expected = "" if expected is None else f" of {expected}"
-    reason = f"{count}{of_expected} instances, quiet for {quiet_s:.0f} s, {needed_s:.0f} s needed"
+    if series.series.commitment_requested == count:
+        reason = f"{count} instances, storage commitment was requested for all of them"
+        return Completeness(is_complete=True, reason=reason)
+    said, by_whom = _find_count(series)
+    if said == count:
+        return Completeness(is_complete=True, reason=f"{count} of {said} instances, by {by_whom}")
+    if said is None or count > said:
+        return _judge_quiet(f"{count} instances,", series.series, now, settings.series_quiet_period_s)
+    falls_short = f"{count} of {said} instances by {by_whom}, the study"
+    return _judge_quiet(falls_short, series.study, now, settings.study_quiet_period_s)
+
+
+def should_ask_source(series: OpenSeries, now: float, settings: PairingSettings) -> bool:
+    """Say whether the source is to be asked how many instances a series has: once after each silence."""
+    last_event = _last_event(series.series)
+    was_asked = series.asked_at is not None and series.asked_at >= last_event
+    is_quiet = now - last_event >= ASK_AFTER * settings.series_quiet_period_s
+    return series.series.open_associations == 0 and is_quiet and not was_asked
+
+
+def _judge_quiet(what: str, activity: Activity, now: float, needed_s: float) -> Completeness:
+    if activity.open_associations > 0:
+        return Completeness(is_complete=False, reason=f"{what} is still sent")
+    quiet_s = now - _last_event(activity)
+    reason = f"{what} quiet for {quiet_s:.0f} s, {needed_s:.0f} s needed"
     return Completeness(is_complete=quiet_s >= needed_s, reason=reason)
+
+
+def _find_count(series: OpenSeries) -> tuple[int | None, str]:
+    """Return the highest count that anybody gave, and who."""
+    counts = [(series.row.expected_instances, "the PET's own count"), (series.row.source_count, "the source's count")]
+    given = [(count, by_whom) for count, by_whom in counts if count is not None]
+    return max(given, key=lambda one: one[0], default=(None, ""))
+
+
+def _last_event(activity: Activity) -> float:
+    return max(activity.last_received_at, activity.last_closed_at or 0.0)

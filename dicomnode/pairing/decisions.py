@@ -11,12 +11,17 @@ from collections.abc import Iterable
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import add_job, fetch_latest_job, fetch_outputs, move_job_by_person
 from dicomnode.database.outbox import cancel_outputs, owe_outputs
-from dicomnode.database.pairs import fetch_pair, move_pair
+from dicomnode.database.pairs import Pair, fetch_pair, fetch_pairs_of_series, move_pair
+from dicomnode.database.series import SeriesRow, fetch_series, set_series_state
 from dicomnode.errors import StateError
 from dicomnode.logs import get_logger
-from dicomnode.settings import DestinationSettings
+from dicomnode.pairing.rules import request_pair as decide_request
+from dicomnode.pairing.service import record_pair
+from dicomnode.settings import DestinationSettings, PairingSettings
 
 log = get_logger()
+
+REQUESTED = "requested by a person"
 
 
 def accept_pair(database: Database, pair_id: int, now: float, destinations: Iterable[DestinationSettings]) -> None:
@@ -76,6 +81,41 @@ def reject_pair(database: Database, pair_id: int, now: float) -> None:
     log.info("pairing.rejected", pair_id=pair_id)
 
 
+def request_pair(database: Database, uids: tuple[str, str], settings: PairingSettings, now: float) -> Pair:
+    """Pair an MR and a PET that a person names; later rounds keep to it, and late slices of either make it anew.
+
+    Parameters
+    ----------
+    database : Database
+        Gets the pair and its job; a pair whose identities conflict is held, as any other.
+    uids : tuple of str
+        SeriesInstanceUID of the MR and of the PET.
+    settings : PairingSettings
+        In force.
+    now : float
+        UTC epoch seconds.
+
+    Raises
+    ------
+    StateError
+        If a series was not received, is still being received, or is not of the modality its place needs, or if the same
+        instances were paired before; nothing changed.
+    """
+    with database.write() as connection:
+        fixed, moving = (fetch_series(connection, series_uid) for series_uid in uids)
+        for series, modality in ((fixed, "MR"), (moving, "PT")):
+            _check_requested(series.row, modality)
+        pair_id = record_pair(connection, decide_request(fixed, moving, settings), now)
+        if pair_id is None:
+            raise _paired_before(fetch_pairs_of_series(connection, fixed.row.id), moving.row.id)
+        for series in (fixed, moving):
+            if series.row.state != "paired":
+                set_series_state(connection, series.row.id, "paired", REQUESTED)
+        pair = fetch_pair(connection, pair_id)
+    log.info("pairing.requested", pair_id=pair_id, fixed_series_uid=uids[0], moving_series_uid=uids[1])
+    return pair
+
+
 def retry_job(database: Database, job_id: int, now: float) -> None:
     """Let a failed job be tried again from the start; raises `StateError` if there is none or it has not failed."""
     with database.write() as connection:
@@ -83,6 +123,18 @@ def retry_job(database: Database, job_id: int, now: float) -> None:
             connection, job_id, "waiting", reason="", attempts=0, not_before=now, verdict="", finished_at=None
         )
     log.info("job.asked_again", job_id=job_id)
+
+
+def _check_requested(row: SeriesRow, modality: str) -> None:
+    if row.modality != modality:
+        raise StateError(f"series {row.series_uid}: its modality is {row.modality or 'missing'}, {modality} is needed")
+    if row.state == "receiving":
+        raise StateError(f"series {row.series_uid}: it is still being received; ask again when it is complete")
+
+
+def _paired_before(pairs: Iterable[Pair], moving_series_id: int) -> StateError:
+    latest = max((pair for pair in pairs if pair.moving_series_id == moving_series_id), key=lambda pair: pair.id)
+    return StateError(f"pair {latest.id}: it has the same instances already, and is {latest.state}")
 
 
 def _nothing_waits(pair_id: int, pair_state: str, job_state: str | None) -> StateError:

@@ -6,9 +6,11 @@ Never: an identity in what it says: it names the attribute, never the value. A n
 
 from __future__ import annotations
 
+import operator
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from dicomnode.database.index import PatientIdentity
 
@@ -16,17 +18,22 @@ from dicomnode.database.index import PatientIdentity
 PLACEHOLDER_IDS = frozenset(
     {"", "unknown", "anon", "anonymous", "anonymized", "anonymised", "none", "null", "n/a", "na", "noid", "no id"}
 )
+EQUAL, DIFFERS, ONE_SIDE, NEITHER = "equal", "differs", "on one side only", "on neither side"
 _FILLER = re.compile(r"[0x?*.\-_ ]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class IdentityCheck:
-    """Whether two series may be one patient's; `hold` is why a person must look, `warnings` what was noticed."""
+    """Whether two series may be one patient's; `hold` is why a person must look, `warnings` what was noticed.
+
+    `agreement` says of each attribute whether both sides' values are equal, never what they are.
+    """
 
     is_same: bool
     refusal: str = ""
     hold: str = ""
     warnings: tuple[str, ...] = ()
+    agreement: Mapping[str, str] = field(default_factory=dict)
 
 
 def is_placeholder_id(patient_id: str) -> bool:
@@ -49,24 +56,24 @@ def compare_identities(fixed: PatientIdentity, moving: PatientIdentity, *, is_si
     -------
     IdentityCheck
         Not the same for placeholder or unequal IDs or issuers; held when birth date or sex disagree, or when the names
-        do and a birth date is missing.
+        do and a birth date is missing, or the given name alone does: a family name may change, a twin keeps it.
     """
+    agreement = _compare_values(fixed, moving)
     if refusal := _refuse(fixed, moving, is_single_issuer=is_single_issuer):
-        return IdentityCheck(is_same=False, refusal=refusal)
+        return IdentityCheck(is_same=False, refusal=refusal, agreement=agreement)
     holds = [
         f"{attribute} differs between the MR and the PET"
-        for attribute, one, other in (
-            ("PatientBirthDate", fixed.birth_date.strip(), moving.birth_date.strip()),
-            ("PatientSex", fixed.sex.strip().upper(), moving.sex.strip().upper()),
-        )
-        if one and other and one != other
+        for attribute in ("PatientBirthDate", "PatientSex")
+        if agreement[attribute] == DIFFERS
     ]
     warnings: tuple[str, ...] = ()
-    if not is_same_name(fixed.name, moving.name):
+    if agreement["PatientName"] == DIFFERS:
         warnings = ("PatientName differs between the MR and the PET",)
-        if not (fixed.birth_date.strip() and moving.birth_date.strip()):
+        if agreement["PatientBirthDate"] in (ONE_SIDE, NEITHER):
             holds.append("PatientName differs and a PatientBirthDate is missing")
-    return IdentityCheck(is_same=True, hold="; ".join(holds), warnings=warnings)
+        elif may_be_twins(fixed.name, moving.name):
+            holds.append("PatientName differs in the given name alone, as twins' names do")
+    return IdentityCheck(is_same=True, hold="; ".join(holds), warnings=warnings, agreement=agreement)
 
 
 def is_same_name(one: str, other: str) -> bool:
@@ -78,6 +85,41 @@ def is_same_name(one: str, other: str) -> bool:
     of_one, of_other = _representations(one), _representations(other)
     compared = [(a, b) for a, b in zip(of_one, of_other, strict=False) if a and b]
     return not compared or any(a <= b or b <= a for a, b in compared)
+
+
+def may_be_twins(one: str, other: str) -> bool:
+    """Say whether two PersonNames have one family name and given names of which neither begins the other."""
+    (family, given), (other_family, other_given) = (_find_parts(name) for name in (one, other))
+    begins = given.startswith(other_given) or other_given.startswith(given)
+    return family == other_family and not begins
+
+
+def _find_parts(name: str) -> tuple[str, str]:
+    """Family and given name of the first representation that is there, plain."""
+    first = next((part for part in name.split("=") if part.strip("^ ")), "")
+    family, given = [*first.split("^"), "", ""][:2]
+    return " ".join(_words(family)), " ".join(_words(given))
+
+
+def _compare_values(fixed: PatientIdentity, moving: PatientIdentity) -> dict[str, str]:
+    """Say of each attribute how the two sides' values agree."""
+    values = {
+        "PatientID": (fixed.patient_id.strip(), moving.patient_id.strip()),
+        "IssuerOfPatientID": (fixed.issuer.strip(), moving.issuer.strip()),
+        "PatientName": (fixed.name.strip(), moving.name.strip()),
+        "PatientBirthDate": (fixed.birth_date.strip(), moving.birth_date.strip()),
+        "PatientSex": (fixed.sex.strip().upper(), moving.sex.strip().upper()),
+    }
+    return {
+        attribute: _compare(one, other, is_same_name if attribute == "PatientName" else operator.eq)
+        for attribute, (one, other) in values.items()
+    }
+
+
+def _compare(one: str, other: str, is_equal: Callable[[str, str], bool]) -> str:
+    if not one or not other:
+        return ONE_SIDE if one or other else NEITHER
+    return EQUAL if is_equal(one, other) else DIFFERS
 
 
 def _refuse(fixed: PatientIdentity, moving: PatientIdentity, *, is_single_issuer: bool) -> str:
@@ -95,10 +137,10 @@ def _refuse(fixed: PatientIdentity, moving: PatientIdentity, *, is_single_issuer
 
 def _representations(name: str) -> list[frozenset[str]]:
     """The words of family and given name, for each of the alphabetic, ideographic and phonetic representation."""
-    found = []
-    for representation in name.split("="):
-        family_and_given = " ".join(representation.split("^")[:2])
-        letters = unicodedata.normalize("NFKD", family_and_given).casefold()
-        plain = "".join(c for c in letters if not unicodedata.combining(c))
-        found.append(frozenset(re.findall(r"\w+", plain)))
-    return found
+    return [frozenset(_words(" ".join(one.split("^")[:2]))) for one in name.split("=")]
+
+
+def _words(text: str) -> list[str]:
+    """The words of a name without case, accents and punctuation."""
+    letters = unicodedata.normalize("NFKD", text).casefold()
+    return re.findall(r"\w+", "".join(c for c in letters if not unicodedata.combining(c)))

@@ -1,34 +1,33 @@
 """Decides which MR and PET of one patient belong together, and says of every candidate why it won or lost.
 
-Flow: candidates, identity > [rules] > pairing/service
+Flow: candidates, identity > matches > [rules] > pairing/service
 Never: a clock, a database, the order of arrival: the same set of series gives the same decision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Literal
 
 from dicomnode.database.series import IdentifiedSeries, SeriesRow
-from dicomnode.pairing.candidates import MR_RULES, PET_RULES, Judgement, judge_mr, judge_pet
-from dicomnode.pairing.identity import IdentityCheck, compare_identities
+from dicomnode.pairing.identity import is_placeholder_id
+from dicomnode.pairing.matches import (
+    FIXED_RULES,
+    MOVING_RULES,
+    Candidate,
+    Match,
+    count_days,
+    judge,
+    match,
+    name_rule,
+    rank_moving,
+)
 from dicomnode.settings import PairingSettings
 
-# In order, for the MRs that fit one PET: the first in which two differ decides between them.
-FIXED_RULES = (
-    "no conflict of identity",
-    "nearest day",
-    "same study",
-    "same accession number",
-    *(name for name, _ in MR_RULES),
-    "nearest in time",
-    "lowest SeriesInstanceUID",
-)
-MOVING_RULES = (*(name for name, _ in PET_RULES), "lowest SeriesInstanceUID")
-# Further than any window: an interval that is not known sorts last.
-UNKNOWN_INTERVAL = 1e12
+# The series of a PET that a person asked for, with the MR it is to be laid on: ids of rows.
+Requests = Mapping[int, int]
+NO_REQUESTS: Requests = {}
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class SeriesDecision:
     series: SeriesRow
     state: Literal["complete", "paired", "unpaired", "refused"]
     reason: str
+    wants: Literal["", "MR", "PT"] = ""  # what this one, the best of its study, lacks: a peer may have it
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class PairDecision:
     moving: SeriesRow
     state: Literal["held", "ready"]
     reason: str
+    is_requested: bool
     explanation: dict[str, Any]
 
 
@@ -59,31 +60,9 @@ class PatientDecision:
     series: tuple[SeriesDecision, ...]
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """A series that may be paired, with whose it is and what it is worth."""
-
-    owner: IdentifiedSeries
-    judgement: Judgement
-
-    @property
-    def row(self) -> SeriesRow:
-        return self.owner.row
-
-
-@dataclass(frozen=True)
-class _Match:
-    """An MR seen from one PET: whether they may be one patient's, how far apart, and its place in the order."""
-
-    fixed: _Candidate
-    refusal: str
-    hold: str
-    warnings: tuple[str, ...]
-    days_apart: int | None
-    rank: tuple[float | str, ...]
-
-
-def decide_patient(group: Iterable[IdentifiedSeries], now: float, settings: PairingSettings) -> PatientDecision:
+def decide_patient(
+    group: Iterable[IdentifiedSeries], now: float, settings: PairingSettings, requests: Requests = NO_REQUESTS
+) -> PatientDecision:
     """Decide on every series under one PatientID.
 
     The best PET of each PET study is paired with the best MR of the patient. Nothing is paired while a candidate of
@@ -92,13 +71,19 @@ def decide_patient(group: Iterable[IdentifiedSeries], now: float, settings: Pair
     Parameters
     ----------
     group : iterable of IdentifiedSeries
-        Every series under one PatientID, in any state and order.
+        Every series under one PatientID, in any state and order, and those that a person asked to pair with one.
     now : float
         UTC epoch seconds.
     settings : PairingSettings
-        Window, quiet periods and whether the site has one issuer.
+        Window, quiet periods, the site's choices and whether it has one issuer.
+    requests : mapping
+        What a person asked for goes before every rule.
     """
-    judged = [_Candidate(owner, _judge(owner.row)) for owner in sorted(group, key=lambda one: one.row.series_uid)]
+    asked = {*requests.keys(), *requests.values()}
+    judged = [
+        judge(owner, settings, is_requested=owner.row.id in asked)
+        for owner in sorted(group, key=lambda one: one.row.series_uid)
+    ]
     refused = [c for c in judged if c.judgement.refusal]
     candidates = [c for c in judged if not c.judgement.refusal]
     decisions = [SeriesDecision(c.row, "refused", c.judgement.refusal) for c in refused]
@@ -107,62 +92,103 @@ def decide_patient(group: Iterable[IdentifiedSeries], now: float, settings: Pair
         return PatientDecision((), tuple(decisions + waiting))
     fixed = [c for c in candidates if c.row.modality == "MR"]
     moving = [c for c in candidates if c.row.modality == "PT"]
+    of_patient = _Patient(fixed, refused, settings, requests)
     pairs: list[PairDecision] = []
-    reasons: dict[int, str] = {}
+    lost: dict[int, SeriesDecision] = {}
     for of_study in _by_study(moving):
-        pair, lost = _decide_pet_study(of_study, fixed, refused, settings)
+        pair, others = _decide_pet_study(of_study, of_patient)
         pairs += [] if pair is None else [pair]
-        reasons = lost | reasons
-    paired = {row.id: pair for pair in pairs for row in (pair.fixed, pair.moving)}
-    for candidate in candidates:
-        row = candidate.row
-        if row.id in paired:
-            decisions.append(SeriesDecision(row, "paired", paired[row.id].reason))
-        else:
-            decisions.append(SeriesDecision(row, "unpaired", reasons.get(row.id, "no PET of this patient")))
+        lost = others | lost
+    lost |= _find_lonely(fixed, moving, settings)
+    paired = {row.id: SeriesDecision(row, "paired", pair.reason) for pair in pairs for row in (pair.fixed, pair.moving)}
+    decisions += [paired.get(c.row.id) or lost[c.row.id] for c in candidates]
     return PatientDecision(tuple(pairs), tuple(decisions))
 
 
+@dataclass(frozen=True)
+class _Patient:
+    """What every PET study of one patient chooses from."""
+
+    fixed: Sequence[Candidate]
+    refused: Sequence[Candidate]
+    settings: PairingSettings
+    requests: Requests
+
+
+def request_pair(fixed: IdentifiedSeries, moving: IdentifiedSeries, settings: PairingSettings) -> PairDecision:
+    """Pair two series that a person names: held where their identities conflict, whatever else the rules say."""
+    one, other = (judge(owner, settings, is_requested=True) for owner in (fixed, moving))
+    requested = match(one, other, settings, is_requested=True)
+    explanation = _explain_pair(requested, [other], _Patient([one], [], settings, NO_REQUESTS), ({}, {}))
+    return _make_pair(requested, is_requested=True, explanation=explanation)
+
+
 def _decide_pet_study(
-    moving: Sequence[_Candidate], fixed: Sequence[_Candidate], refused: Sequence[_Candidate], settings: PairingSettings
-) -> tuple[PairDecision | None, dict[int, str]]:
+    moving: Sequence[Candidate], patient: _Patient
+) -> tuple[PairDecision | None, dict[int, SeriesDecision]]:
     """Pair the best PET of a study with the best MR; say by series id why every other candidate was not taken."""
-    ranked = sorted(moving, key=_moving_rank)
-    best = ranked[0]
-    lost_moving = {c.row.id: _lost(_moving_rank(best), _moving_rank(c), MOVING_RULES) for c in ranked[1:]}
-    matches = sorted((_match(c, best, settings) for c in fixed), key=lambda match: match.rank)
-    fitting = [match for match in matches if not match.refusal]
-    unfit = {match.fixed.row.id: match.refusal for match in matches if match.refusal}
-    lost_fixed = {match.fixed.row.id: _lost(fitting[0].rank, match.rank, FIXED_RULES) for match in fitting[1:]}
-    reasons = unfit | {
-        series_id: f"another series was preferred: {rule}" for series_id, rule in (lost_fixed | lost_moving).items()
+    places = {c.row.id: rank_moving(c, is_requested=c.row.id in patient.requests) for c in moving}
+    best = min(moving, key=lambda c: places[c.row.id])
+    lost_moving = {
+        c.row.id: name_rule(places[best.row.id], places[c.row.id], MOVING_RULES) for c in moving if c is not best
+    }
+    wanted = patient.requests.get(best.row.id)
+    matches = sorted(
+        (match(c, best, patient.settings, is_requested=c.row.id == wanted) for c in patient.fixed),
+        key=lambda one: one.rank,
+    )
+    fitting = [one for one in matches if not one.refusal]
+    unfit = {one.fixed.row.id: one.refusal for one in matches if one.refusal}
+    lost_fixed = {one.fixed.row.id: name_rule(fitting[0].rank, one.rank, FIXED_RULES) for one in fitting[1:]}
+    reasons = {
+        c.row.id: SeriesDecision(c.row, "unpaired", unfit.get(c.row.id) or _lost_by(lost_fixed | lost_moving, c))
+        for c in (*patient.fixed, *moving)
+        if c.row.id in unfit | lost_fixed | lost_moving
     }
     if not fitting:
         why = "; ".join(sorted(set(unfit.values())))
-        return None, reasons | {best.row.id: f"no MR fits: {why}" if why else "no MR of this patient"}
-    chosen = fitting[0]
-    explanation = {
-        "fixed": _explain(chosen.fixed, fixed, lost_fixed | unfit, [c for c in refused if c.row.modality == "MR"]),
-        "moving": _explain(best, moving, lost_moving, [c for c in refused if c.row.study_id == best.row.study_id]),
-        "days_apart": chosen.days_apart,
-        "same_frame_of_reference": _is_same_frame(chosen.fixed.row, best.row),
-        "warnings": list(chosen.warnings),
-    }
+        reason = f"no MR fits: {why}" if why else "no MR of this patient"
+        return None, reasons | {best.row.id: SeriesDecision(best.row, "unpaired", reason, _want(best, "MR"))}
+    explanation = _explain_pair(fitting[0], moving, patient, (lost_fixed | unfit, lost_moving))
+    return _make_pair(fitting[0], is_requested=wanted is not None, explanation=explanation), reasons
+
+
+def _make_pair(chosen: Match, *, is_requested: bool, explanation: dict[str, Any]) -> PairDecision:
     state: Literal["held", "ready"] = "held" if chosen.hold else "ready"
-    return PairDecision(chosen.fixed.row, best.row, state, chosen.hold, explanation), reasons
+    how = "requested by a person" if is_requested else "one patient by PatientID and issuer"
+    days = "days not known" if chosen.days_apart is None else f"{count_days(chosen.days_apart)} apart"
+    reason = chosen.hold or f"{how}, {days}"
+    return PairDecision(chosen.fixed.row, chosen.moving.row, state, reason, is_requested, explanation)
 
 
-def _judge(row: SeriesRow) -> Judgement:
-    if row.state == "refused":
-        return Judgement(row, row.reason, ())
-    if row.modality == "MR":
-        return judge_mr(row)
-    if row.modality == "PT":
-        return judge_pet(row)
-    return Judgement(row, f"modality {row.modality or 'missing'}, MR or PT needed", ())
+def _find_lonely(
+    fixed: Sequence[Candidate], moving: Sequence[Candidate], settings: PairingSettings
+) -> dict[int, SeriesDecision]:
+    """Say of the MRs that fit no PET why they are unpaired; the best of each study wants one."""
+    unfit: dict[int, str] = {}
+    for candidate in fixed:
+        refusals = [match(candidate, one, settings).refusal for one in moving]
+        if all(refusals):
+            why = "; ".join(sorted(set(refusals)))
+            unfit[candidate.row.id] = f"no PET fits: {why}" if why else "no PET of this patient"
+    lonely = [c for c in fixed if c.row.id in unfit]
+    best = {min(of_study, key=lambda c: (*c.judgement.rank, c.row.series_uid)).row.id for of_study in _by_study(lonely)}
+    return {
+        c.row.id: SeriesDecision(c.row, "unpaired", unfit[c.row.id], _want(c, "PT") if c.row.id in best else "")
+        for c in lonely
+    }
 
 
-def _too_early(candidates: Sequence[_Candidate], now: float, settings: PairingSettings) -> str:
+def _want(candidate: Candidate, modality: Literal["MR", "PT"]) -> Literal["", "MR", "PT"]:
+    """Look for a partner elsewhere, unless the PatientID names nobody."""
+    return "" if is_placeholder_id(candidate.owner.patient.patient_id) else modality
+
+
+def _lost_by(lost: Mapping[int, str], candidate: Candidate) -> str:
+    return f"another series was preferred: {lost[candidate.row.id]}"
+
+
+def _too_early(candidates: Sequence[Candidate], now: float, settings: PairingSettings) -> str:
     """Why nothing can be decided yet; empty when it can."""
     if not any(c.row.state == "complete" for c in candidates):
         return ""
@@ -177,66 +203,25 @@ def _too_early(candidates: Sequence[_Candidate], now: float, settings: PairingSe
     return ""
 
 
-def _match(fixed: _Candidate, moving: _Candidate, settings: PairingSettings) -> _Match:
-    """See one MR from one PET."""
-    identity = compare_identities(fixed.owner.patient, moving.owner.patient, is_single_issuer=settings.is_single_issuer)
-    days, seconds = _interval(fixed.row, moving.row)
-    is_same_study = fixed.row.study_uid == moving.row.study_uid
-    is_same_accession = fixed.row.accession_number == moving.row.accession_number != ""
-    refusal = identity.refusal
-    if not refusal and days is not None and days > settings.window_days:
-        refusal = f"{days} days from the PET, at most {settings.window_days} allowed"
-    hold = _hold(identity, moving.row, is_dated=days is not None or is_same_study)
-    rank: tuple[float | str, ...] = (
-        float(bool(hold)),
-        UNKNOWN_INTERVAL if days is None else float(days),
-        float(not is_same_study),
-        float(not is_same_accession),
-        *fixed.judgement.rank,
-        UNKNOWN_INTERVAL if seconds is None else seconds,
-        fixed.row.series_uid,
-    )
-    return _Match(fixed, refusal, hold, identity.warnings, days, rank)
-
-
-def _hold(identity: IdentityCheck, moving: SeriesRow, *, is_dated: bool) -> str:
-    holds = [identity.hold] if identity.hold else []
-    if moving.expected_instances is not None and moving.instance_count < moving.expected_instances:
-        holds.append(f"the PET counts {moving.expected_instances} instances itself, {moving.instance_count} arrived")
-    if not is_dated:
-        holds.append("a StudyDate is missing: the days between MR and PET are not known")
-    return "; ".join(holds)
-
-
-def _interval(one: SeriesRow, other: SeriesRow) -> tuple[int | None, float | None]:
-    """Days between two study dates, and seconds between the studies' times; None where one is not known."""
-    days = [_parse(row.study_date, "") for row in (one, other)]
-    instants = [_parse(row.study_date, row.study_time) for row in (one, other)]
-    return (
-        None if days[0] is None or days[1] is None else abs((days[0] - days[1]).days),
-        None if instants[0] is None or instants[1] is None else abs((instants[0] - instants[1]).total_seconds()),
-    )
-
-
-def _parse(date: str, time: str) -> datetime | None:
-    """A DA, with the hours, minutes and seconds of a TM where given (PS3.5 6.2); local time of the site."""
-    try:
-        return datetime.strptime(date.strip() + time.strip()[:6], "%Y%m%d%H%M%S" if time.strip() else "%Y%m%d")
-    except ValueError:
-        return None
-
-
-def _moving_rank(candidate: _Candidate) -> tuple[float | str, ...]:
-    return (*candidate.judgement.rank, candidate.row.series_uid)
-
-
-def _lost(winner: tuple[float | str, ...], loser: tuple[float | str, ...], rules: Sequence[str]) -> str:
-    """Name the first rule in which the winner is better."""
-    return next(rule for rule, one, other in zip(rules, winner, loser, strict=True) if one != other)
+def _explain_pair(
+    chosen: Match, moving: Sequence[Candidate], patient: _Patient, lost: tuple[dict[int, str], dict[int, str]]
+) -> dict[str, Any]:
+    """Record what the decision was made from: every candidate, and how the two sides' identities agree."""
+    lost_fixed, lost_moving = lost
+    refused = patient.refused
+    of_pet_study = [c for c in refused if c.row.modality != "MR" and c.row.study_id == chosen.moving.row.study_id]
+    return {
+        "fixed": _explain(chosen.fixed, patient.fixed, lost_fixed, [c for c in refused if c.row.modality == "MR"]),
+        "moving": _explain(chosen.moving, moving, lost_moving, of_pet_study),
+        "days_apart": chosen.days_apart,
+        "same_frame_of_reference": chosen.is_same_frame,
+        "identity": dict(chosen.identity.agreement),
+        "warnings": list(chosen.identity.warnings),
+    }
 
 
 def _explain(
-    winner: _Candidate, candidates: Sequence[_Candidate], lost: dict[int, str], refused: Sequence[_Candidate]
+    winner: Candidate, candidates: Sequence[Candidate], lost: dict[int, str], refused: Sequence[Candidate]
 ) -> list[dict[str, str]]:
     """List the candidates of one role with the rule each won or lost by, the winner first."""
     others = [c for c in candidates if c is not winner]
@@ -249,12 +234,8 @@ def _explain(
     ]
 
 
-def _is_same_frame(one: SeriesRow, other: SeriesRow) -> bool:
-    return one.frame_of_reference_uid == other.frame_of_reference_uid != ""
-
-
-def _by_study(candidates: Iterable[_Candidate]) -> list[list[_Candidate]]:
-    studies: dict[int, list[_Candidate]] = {}
+def _by_study(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
+    studies: dict[int, list[Candidate]] = {}
     for candidate in candidates:
         studies.setdefault(candidate.row.study_id, []).append(candidate)
     return list(studies.values())

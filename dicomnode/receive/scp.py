@@ -28,6 +28,7 @@ from dicomnode.metrics import STARVATIONS, Counts
 from dicomnode.receive.addresses import resolve_peers
 from dicomnode.receive.associations import Associations, Rules
 from dicomnode.receive.contexts import make_contexts
+from dicomnode.receive.fetched import receive_fetched
 from dicomnode.receive.handshake import Handshake
 from dicomnode.receive.intake import Intake
 from dicomnode.receive.recovery import close_spool, open_spool
@@ -128,6 +129,7 @@ class StorageScp:
         self._running: tuple[_Server, Associations, Intake] | None = None
         self._tls_server: _TlsServer | None = None
         self._threads: list[threading.Thread] = []
+        self._fetching = threading.Lock()
 
     @property
     def port(self) -> int:
@@ -177,6 +179,13 @@ class StorageScp:
         associations.rules = Rules(settings, resolve_peers(settings.peers))
         log.info("receive.reloaded", peers=len(settings.peers))
 
+    def step(self) -> None:
+        """Take in what this node fetched from peers; the clock calls this, and nothing happens before the start."""
+        with self._fetching:
+            if self._running is not None:
+                _, associations, intake = self._running
+                receive_fetched(intake, associations.rules.settings, self._clock())
+
     def stop(self, deadline_s: float) -> None:
         """Take no new association, let those that run finish for `deadline_s` seconds, then abort them."""
         server, associations, intake = self._parts()
@@ -185,7 +194,8 @@ class StorageScp:
         if self._tls_server is not None:
             _close_port(self._tls_server)
         self._tls_server, self._threads = None, []
-        self._running = None
+        with self._fetching:
+            self._running = None
         try:
             if associations.finish(deadline_s):
                 self._close(intake)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
-from pynetdicom import AE, _config, build_context, evt
+from pynetdicom import AE, _config, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.transport import AddressInformation, AssociationSocket
@@ -40,6 +40,14 @@ class Caller:
     tls: ssl.SSLContext | None = None  # for the peers that are called by TLS
 
 
+@dataclass(frozen=True)
+class Storing:
+    """What a peer may send us over an association that we opened, and who answers its C-STORE with a status."""
+
+    sop_classes: tuple[str, ...]
+    handle: Callable[[Any], int]
+
+
 def make_caller(settings: Settings) -> Caller:
     """Return how this node calls its peers.
 
@@ -54,8 +62,12 @@ def make_caller(settings: Settings) -> Caller:
 
 
 @contextmanager
-def open_association(peer: PeerSettings, caller: Caller, contexts: Iterable[ContextKey]) -> Iterator[Association]:
+def open_association(
+    peer: PeerSettings, caller: Caller, contexts: Iterable[ContextKey], storing: Storing | None = None
+) -> Iterator[Association]:
     """Open an association that offers exactly these presentation contexts, and release it at the end.
+
+    With `storing` the peer may send instances of its SOP classes to us over this association, as C-GET asks for.
 
     Raises
     ------
@@ -74,10 +86,12 @@ def open_association(peer: PeerSettings, caller: Caller, contexts: Iterable[Cont
         raise ValueError(f"{peer.name} is called by TLS, and the caller has no context for it")
     # The file's bytes go out as they are; pynetdicom would decode and encode them again.
     _config.STORE_SEND_CHUNKED_DATASET = True
+    # What is asked and answered names patients.
+    _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
     entity, gate = _make_entity(peer, caller), _Gate()
     rejections: list[A_ASSOCIATE_RJ] = []
     try:
-        association = _associate(entity, peer, offered, (gate, rejections))
+        association = _associate(entity, peer, offered, (gate, rejections), storing)
         _check_established(association, peer, rejections, entity.tls_failure)
         yield from _held(association)
     finally:
@@ -192,21 +206,31 @@ def _make_entity(peer: PeerSettings, caller: Caller) -> _Entity:
 
 
 def _associate(
-    entity: _Entity, peer: PeerSettings, offered: Iterable[ContextKey], told: tuple[_Gate, list[A_ASSOCIATE_RJ]]
+    entity: _Entity,
+    peer: PeerSettings,
+    offered: Iterable[ContextKey],
+    told: tuple[_Gate, list[A_ASSOCIATE_RJ]],
+    storing: Storing | None,
 ) -> Association:
     gate, rejections = told
+    handlers: list[evt.EventHandlerType] = [
+        (evt.EVT_CONN_OPEN, _prepare_connection),
+        (evt.EVT_DATA_SENT, _acknowledge_at_once),
+        (evt.EVT_ESTABLISHED, _close_gate, [gate]),
+        (evt.EVT_PDU_RECV, _note_rejection, [rejections]),
+    ]
+    roles: list[Any] = []
+    if storing is not None:
+        handlers.append((evt.EVT_C_STORE, storing.handle))
+        roles = [build_role(sop_class, scp_role=True) for sop_class in storing.sop_classes]
     try:
         return entity.associate(
             peer.host,
             peer.port,
             contexts=[build_context(sop_class, syntax) for sop_class, syntax in offered],
             ae_title=peer.ae_title,
-            evt_handlers=[
-                (evt.EVT_CONN_OPEN, _prepare_connection),
-                (evt.EVT_DATA_SENT, _acknowledge_at_once),
-                (evt.EVT_ESTABLISHED, _close_gate, [gate]),
-                (evt.EVT_PDU_RECV, _note_rejection, [rejections]),
-            ],
+            ext_neg=roles,
+            evt_handlers=handlers,
         )
     except OSError as error:  # the host's name has no address
         raise PeerUnreachableError(f"{peer.name}: {peer.host}: {error.strerror}") from error

@@ -1,6 +1,6 @@
-"""What a destination's answer to C-STORE means for an instance: there, try again, or never.
+"""What a peer's answer means: to C-STORE for an instance, and to C-FIND, C-MOVE and C-GET for a question.
 
-Flow: send/scu > [statuses]
+Flow: send/scu, send/find, send/fetch > [statuses]
 Never: a socket; this is the table.
 """
 
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from dicomnode.errors import PeerBusyError, PeerRejectedError
+
 Meaning = Literal["sent", "transient", "permanent"]
+QueryMeaning = Literal["answered", "transient", "permanent"]
 
 # First and last status of a range, its meaning, its name: PS3.4 table B.2-1 and PS3.7 annex C.
 STATUSES: tuple[tuple[int, int, Meaning, str], ...] = (
@@ -36,3 +39,37 @@ def classify_status(status: int) -> tuple[Meaning, str]:
         if first <= status <= last:
             return meaning, name
     return "permanent", "a status that C-STORE does not have"
+
+
+# The same for the last answer to a question: PS3.4 tables C.4-1, C.4-2 and C.4-3, and PS3.7 annex C.
+QUERY_STATUSES: tuple[tuple[int, int, QueryMeaning, str], ...] = (
+    (0x0000, 0x0000, "answered", ""),
+    (0x0110, 0x0110, "transient", "processing failure"),
+    (0x0122, 0x0122, "permanent", "SOP class not supported"),
+    (0x0124, 0x0124, "permanent", "not authorised"),
+    (0xA700, 0xA7FF, "transient", "out of resources"),
+    (0xA801, 0xA801, "permanent", "it does not know our AE title as a move destination; add it there"),
+    (0xA900, 0xA9FF, "permanent", "identifier does not match SOP class"),
+    (0xB000, 0xBFFF, "transient", "some instances could not be sent"),
+    (0xC000, 0xCFFF, "permanent", "unable to process"),
+    (0xFE00, 0xFE00, "answered", "cancelled"),  # by us, who had enough
+)
+
+
+def check_query_status(peer: str, service: str, status: int, failed: int = 0) -> None:
+    """Judge the last answer to a question; `failed` counts sub-operations of C-MOVE or C-GET.
+
+    Raises
+    ------
+    PeerBusyError
+        If the peer cannot answer now, or some instances failed.
+    PeerRejectedError
+        If it never will.
+    """
+    rows = (row for row in QUERY_STATUSES if row[0] <= status <= row[1])
+    _, _, meaning, name = next(rows, (status, status, "permanent", f"a status that {service} does not have"))
+    said = f"{peer}: {service} answered 0x{status:04X} {name}"
+    if meaning == "permanent":
+        raise PeerRejectedError(said)
+    if meaning == "transient" or failed:
+        raise PeerBusyError(f"{said}; {failed} instances failed" if failed else said)

@@ -274,12 +274,13 @@ def test_open_series_tell_what_goes_on_in_them_and_their_study(database: Databas
         close_association(connection, first, 150.0)
     with database.read() as connection:
         one, two, three = (asdict(found) for found in fetch_open_series(connection))
-    both = {"last_received_at": 110.0, "open_associations": 1, "last_closed_at": 140.0}
-    study = {"instance_count": 3, "last_received_at": 120.0, "open_associations": 1, "last_closed_at": 140.0}
+    none = {"commitment_requested": 0}
+    both = {"last_received_at": 110.0, "open_associations": 1, "last_closed_at": 140.0, **none}
+    study = {"instance_count": 3, "last_received_at": 120.0, "open_associations": 1, "last_closed_at": 140.0, **none}
     assert (one["series"], one["study"]) == ({"instance_count": 2, **both}, study)
-    alone = {"instance_count": 1, "last_received_at": 120.0, "open_associations": 1, "last_closed_at": None}
+    alone = {"instance_count": 1, "last_received_at": 120.0, "open_associations": 1, "last_closed_at": None, **none}
     assert (two["series"], two["study"]) == (alone, study)
-    ended = {"instance_count": 1, "last_received_at": 130.0, "open_associations": 0, "last_closed_at": 140.0}
+    ended = {"instance_count": 1, "last_received_at": 130.0, "open_associations": 0, "last_closed_at": 140.0, **none}
     assert (three["series"], three["study"]) == (ended, ended)
 
 

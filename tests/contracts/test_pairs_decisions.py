@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import Job, JobClaim, claim_job, fetch_job, fetch_latest_job, move_claimed_job
 from dicomnode.database.outbox import add_outbox_rows, claim_outbox, fetch_outbox, record_sent
-from dicomnode.database.pairs import fetch_pair
+from dicomnode.database.pairs import Pair, fetch_pair, fetch_pairs
 from dicomnode.errors import LeaseLostError, StateError
-from dicomnode.pairing.decisions import accept_pair, reject_pair, retry_job
-from dicomnode.settings import DestinationSettings
-from tests.rows import add_finished_job, add_ready_pair, add_waiting_job
+from dicomnode.pairing.decisions import accept_pair, reject_pair, request_pair, retry_job
+from dicomnode.pairing.service import step
+from dicomnode.settings import DestinationSettings, PairingSettings, Settings
+from tests.rows import (
+    MR,
+    PET,
+    Sent,
+    add_finished_job,
+    add_ready_pair,
+    add_waiting_job,
+    grown,
+    receive,
+    series_state,
+)
 
 DESTINATIONS = [DestinationSettings(peer="pacs"), DestinationSettings(peer="archive", objects=("pt",))]
+SETTINGS = Settings(pairing=PairingSettings(series_quiet_period_s=20.0, study_quiet_period_s=60.0))
+FAR = replace(MR, study=7, study_date="20240301")
+OTHER_PERSON = replace(PET.patient, patient_id="4712")
 
 
 def _job(database: Database, job_id: int) -> Job:
@@ -133,3 +149,103 @@ def test_a_failed_job_is_tried_again_from_the_start(database: Database) -> None:
     assert (again.state, again.attempts, again.reason, again.verdict) == ("waiting", 0, "", "")
     with pytest.raises(StateError, match="it is waiting, failed is needed"):
         retry_job(database, job.id, 31.0)
+
+
+def _request(database: Database, fixed: Sent, moving: Sent, now: float) -> Pair:
+    return request_pair(database, (fixed.series_uid, moving.series_uid), SETTINGS.pairing, now)
+
+
+def _pairs(database: Database) -> list[Pair]:
+    with database.read() as connection:
+        return fetch_pairs(connection)
+
+
+def _receive_all(database: Database, *series: Sent) -> None:
+    for sent in series:
+        receive(database, sent, now=100.0)
+    step(database, SETTINGS, now=160.0)
+
+
+def test_a_request_goes_beyond_the_window_and_gets_a_job(database: Database) -> None:
+    _receive_all(database, FAR, PET)
+    assert _pairs(database) == []
+
+    pair = _request(database, FAR, PET, 200.0)
+
+    assert (pair.state, pair.is_requested, pair.reason) == ("ready", True, "requested by a person, 730 days apart")
+    assert pair.explanation["fixed"][0]["series_uid"] == FAR.series_uid
+    with database.read() as connection:
+        assert fetch_latest_job(connection, pair.id) is not None
+    assert series_state(database, PET) == ("paired", "requested by a person")
+
+
+def test_a_request_takes_what_the_rules_refuse(database: Database) -> None:
+    scout = replace(MR, description="scout")
+    _receive_all(database, scout, PET)
+    assert series_state(database, scout)[0] == "refused"
+
+    assert _request(database, scout, PET, 200.0).state == "ready"
+    assert series_state(database, scout)[0] == "paired"
+
+
+def test_a_request_for_two_ids_is_held_with_how_they_agree(database: Database) -> None:
+    stranger = replace(PET, patient=OTHER_PERSON)
+    _receive_all(database, MR, stranger)
+
+    pair = _request(database, MR, stranger, 200.0)
+
+    assert (pair.state, pair.reason) == ("held", "PatientID differs")
+    assert pair.explanation["identity"]["PatientID"] == "differs"
+    assert pair.explanation["identity"]["PatientBirthDate"] == "equal"
+    accept_pair(database, pair.id, 201.0, DESTINATIONS)
+    assert _pair_state(database, pair.id) == "ready"
+
+
+def test_a_request_stands_against_the_rules_until_it_is_rejected(database: Database) -> None:
+    _receive_all(database, FAR, MR, PET)
+    assert [pair.fixed_series_uid for pair in _pairs(database)] == [MR.series_uid]
+    _request(database, FAR, PET, 200.0)
+
+    receive(database, grown(PET, 12), now=300.0, first=11)
+    step(database, SETTINGS, now=400.0)
+
+    assert [pair.fixed_series_uid for pair in _pairs(database)] == [MR.series_uid, FAR.series_uid, FAR.series_uid]
+    assert [pair.is_requested for pair in _pairs(database)] == [False, True, True]
+
+
+def test_a_request_across_two_ids_follows_late_slices(database: Database) -> None:
+    stranger = replace(PET, patient=OTHER_PERSON)
+    _receive_all(database, MR, stranger)
+    first = _request(database, MR, stranger, 200.0)
+
+    receive(database, grown(stranger, 12), now=300.0, first=11)
+    step(database, SETTINGS, now=400.0)
+
+    assert [(pair.id == first.id, pair.state) for pair in _pairs(database)] == [(True, "rejected"), (False, "held")]
+
+
+@pytest.mark.parametrize(
+    ("fixed", "moving", "message"),
+    [
+        (PET, MR, "its modality is PT, MR is needed"),
+        (replace(MR, number=9), PET, "none received with this SeriesInstanceUID"),
+        (MR, replace(PET, study=9), "it is still being received; ask again when it is complete"),
+    ],
+)
+def test_a_request_that_cannot_be_met_changes_nothing(
+    database: Database, fixed: Sent, moving: Sent, message: str
+) -> None:
+    _receive_all(database, FAR, MR, PET)
+    receive(database, replace(PET, study=9), now=200.0)
+
+    with pytest.raises(StateError, match=message):
+        _request(database, fixed, moving, 201.0)
+
+    assert len(_pairs(database)) == 1
+
+
+def test_a_request_for_what_is_paired_already_names_the_pair(database: Database) -> None:
+    _receive_all(database, MR, PET)
+
+    with pytest.raises(StateError, match="pair 1: it has the same instances already, and is ready"):
+        _request(database, MR, PET, 200.0)

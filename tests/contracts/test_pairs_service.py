@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dicomnode.database.engine import Database
 from dicomnode.database.index import close_association
 from dicomnode.database.jobs import Job, claim_job, fetch_jobs
 from dicomnode.database.pairs import Pair, fetch_pairs
 from dicomnode.pairing.service import step
-from dicomnode.settings import PairingSettings
-from tests.rows import MR, PET, grown, receive, series_state
+from dicomnode.settings import PairingSettings, Settings
+from tests.rows import MR, PET, Sent, grown, receive, series_state
 
-SETTINGS = PairingSettings(series_quiet_period_s=20.0, study_quiet_period_s=60.0)
+SETTINGS = Settings(pairing=PairingSettings(series_quiet_period_s=20.0, study_quiet_period_s=60.0))
 LONG_AFTER = 10_000.0
 
 
@@ -157,3 +161,44 @@ def test_a_nearer_mr_that_comes_later_makes_a_pair_of_its_own(database: Database
     step(database, SETTINGS, now=520.0)
 
     assert [pair.fixed_series_uid for pair in _pairs(database)] == [prior.series_uid, MR.series_uid]
+
+
+# Two halves of an MR and of a PET, and whatever else a patient has, in the order of the standard.
+ARRIVALS: Sequence[tuple[Sent, int]] = (
+    (grown(MR, 5), 1),
+    (MR, 6),
+    (replace(MR, number=3, description="t2_flair"), 1),
+    (replace(MR, number=4, description="scout", slices=3), 1),
+    (replace(MR, number=5, study=3, study_date="20260201"), 1),
+    (grown(PET, 5), 1),
+    (PET, 6),
+    (replace(PET, number=6, description="NAC"), 1),
+)
+_patients = count(1)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.permutations(range(len(ARRIVALS))))
+def test_the_order_of_arrival_changes_nothing(database: Database, order: list[int]) -> None:
+    """Each example is another patient's, so that one database does for all."""
+    patient = next(_patients)
+
+    def of_patient(sent: Sent) -> Sent:
+        identity = replace(sent.patient, patient_id=f"8{patient}")
+        return replace(sent, study=sent.study + 10 * patient, patient=identity)
+
+    for second, number in enumerate(order):
+        sent, first = ARRIVALS[number]
+        receive(database, of_patient(sent), now=100.0 + second, first=first)
+        step(database, SETTINGS, now=100.0 + second)
+    step(database, SETTINGS, now=LONG_AFTER)
+
+    states = {(sent.modality, sent.number): series_state(database, of_patient(sent)) for sent, _ in ARRIVALS}
+    assert states == {
+        ("MR", 1): ("paired", "one patient by PatientID and issuer, 0 days apart"),
+        ("MR", 3): ("unpaired", "another series was preferred: T1 weighting"),
+        ("MR", 4): ("refused", "its description names a localizer"),
+        ("MR", 5): ("unpaired", "another series was preferred: nearest day"),
+        ("PT", 2): ("paired", "one patient by PatientID and issuer, 0 days apart"),
+        ("PT", 6): ("unpaired", "another series was preferred: attenuation corrected"),
+    }

@@ -15,13 +15,21 @@ import pytest
 from pydicom.uid import UID
 
 from dicomnode.errors import ConfigurationError
-from dicomnode.settings import DestinationSettings, OutputSettings, PeerSettings, Section, Settings
+from dicomnode.settings import (
+    ChoiceSettings,
+    DestinationSettings,
+    OutputSettings,
+    PeerSettings,
+    Section,
+    Settings,
+)
 from dicomnode.settings_file import check_configuration, load_settings
 from dicomnode.shipped import EXAMPLE, find_shipped
 from dicomnode.uids import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
 from registration.fusion import COLOUR_MAP, COLOUR_MAPS
 
 PEER = '[[peers]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 104\nmay = ["store"]\n'
+CHOICE = '[[pairing.choices]]\nmodality = "MR"\ndescription = "mprage"\ntake = "first"\n'
 TLS = '[tls]\ncertificate = "a.pem"\nkey = "a.key"\n'
 
 
@@ -52,11 +60,14 @@ def test_the_example_gives_the_defaults(tmp_path: Path) -> None:
 
 
 def test_the_example_names_every_key_with_its_default() -> None:
-    defaults = Settings().model_dump(mode="json", exclude={"peers", "destinations"})
+    defaults = Settings().model_dump(mode="json", exclude={"peers": True, "destinations": True, "pairing": {"choices"}})
     assert tomllib.loads(read_example()) == defaults
 
 
-@pytest.mark.parametrize(("table", "model"), [("peers", PeerSettings), ("destinations", DestinationSettings)])
+@pytest.mark.parametrize(
+    ("table", "model"),
+    [("peers", PeerSettings), ("destinations", DestinationSettings), ("pairing.choices", ChoiceSettings)],
+)
 def test_the_example_shows_every_key_of_a_list(table: str, model: type[Section]) -> None:
     rows = read_example().splitlines()
     start = rows.index(f"# [[{table}]]")
@@ -109,6 +120,25 @@ def test_every_key_of_the_example_has_a_comment() -> None:
             PEER.replace("127.0.0.1", "10.1.2.0/24").replace("store", "receive"),
             "n.toml:4: peers[0].host: 10.1.2.0/24 is a network",
         ),
+        (
+            PEER.replace("127.0.0.1", "10.1.2.0/24") + 'answers = ["find"]\n',
+            "n.toml:4: peers[0].host: 10.1.2.0/24 is a",
+        ),
+        (PEER + 'answers = ["move"]\n', 'n.toml:7: peers[0].answers: what is fetched must be found first; add "find"'),
+        (
+            PEER + 'answers = ["find", "move", "get"]\n',
+            'n.toml:7: peers[0].answers: priors are fetched by "move" or by',
+        ),
+        (
+            PEER.replace('"store"', "") + 'answers = ["find", "move"]\n',
+            'n.toml:7: peers[0].answers: what it moves to us comes by C-STORE; add "store" to its may',
+        ),
+        (
+            CHOICE.replace("mprage", "(mprage"),
+            "n.toml:3: pairing.choices[0].description: a regular expression is needed",
+        ),
+        (CHOICE.replace("MR", "CT"), "n.toml:2: pairing.choices[0].modality: found 'CT'"),
+        (CHOICE.replace("first", "last"), "n.toml:4: pairing.choices[0].take: found 'last'"),
         (PEER + 'certificate_sha256 = "ab:cd"\n', "n.toml:7: peers[0].certificate_sha256: a SHA-256 fingerprint is 64"),
         (
             PEER + 'sop_classes = ["MRImage"]\n',

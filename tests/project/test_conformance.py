@@ -23,10 +23,11 @@ from dicomnode.outputs.compression import COMPRESSED, SYNTAXES
 from dicomnode.outputs.modules import PLANS
 from dicomnode.outputs.objects import make_outputs
 from dicomnode.outputs.quantity import GE_REFERENCE_TIME, PHILIPS_ACTIVITY_FACTOR, PHILIPS_SUV_FACTOR
-from dicomnode.receive.contexts import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, VERIFICATION, make_contexts
+from dicomnode.receive.contexts import VERIFICATION, make_contexts
 from dicomnode.send.statuses import STATUSES
 from dicomnode.settings import OutputSettings, Settings
 from dicomnode.status import RejectReason, StoreStatus
+from dicomnode.uids import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
 from tests.dicomnode.outputs.known_inputs import INPUTS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")

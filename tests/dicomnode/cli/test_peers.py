@@ -51,6 +51,7 @@ def test_a_peer_is_added_listed_and_removed(run: Run, config: Path) -> None:
             "may": ["store", "receive"],
             "sop_classes": [],
             "transfer_syntaxes": [],
+            "answers": [],
             "tls": False,
             "certificate_sha256": "",
             "certificate_subject": "",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dicomnode.database.series import SeriesRow
-from dicomnode.pairing.candidates import MR_RULES, PET_RULES, judge_mr, judge_pet
+from dicomnode.pairing.candidates import CHOICE_RULE, MR_RULES, PET_RULES, judge_mr, judge_pet
 from tests.values import MR_ROW, PET_ROW, replace_row
 
 
@@ -99,7 +99,7 @@ def test_the_better_mr_wins_by_a_named_rule(better: SeriesRow, worse: SeriesRow,
 
     first = next(index for index, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1])
     assert one < other
-    assert MR_RULES[first][0] == rule
+    assert (CHOICE_RULE, *(name for name, _ in MR_RULES))[first] == rule
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_the_better_pet_wins_by_a_named_rule(better: SeriesRow, worse: SeriesRow
 
     first = next(index for index, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1])
     assert one < other
-    assert PET_RULES[first][0] == rule
+    assert (CHOICE_RULE, *(name for name, _ in PET_RULES))[first] == rule
 
 
 @pytest.mark.parametrize("text", ["", "not a number", "1e400", "-"])

@@ -80,6 +80,8 @@ def test_id_and_issuer_decide_who_it_is(change: dict[str, str], is_single_issuer
         ({"birth_date": "", "sex": ""}, "", 0),
         ({"name": "Roe^Rita"}, "", 1),
         ({"name": "Roe^Rita", "birth_date": ""}, "PatientName differs and a PatientBirthDate is missing", 1),
+        ({"name": "DOE^Joan"}, "PatientName differs in the given name alone, as twins' names do", 1),
+        ({"name": "Doe^J"}, "", 1),
     ],
 )
 def test_conflicts_are_held_and_never_quote_a_value(change: dict[str, str], hold: str, warnings: int) -> None:

@@ -1,0 +1,74 @@
+"""Receives what this node fetched itself (C-GET), from the files in which it landed, as if a peer had sent it.
+
+Flow: send/fetch > files > [fetched] > receive.ingest
+Never: a file removed before its instance is indexed, or refused for good; a DIMSE message.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydicom.filereader import read_file_meta_info
+
+from dicomnode.database.queries import UNANSWERED, Query, fetch_query
+from dicomnode.errors import PermanentError
+from dicomnode.logs import get_logger
+from dicomnode.receive.ingest import StoreRequest, ingest
+from dicomnode.receive.intake import Intake
+from dicomnode.receive.recording import Sender
+from dicomnode.settings import Settings
+
+log = get_logger()
+
+_PREAMBLE_BYTES = 132
+_GROUP_LENGTH_BYTES = 12  # of (0002,0000) itself, before the bytes that it counts: PS3.10 7.1
+
+
+def receive_fetched(intake: Intake, settings: Settings, now: float) -> None:
+    """Ingest every file that has landed, and remove the folders of queries that have ended.
+
+    Raises
+    ------
+    TransientError
+        If the disk or the database cannot take an instance now; its file waits for the next round.
+    """
+    for folder in sorted(intake.spool.store.fetched_root.iterdir()):
+        with intake.database.read() as connection:
+            query = fetch_query(connection, int(folder.name))
+        is_over = query.state not in UNANSWERED  # asked before the folder is read: nothing lands after that
+        _receive_folder(folder, intake, settings, (query, now))
+        if is_over:
+            for left in folder.iterdir():
+                left.unlink()
+            folder.rmdir()
+
+
+def _receive_folder(folder: Path, intake: Intake, settings: Settings, why: tuple[Query, float]) -> None:
+    query, now = why
+    called = next((peer for peer in settings.peers if peer.name == query.peer), None)
+    ae_title, host = ("", "") if called is None else (called.ae_title, called.host)
+    sender = Sender(ae_title, host, may_store=True, opened_at=now)
+    try:
+        for path in sorted(folder.glob("*.dcm")):
+            try:
+                outcome = ingest(intake, _read_request(path), sender, limits=settings.limits, now=now)
+                log.debug("receive.stored", association_id=sender.association_id, outcome=outcome.value)
+            except PermanentError as error:
+                log.warning("receive.failed", query_id=query.id, status=f"{error.store_status:04X}", why=str(error))
+            path.unlink()
+    finally:
+        intake.close(sender, now)
+
+
+def _read_request(path: Path) -> StoreRequest:
+    """Read a file that `send/fetch` wrote as the C-STORE request it came by."""
+    meta = read_file_meta_info(path)
+    sop_class_uid = str(meta.MediaStorageSOPClassUID)
+    start = _PREAMBLE_BYTES + _GROUP_LENGTH_BYTES + int(meta.FileMetaInformationGroupLength)
+    return StoreRequest(
+        sop_class_uid=sop_class_uid,
+        sop_instance_uid=str(meta.MediaStorageSOPInstanceUID),
+        context_sop_class_uid=sop_class_uid,
+        transfer_syntax_uid=str(meta.TransferSyntaxUID),
+        data=path.read_bytes()[start:],
+    )
