@@ -321,8 +321,7 @@ def test_without_a_thread_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
             assert raw.is_closed()
         monkeypatch.undo()
         _, associations, _ = node.scp._parts()
-        assert not associations._connections
-        assert not associations.waiting.count()
+        wait_until(lambda: not associations._connections and not associations.waiting.count(), 10, "nothing to be kept")
         told = [(row["event"], row["why"]) for row in logs if row["log_level"] == "error"]
         assert told == [("receive.no_association", "can't start new thread")]
         assert_nothing_is_left(node)
