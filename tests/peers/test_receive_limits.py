@@ -345,8 +345,10 @@ def test_a_handshake_under_way_is_one_of_those_that_wait(tmp_path: Path, authori
     limits = LimitSettings(disk_reserve_bytes=0, waiting_connections=4)
     with RunningScp(tmp_path, limits=limits, tls=tls) as node, ExitStack() as held:
         silent = [held.enter_context(socket.create_connection((LOOPBACK, tls.port), timeout=10)) for _ in range(6)]
+        for connection in silent[:2]:
+            assert connection.recv(1) == b""
         silent += [held.enter_context(socket.create_connection((LOOPBACK, node.port), timeout=10)) for _ in range(2)]
-        for connection in silent[:4]:
+        for connection in silent[2:4]:
             assert connection.recv(1) == b""  # the oldest, whichever port they came to
         assert not select.select(silent[4:], [], [], 0.2)[0]
         assert (node.scp._parts()[1].waiting.count(), count(node, "waiting_connections")) == (4, 4)
