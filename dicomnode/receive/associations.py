@@ -84,12 +84,12 @@ class Associations:
         self._connections: dict[Association, UpperLayer] = {}
         self._senders: dict[Association, Sender] = {}
 
-    def let_wait(self, client: socket.socket) -> None:
+    def let_wait(self, client: socket.socket, address: str) -> None:
         """Take a new connection, before any thread of its own; it asks for an association, or makes room for others."""
         limit = self.rules.settings.limits.waiting_connections
-        for _ in range(self.waiting.add(client, limit)):
+        if self.waiting.add(client, address, limit):
             self.counts.add(LIMIT_CROSSINGS, limit="waiting_connections")
-            log.info("receive.cut", why=f"{limit} connections wait to associate, and this one has waited longest")
+            log.info("receive.cut", limit="waiting_connections", why=f"{limit} wait, and one from {address} came")
 
     def start(self, association: Association, client: socket.socket) -> None:
         """Start an association's thread, and follow it to its end, whichever way it ends.

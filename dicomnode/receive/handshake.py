@@ -54,8 +54,13 @@ class Handshake(BaseServer):
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Shake hands, in the thread that `ThreadingMixIn` made for this connection; then go on as without TLS."""
         secured = self._shake_hands(request, str(client_address[0]))
-        if secured is not None:
+        if secured is None:
+            return
+        try:
             super().finish_request(secured, client_address)
+        except BaseException:  # the server knows the connection without TLS alone, which is no more
+            self.shutdown_request(secured)
+            raise
 
     def _shake_hands(self, request: socket.socket, address: str) -> ssl.SSLSocket | None:
         request.settimeout(HANDSHAKE_S)  # of the whole handshake, not of each of its messages

@@ -64,7 +64,7 @@ class _Server(ThreadedAssociationServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Let a connection wait from here on, whether or not there is a thread for it yet."""
-        self.associations.let_wait(request)
+        self.associations.let_wait(request, str(client_address[0]))
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:

@@ -119,6 +119,8 @@ class UpperLayer(DULServiceProvider):
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while wait and self.is_alive() and self.to_user_queue.empty() and time.monotonic() < deadline:
             self._step(deadline)
+        if self.is_alive() and self._state == AWAITING_REQUEST:  # and pynetdicom closes it now
+            self._service.note_silence(self.assoc.requestor.address, timeout or 0)
         return super().receive_pdu(wait=False)
 
     def wait_for_user(self) -> None:
@@ -156,7 +158,7 @@ class UpperLayer(DULServiceProvider):
     def _step(self, until: float) -> None:
         if self.artim_timer.expired:
             if self._state == AWAITING_REQUEST:
-                self._service.note_silence(self.assoc.requestor.address, self.artim_timer.timeout or 0)
+                self._service.note_silence(self.assoc.requestor.address, self.assoc.acse_timeout or 0)
             self.event_queue.put("Evt18")
         elif not self._process_recv_primitive():
             try:
