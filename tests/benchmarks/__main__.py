@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
-from tests.benchmarks import ingest
+from tests.benchmarks.ingest import run as ingest
 from tests.benchmarks.registration import run as registration
 from tests.benchmarks.rows import Row, write_rows
 
