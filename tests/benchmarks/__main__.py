@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
-from tests.benchmarks import ingest, read
+from tests.benchmarks import read
+from tests.benchmarks.ingest import run as ingest
 from tests.benchmarks.registration import run as registration
 from tests.benchmarks.rows import Row, write_rows
 

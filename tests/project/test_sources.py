@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CODE = ("dicomnode/", "registration/", "models/train/")
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "common", "manager", "misc"}
 # STYLE: at the C-STORE handler and at the worker's boundary; each records a state.
-BROAD_EXCEPTS = {"dicomnode/receive/": 1, "dicomnode/jobs/": 1}
+BROAD_EXCEPTS = {"dicomnode/receive/": 2, "dicomnode/jobs/": 1}
 MODULE_DOCSTRING = re.compile(r"[^\n]+[.:?!]\n\n(.*\n)?Flow: .*\[.+\].*\nNever: .+", re.DOTALL)
 FUNCTION_LINES = 70  # with its docstring
 MIGRATIONS = "dicomnode/database/migrations/"  # lists of tables, as long as the schema

@@ -18,9 +18,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pydicom.uid import ExplicitVRLittleEndian
+
 from tests.builders import NODE_AE
 from tests.peers_programs import data_set_bytes
-from tests.raw_association import COMMAND, P_DATA, RawAssociation, fragments, pdu, store_command
+from tests.raw_association import (
+    A_RELEASE_RQ,
+    COMMAND,
+    P_DATA,
+    RawAssociation,
+    associate_request,
+    fragments,
+    pdu,
+    store_command,
+)
 from tests.receiving import MR, ROOT, encode, make_data_set
 from tests.waiting import wait_until
 
@@ -97,7 +108,9 @@ class Senders:
     def _send(self, share: range) -> None:
         try:
             with RawAssociation(self._port) as raw:
-                raw.associate(called=NODE_AE)
+                raw.send(associate_request("SCANNER", NODE_AE, [(MR, (ExplicitVRLittleEndian,))], PDU_BYTES))
+                if raw.read() is None:
+                    return
                 for number in share:
                     data = encode(make_data_set(number, size=self._size))
                     uid = f"{ROOT}.3.{number}"
@@ -108,11 +121,12 @@ class Senders:
                     answer = raw.read()
                     if answer is None:
                         return
-                    assert IS_SUCCESS in answer
+                    assert IS_SUCCESS in answer, answer
                     self.acknowledged.add(uid)
-        except (OSError, AssertionError):
-            if self._port:  # the node was killed
-                return
+                raw.send(A_RELEASE_RQ)
+                raw.read()
+        except OSError:  # the node was killed
+            return
 
 
 def fetch_rows(root: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A node's receiving part that starts in milliseconds: this process has imported everything, and forks for each line read.
+"""A node's receiving part that starts in milliseconds: a process that has imported everything forks when it is told to.
 
 Flow: tests.system > [forked_node] > dicomnode.app
 Never: a thread in the process that forks; anything kept from one fork to the next.
@@ -27,7 +27,8 @@ def main(config: Path) -> None:
         os.close(writing)
         is_up = os.read(reading, 1) == b"+"
         os.close(reading)
-        print(child if is_up else "failed", flush=True)
+        sys.stdout.write(f"{child if is_up else 'failed'}\n")
+        sys.stdout.flush()
         os.waitpid(child, 0)
 
 
@@ -39,9 +40,8 @@ def _serve(config: Path, ready: int) -> None:
         os.close(ready)
         while True:
             signal.pause()
-    except BaseException:
-        traceback.print_exc()
     finally:
+        traceback.print_exc()
         os._exit(1)
 
 

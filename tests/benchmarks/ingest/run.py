@@ -1,0 +1,110 @@
+"""Receiving C-STORE: the node against DCMTK's storescp and Orthanc, tuned, the same instances in shuffled rounds.
+
+Flow: scps, senders > [run] > figures, page
+Never: a ratio of two rounds; a time that ends before the last release is answered: by then the node has its rows
+committed and its files moved.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tests.benchmarks.ingest.figures import CASES, Case, Measured, list_rows, make_memory_row, make_recovery_row
+from tests.benchmarks.ingest.page import write_page
+from tests.benchmarks.ingest.recovery import measure_recovery
+from tests.benchmarks.ingest.scps import Scp, start_scps
+from tests.benchmarks.ingest.senders import FIRST, Load, Sent, hold_raw, send_files, send_raw, write_files
+from tests.benchmarks.rows import Row
+
+ROUNDS, FULL_ROUNDS = 3, 7
+HELD = 100  # associations at once
+SAMPLE_S = 0.2
+SEED = 20260304
+
+
+def measure() -> Iterator[Row]:
+    """Yield the rows of this group; with FULL=1 more rounds, and the page is written."""
+    is_full = os.environ.get("FULL") == "1"
+    load = os.getloadavg()
+    rows = list(_measure(FULL_ROUNDS if is_full else ROUNDS))
+    if is_full:
+        write_page(rows, load)
+    yield from rows
+
+
+def _measure(rounds: int) -> Iterator[Row]:
+    found: dict[tuple[Case, str], list[Measured]] = {}
+    draw = random.Random(SEED)  # noqa: S311  an order, not a secret
+    with ExitStack() as running, tempfile.TemporaryDirectory() as folder:
+        scps = start_scps(running, Path(folder))
+        sender = running.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
+        first = FIRST
+        for round_number in range(rounds + 1):
+            runs = [(case, scp) for case in CASES for scp in scps if scp.name in case.scps]
+            draw.shuffle(runs)
+            for case, scp in runs:
+                load = Load(scp.port, scp.ae_title, case.associations, case.count, first)
+                first += case.count
+                measured = _run(case, scp, load, sender)
+                if round_number:  # the first one warms up
+                    found.setdefault((case, scp.name), []).append(measured)
+        yield from list_rows(found)
+        held = {scp.name: _hold(scp, first + number * HELD) for number, scp in enumerate(scps)}
+        yield from make_memory_row(held, HELD)
+    yield make_recovery_row(measure_recovery())
+
+
+def _run(case: Case, scp: Scp, load: Load, sender: ProcessPoolExecutor) -> Measured:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as sampling:
+        folder = Path(name)
+        if case.sender != "raw":
+            write_files(load, folder)
+        peak = sampling.enter_context(_sample_memory(scp))
+        before = scp.cpu_s()
+        sent: Sent = (
+            sender.submit(send_raw, load).result() if case.sender == "raw" else send_files(case.sender, load, folder)
+        )
+        cpu_s = scp.cpu_s() - before
+    return Measured(
+        per_s=load.count / sent.seconds,
+        cpu_s_per_1000=cpu_s * 1000 / load.count,
+        responses_s=tuple(sorted(sent.responses_s)),
+        pss_mb=peak[0],
+    )
+
+
+@contextmanager
+def _sample_memory(scp: Scp) -> Iterator[list[float]]:
+    """Give the largest share of memory that is seen inside the `with` block, as the one item of a list."""
+    peak, is_over = [scp.pss_mb()], threading.Event()
+
+    def sample() -> None:
+        while not is_over.wait(SAMPLE_S):
+            peak[0] = max(peak[0], scp.pss_mb())
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def _hold(scp: Scp, first: int) -> float:
+    """Return the memory that a hundred open associations take, each of which has stored an instance."""
+    held = hold_raw(Load(scp.port, scp.ae_title, HELD, HELD, first))
+    try:
+        return scp.pss_mb()
+    finally:
+        for raw in held:
+            raw.release()
+            raw.socket.close()
