@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,6 +36,7 @@ from dicomnode.volumes.elements import UNDEFINED_LENGTH, find_elements
 PREAMBLE_BYTES = 132  # with the prefix: PS3.10 7.1
 AFTER_FILE_META = 0x00030000
 ORDINARY_HEADER_BYTES = 131072  # real MR and PET headers take 3 to 120 KB
+MAX_HEADER_BYTES = 64 * 2**20  # our rule: a multi-frame object takes 1 to 10 KB a frame
 PIXEL_DATA = 0x7FE00008  # the first of three: PS3.3 C.7.6.24, C.7.6.25, C.7.6.3
 US_BYTES = 2
 PLAIN_VRS = {"CS", "DS", "UI"}  # ASCII, whatever the character set: PS3.5 6.2
@@ -107,7 +109,7 @@ def _read_header(file: BinaryIO) -> tuple[pydicom.Dataset, int]:
     content = file.read(ORDINARY_HEADER_BYTES)
     if content[PREAMBLE_BYTES - 4 : PREAMBLE_BYTES] != b"DICM":
         raise InvalidDicomError
-    meta, start = find_elements(content, PREAMBLE_BYTES, AFTER_FILE_META) or _read_meta(file)
+    meta, start = find_elements(content, PREAMBLE_BYTES, AFTER_FILE_META) or _read_meta(content)
     syntax = UID(read_word(meta, "TransferSyntaxUID"))
     if syntax == DeflatedExplicitVRLittleEndian:
         raise SeriesRefusedError("deflated data sets are not read; send it uncompressed")
@@ -116,17 +118,19 @@ def _read_header(file: BinaryIO) -> tuple[pydicom.Dataset, int]:
     is_ordinary = is_little and not is_implicit
     found = find_elements(content, start, PIXEL_DATA) if is_ordinary else None
     if found is None:
-        file.seek(start)
-        found = read_dataset(file, is_implicit, is_little, stop_when=_is_pixel_data), file.tell()
+        # What pydicom makes of a header takes ten times its bytes.
+        head = BytesIO(content + file.read(MAX_HEADER_BYTES - len(content)))
+        head.seek(start)
+        found = read_dataset(head, is_implicit, is_little, stop_when=_is_pixel_data), head.tell()
     header, offset = found
     header.file_meta = FileMetaDataset(meta)
     return header, offset
 
 
-def _read_meta(file: BinaryIO) -> tuple[pydicom.Dataset, int]:
-    file.seek(PREAMBLE_BYTES)
-    meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_is_after_meta)
-    return meta, file.tell()
+def _read_meta(content: bytes) -> tuple[pydicom.Dataset, int]:
+    head = BytesIO(content)
+    head.seek(PREAMBLE_BYTES)
+    return read_dataset(head, is_implicit_VR=False, is_little_endian=True, stop_when=_is_after_meta), head.tell()
 
 
 def _is_after_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
