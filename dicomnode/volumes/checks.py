@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pydicom
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.uid import UID, MRImageStorage, PositronEmissionTomographyImageStorage
 
 from dicomnode.errors import SeriesRefusedError
 from dicomnode.volumes.frames import MULTI_FRAME_CLASSES
-from dicomnode.volumes.headers import read_word
+from dicomnode.volumes.headers import read_sequence_items, read_word, show_word
 
 Headers = Sequence[pydicom.Dataset]
 
@@ -62,14 +63,14 @@ def _check_class(headers: Headers) -> None:
     for header in headers:
         uid, modality = UID(read_word(header, "SOPClassUID")), read_word(header, "Modality")
         if READ_CLASSES.get(uid) != modality:
-            raise SeriesRefusedError(f"modality {modality or 'absent'} ({uid.name}); MR and PET images are read")
+            raise SeriesRefusedError(f"modality {show_word(modality)} ({show_word(uid.name)}); MR and PET are read")
         if uid in SINGLE_FRAME_CLASSES and (count := read_word(header, "NumberOfFrames")) not in {"", "1"}:
-            raise SeriesRefusedError(f"{count} frames in one {uid.name} object; Enhanced classes are read")
+            raise SeriesRefusedError(f"{show_word(count)} frames in one {uid.name} object; Enhanced classes are read")
 
 
 def _check_foreign(headers: Headers) -> None:
     for header in headers:
-        for item in header.get("ContributingEquipmentSequence") or ():
+        for item in read_sequence_items(header, "ContributingEquipmentSequence"):
             if read_word(item, "Manufacturer") == OWN_MANUFACTURER:
                 raise SeriesRefusedError("an output of this software; results are never taken as input")
 
@@ -85,7 +86,8 @@ def _check_tiles(headers: Headers) -> None:
 
 def _check_localizer(headers: Headers) -> None:
     if all(LOCALIZER_VALUES & _image_type(header) for header in headers):
-        raise SeriesRefusedError(f"a localizer (ImageType {read_word(headers[0], 'ImageType')}); a volume is needed")
+        kind = show_word(read_word(headers[0], "ImageType"))
+        raise SeriesRefusedError(f"a localizer (ImageType {kind}); a volume is needed")
 
 
 def _check_one_value(headers: Headers) -> None:
@@ -96,7 +98,8 @@ def _check_one_value(headers: Headers) -> None:
     sizes = Counter((read_word(header, "Rows"), read_word(header, "Columns")) for header in headers)
     if len(sizes) > 1:
         found = ", ".join(
-            f"{count} of {rows} x {columns}" for (rows, columns), count in sizes.most_common(SHOWN_VALUES)
+            f"{count} of {show_word(rows)} x {show_word(columns)}"
+            for (rows, columns), count in sizes.most_common(SHOWN_VALUES)
         )
         raise SeriesRefusedError(f"images of different sizes ({found} rows x columns), one size is needed")
 
@@ -114,8 +117,11 @@ def _has_mark(header: pydicom.Dataset, mark: tuple[int, int, str]) -> bool:
     group, element, creator = mark
     if (group, element) not in header:
         return False
-    block = header.get((group, 0x0010))
-    return block is None or str(block.value).strip() == creator
+    block: RawDataElement | DataElement | None = header.get_item((group, 0x0010))
+    if block is None:
+        return True
+    name = block.value.decode("ascii", "replace") if isinstance(block.value, bytes) else str(block.value)
+    return name.strip() == creator
 
 
 def _image_type(header: pydicom.Dataset) -> set[str]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import pydicom
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.dataset import FileMetaDataset
 from pydicom.tag import BaseTag
 from pydicom.uid import (
     UID,
@@ -76,7 +75,7 @@ CORRECTIONS = {
 # UCUM codes of CID 85, 84 (PS3.16) and what C.8.9.1.1.3 calls them.
 UNITS = {"Bq/ml": "BQML", "{counts}": "CNTS", "{propcounts}": "PROPCNTS", "g/ml{SUVbw}": "GML", "g/ml": "GML"}
 SPATIAL_DIMENSIONS = {"StackID", "InStackPositionNumber", "ImagePositionPatient", "ImageOrientationPatient"}
-FUNCTIONAL_GROUPS = 0x5200
+OF_MANY_FRAMES = {0x00280008, 0x52009229, 0x52009230}  # NumberOfFrames, shared and per-frame functional groups
 MAX_FRAMES = 16384  # our rule: sixteen times the slices of the largest volume
 
 Elements = dict[BaseTag, DataElement | RawDataElement]
@@ -125,13 +124,13 @@ def _split_multi_frame(instance: Instance) -> list[Frame]:
         raise SeriesRefusedError(f"{instance.path.name}: {count} frames, at most {MAX_FRAMES} are read")
     is_pet = header.Modality == "PT"
     shared_groups = header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
-    base = {element.tag: element for element in header.elements() if element.tag.group != FUNCTIONAL_GROUPS}
+    base = {element.tag: element for element in header.elements() if element.tag not in OF_MANY_FRAMES}
     base |= _lift(shared_groups[0])
     pointers = [keyword_for_tag(item.DimensionIndexPointer) for item in header.get("DimensionIndexSequence") or []]
     frames = []
     for number, groups in enumerate(own_groups):
         frame = pydicom.Dataset(base | _lift(groups))
-        frame.file_meta = FileMetaDataset(header.file_meta)
+        frame.file_meta = header.file_meta
         _rename(frame)
         if is_pet:
             _say_quantity(frame, (groups, shared_groups[0]))

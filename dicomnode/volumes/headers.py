@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +25,7 @@ from pydicom.config import disable_value_validation
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
@@ -34,17 +36,22 @@ from dicomnode.volumes.elements import UNDEFINED_LENGTH, find_elements
 PREAMBLE_BYTES = 132  # with the prefix: PS3.10 7.1
 AFTER_FILE_META = 0x00030000
 ORDINARY_HEADER_BYTES = 131072  # real MR and PET headers take 3 to 120 KB
+MAX_HEADER_BYTES = 64 * 2**20  # our rule: a multi-frame object takes 1 to 10 KB a frame
 PIXEL_DATA = 0x7FE00008  # the first of three: PS3.3 C.7.6.24, C.7.6.25, C.7.6.3
 US_BYTES = 2
 PLAIN_VRS = {"CS", "DS", "UI"}  # ASCII, whatever the character set: PS3.5 6.2
-# What pydicom 3.0.2 was seen to raise on malformed data sets, besides OSError.
+NOT_IN_A_CODE = re.compile(r"[^A-Za-z0-9 _.+\\()/-]")  # nor in a UID's name, a number, or the backslash between them
+SHOWN_CHARACTERS = 64
+# What pydicom 3.0.2 was seen to raise on malformed data sets; its OSError, of a sequence cut off, has no number.
 PARSE_ERRORS = (
+    BytesLengthException,
     InvalidDicomError,
     ArithmeticError,
     AttributeError,
     EOFError,
     LookupError,
     NotImplementedError,
+    OSError,
     RecursionError,
     TypeError,
     ValueError,
@@ -87,39 +94,43 @@ def read_instance(path: Path) -> Instance:
     """
     try:
         with path.open("rb") as file:
-            header, offset = _read_header(file, path.name)
+            header, offset = _read_header(file)
             return Instance(path, header, offset, os.fstat(file.fileno()).st_size)
-    except OSError as error:
-        raise StorageFailedError(f"{path.name}: {error.strerror or error}") from error
+    except SeriesRefusedError as error:
+        raise SeriesRefusedError(f"{path.name}: {error}") from error
     except PARSE_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise StorageFailedError(f"{path.name}: {error.strerror}") from error
         raise SeriesRefusedError(f"{path.name}: no readable DICOM data set ({type(error).__name__})") from error
 
 
-def _read_header(file: BinaryIO, name: str) -> tuple[pydicom.Dataset, int]:
+def _read_header(file: BinaryIO) -> tuple[pydicom.Dataset, int]:
     """Read File Meta, then the data set up to its pixels; return it and where it stops."""
     content = file.read(ORDINARY_HEADER_BYTES)
     if content[PREAMBLE_BYTES - 4 : PREAMBLE_BYTES] != b"DICM":
         raise InvalidDicomError
-    meta, start = find_elements(content, PREAMBLE_BYTES, AFTER_FILE_META) or _read_meta(file)
+    meta, start = find_elements(content, PREAMBLE_BYTES, AFTER_FILE_META) or _read_meta(content)
     syntax = UID(read_word(meta, "TransferSyntaxUID"))
     if syntax == DeflatedExplicitVRLittleEndian:
-        raise SeriesRefusedError(f"{name}: deflated data sets are not read; send it uncompressed")
+        raise SeriesRefusedError("deflated data sets are not read; send it uncompressed")
     # PS3.5 annex A: whatever else a syntax is, save for these two it is Explicit VR Little Endian.
     is_implicit, is_little = syntax in {"", ImplicitVRLittleEndian}, syntax != ExplicitVRBigEndian
     is_ordinary = is_little and not is_implicit
     found = find_elements(content, start, PIXEL_DATA) if is_ordinary else None
     if found is None:
-        file.seek(start)
-        found = read_dataset(file, is_implicit, is_little, stop_when=_is_pixel_data), file.tell()
+        # What pydicom makes of a header takes ten times its bytes.
+        head = BytesIO(content + file.read(MAX_HEADER_BYTES - len(content)))
+        head.seek(start)
+        found = read_dataset(head, is_implicit, is_little, stop_when=_is_pixel_data), head.tell()
     header, offset = found
     header.file_meta = FileMetaDataset(meta)
     return header, offset
 
 
-def _read_meta(file: BinaryIO) -> tuple[pydicom.Dataset, int]:
-    file.seek(PREAMBLE_BYTES)
-    meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_is_after_meta)
-    return meta, file.tell()
+def _read_meta(content: bytes) -> tuple[pydicom.Dataset, int]:
+    head = BytesIO(content)
+    head.seek(PREAMBLE_BYTES)
+    return read_dataset(head, is_implicit_VR=False, is_little_endian=True, stop_when=_is_after_meta), head.tell()
 
 
 def _is_after_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
@@ -173,6 +184,25 @@ def read_word(header: pydicom.Dataset, keyword: str) -> str:
     except PARSE_ERRORS as error:
         raise SeriesRefusedError(f"{keyword} cannot be read ({type(error).__name__})") from error
     return "\\".join(f"{item:g}" if isinstance(item, float) else str(item).strip(" \0") for item in items)
+
+
+def show_word(word: str) -> str:
+    """Make a word fit for a message or a log: one line of a code's characters, as long as a code list may be."""
+    return NOT_IN_A_CODE.sub("?", word)[:SHOWN_CHARACTERS] or "absent"
+
+
+def read_sequence_items(header: pydicom.Dataset, keyword: str) -> list[pydicom.Dataset]:
+    """Read the items of a sequence, none when absent or empty.
+
+    Raises
+    ------
+    SeriesRefusedError
+        If the sequence cannot be parsed.
+    """
+    try:
+        return list(header.get(keyword) or ())
+    except PARSE_ERRORS as error:
+        raise SeriesRefusedError(f"{keyword} cannot be read ({type(error).__name__})") from error
 
 
 def _read_items(header: pydicom.Dataset, keyword: str) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from dicomnode.errors import SeriesRefusedError, StorageFailedError
 from dicomnode.volumes.decoding import DECODERS, EncodedFrames, FrameDecoder
 from dicomnode.volumes.frames import Frame
-from dicomnode.volumes.headers import Instance, find_value, read_numbers, read_word
+from dicomnode.volumes.headers import Instance, find_value, read_numbers, read_word, show_word
 
 NATIVE_SYNTAXES = {ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian}  # PS3.5 A.1 to A.3
 MAX_SLICE_BYTES = 16 * 2**20  # 2048 x 2048 at 32 bits; real MR and PET slices are 0.03 to 2 MiB
@@ -61,10 +61,10 @@ def read_layout(instance: Instance, slices: int) -> PixelLayout:
     """
     header, syntax = instance.header, instance.transfer_syntax
     if syntax not in NATIVE_SYNTAXES and syntax not in DECODERS:
-        raise SeriesRefusedError(f"transfer syntax {syntax.name or 'absent'} is not read")
+        raise SeriesRefusedError(f"transfer syntax {show_word(syntax.name)} is not read")
     photometric = read_word(header, "PhotometricInterpretation")
     if photometric not in {"MONOCHROME1", "MONOCHROME2"} or _integer(header, "SamplesPerPixel") != 1:
-        raise SeriesRefusedError(f"PhotometricInterpretation {photometric or 'absent'}, greyscale is needed")
+        raise SeriesRefusedError(f"PhotometricInterpretation {show_word(photometric)}, greyscale is needed")
     if "ModalityLUTSequence" in header:
         raise SeriesRefusedError("values go through a ModalityLUTSequence, a linear rescale is needed")
     rows, columns, allocated = (_integer(header, keyword) for keyword in ("Rows", "Columns", "BitsAllocated"))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dicomnode.errors import SeriesRefusedError
 from dicomnode.volumes.frames import Frame
 from dicomnode.volumes.geometry import MAX_ORIENTATION_DIFFERENCE, MIN_SLICES, Numbers, count_at_places
-from dicomnode.volumes.headers import read_numbers, read_word
+from dicomnode.volumes.headers import read_numbers, read_word, show_word
 
 MAX_SPACING_DIFFERENCE = 1e-3  # of the spacing: headers carry 3 to 8 decimals
 # What no two slices of one volume differ in, most telling first; orientation and spacing come after, by tolerance.
@@ -239,7 +239,7 @@ def _say_stacks(stacks: Sequence[Stack]) -> str:
 def _say_difference(stacks: Sequence[Stack]) -> str:
     """Name the attributes that stacks differ in, with the values of the first."""
     keywords = list(_find_differences(stacks))
-    values = dict.fromkeys(stack.kind.get(keywords[0], "") or "absent" for stack in stacks)
+    values = dict.fromkeys(show_word(stack.kind.get(keywords[0], "")) for stack in stacks)
     first = keywords[0] if keywords[0] in HIDDEN else f"{keywords[0]} ({_join(values)})"
     return " and ".join([first, *keywords[1:]])
 

@@ -152,9 +152,9 @@ def in_syntax(syntax: UID) -> Maker:
     return make
 
 
-def uncompressed(syntax: UID) -> Callable[[], list[pydicom.Dataset]]:
+def uncompressed(syntax: UID, *, is_enhanced: bool = False) -> Callable[[], list[pydicom.Dataset]]:
     def make() -> list[pydicom.Dataset]:
-        slices = make_series(SPEC)
+        slices = [make_enhanced_series(SPEC)] if is_enhanced else make_series(SPEC)
         for header in slices:
             header.file_meta.TransferSyntaxUID = syntax
             if syntax == ExplicitVRBigEndian:
@@ -225,6 +225,8 @@ CASES = {
     "JPEG 2000": Case(in_syntax(JPEG2000Lossless)),
     "Enhanced MR": of_data_sets(lambda: [make_enhanced_series(SPEC)], peers=("highdicom",)),
     "Enhanced PET": of_data_sets(lambda: [make_enhanced_series(PET)], peers=("highdicom",)),
+    "Enhanced MR, implicit": of_data_sets(uncompressed(ImplicitVRLittleEndian, is_enhanced=True), peers=("highdicom",)),
+    "Enhanced MR, big endian": of_data_sets(uncompressed(ExplicitVRBigEndian, is_enhanced=True), peers=()),
     "Enhanced MR, RLE": Case(enhanced_in(RLELossless), peers=("highdicom",)),
     "Enhanced MR, JPEG-LS": Case(enhanced_in(JPEGLSLossless), peers=("highdicom",)),
     "Enhanced MR, JPEG 2000": Case(enhanced_in(JPEG2000Lossless), peers=("highdicom",)),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from dicomnode.volumes.decoding import EncodedFrames, FrameDecoder
 from tests.dicomnode.compressed_files import GDCM_SYNTAXES, compress
 from tests.dicomnode.enhanced_files import make_enhanced, make_enhanced_series
 from tests.dicomnode.series_files import SeriesSpec, make_series, stored_values, write_files
+from tests.waiting import wait_until
 
 SPEC = SeriesSpec(shape=(12, 32, 30))
 
@@ -74,6 +76,27 @@ def test_a_worker_that_hangs_is_not_waited_for(enhanced: Path) -> None:
         (worker,) = psutil.Process().children()
         worker.suspend()
     assert not worker.is_running()
+
+
+PARENT = """
+import sys
+from dicomnode.volumes.decoding import EncodedFrames, FrameDecoder
+with FrameDecoder() as decoder:
+    next(decoder.decode(EncodedFrames(**eval(sys.argv[1]))))
+    print("decoding", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_worker_ends_with_a_parent_that_is_killed(enhanced: Path) -> None:
+    facts = repr(asdict(describe(enhanced)))
+    command = [sys.executable, "-c", PARENT, facts]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "decoding\n"
+        (worker,) = psutil.Process(parent.pid).children()
+        parent.kill()
+    wait_until(lambda: not worker.is_running(), 10, "the worker's end")
 
 
 def test_no_worker_is_started_for_what_is_not_compressed() -> None:

@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from dicomnode.errors import SeriesRefusedError
 from dicomnode.volumes.elements import find_elements
-from dicomnode.volumes.headers import PARSE_ERRORS, PIXEL_DATA, quiet_reading, read_instance
+from dicomnode.volumes.headers import MAX_HEADER_BYTES, PARSE_ERRORS, PIXEL_DATA, quiet_reading, read_instance
 from dicomnode.volumes.series import load_series
 from tests.dicomnode.enhanced_files import make_enhanced_series
 from tests.dicomnode.series_files import SeriesSpec, make_series, write_files
@@ -66,6 +66,16 @@ def test_a_header_longer_than_an_ordinary_one_is_read_too(tmp_path: Path) -> Non
     instance = read_instance(path)
     assert instance.header.Rows == 32
     assert len(instance.header[0x00711001].value) == 300_000
+
+
+def test_a_header_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
+    def change(header: pydicom.Dataset, _k: int) -> None:
+        header.private_block(0x0071, "Makers", create=True).add_new(1, "OB", bytes(MAX_HEADER_BYTES))
+
+    (path,) = write_files(tmp_path, make_series(SeriesSpec(change=change))[:1])
+    instance = read_instance(path)
+    assert instance.pixel_offset <= MAX_HEADER_BYTES
+    assert path.read_bytes()[instance.pixel_offset :][:4] != b"\xe0\x7f\x10\x00"
 
 
 def encode(header: pydicom.Dataset) -> bytes:

@@ -146,6 +146,10 @@ def two_frames(header: pydicom.Dataset, k: int) -> None:
 # What is changed in an ordinary MR series of 12 slices, and what the refusal must say.
 REFUSALS = {
     "ct": (change_all(SOPClassUID=CTImageStorage, Modality="CT"), r"modality CT \(CT Image Storage\); MR and PET"),
+    "words that are no code": (
+        change_all(Modality="CT\x1b[2J\nMüller"),
+        r"^modality CT\?\?2J\?M\?ller \(MR Image Storage\); MR and PET are read$",
+    ),
     "modality of another class": (change_all(Modality="PT"), r"modality PT \(MR Image Storage\)"),
     "own output": (change_all(SOPClassUID=SpatialRegistrationStorage, Modality="REG"), "modality REG"),
     "own derived pet": (made_by_us, "an output of this software; results are never taken as input"),
