@@ -19,11 +19,10 @@ from dicomnode.outputs.modules import (
     make_instance,
     make_template,
     refer_to_output,
-    refer_to_series,
-    refer_to_slice,
 )
 from dicomnode.outputs.pet import fit_slope
 from dicomnode.outputs.quantity import find_quantity
+from dicomnode.outputs.references import refer_to_series, refer_to_slice
 from dicomnode.outputs.request import OutputRequest
 from dicomnode.outputs.resampled import Resampled
 from dicomnode.outputs.sources import read_clean

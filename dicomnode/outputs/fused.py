@@ -21,16 +21,8 @@ from dicomnode.outputs.images import (
     add_stack,
     make_source_references,
 )
-from dicomnode.outputs.modules import (
-    SOURCE_IMAGE,
-    SPATIAL_RESAMPLING,
-    add_frame_of_reference,
-    describe,
-    make_code,
-    make_instance,
-    make_template,
-    refer_to_slice,
-)
+from dicomnode.outputs.modules import add_frame_of_reference, describe, make_instance, make_template
+from dicomnode.outputs.references import SOURCE_IMAGE, SPATIAL_RESAMPLING, make_code, refer_to_slice
 from dicomnode.outputs.request import Kind, OutputRequest
 from dicomnode.outputs.resampled import Resampled, make_colours
 from dicomnode.volumes.headers import read_numbers

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import pydicom
 
-from dicomnode.outputs.modules import SOURCE_IMAGE, refer_to_slice
+from dicomnode.outputs.references import SOURCE_IMAGE, refer_to_slice
 from dicomnode.outputs.request import OutputRequest
 from dicomnode.outputs.sources import copy_or_empty, copy_present, read_clean
 

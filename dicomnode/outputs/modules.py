@@ -1,13 +1,13 @@
-"""The modules every output shares: patient, study, series, equipment, references, SOP common.
+"""The modules every output shares: patient, study, series, equipment, SOP common.
 
-Flow: request > [modules] > pet|fused|registration_object|blending
+Flow: request, references > [modules] > pet|fused|registration_object|blending
 Never: pixels, matrices, or anything only one kind of object has.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,26 +24,17 @@ from pydicom.uid import (
 )
 
 from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicomnode.outputs.references import ACQUISITION_EQUIPMENT, PROCESSING_EQUIPMENT, make_code
 from dicomnode.outputs.request import Kind, OutputRequest, software_version
 from dicomnode.outputs.sources import copy_or_empty, copy_present, read_clean, read_text
 from dicomnode.outputs.uids import make_uid
 from dicomnode.volumes.checks import OWN_MANUFACTURER
-from dicomnode.volumes.headers import read_word
-from dicomnode.volumes.series import SeriesVolume
 
 MANUFACTURER: Final = OWN_MANUFACTURER
 MODEL_NAME: Final = "dicomnode-fusion"
 MAX_LO = 64  # PS3.5 6.2: characters; ours keep to as many bytes, which is what some readers count
 NOT_VERIFIED: Final = "REGISTRATION NOT VERIFIED"
 NEW_STUDY: Final = "PET registered to MR"
-
-# PS3.16 annex D; the context group of each in brackets.
-Code = tuple[str, str]
-ACQUISITION_EQUIPMENT: Final[Code] = ("109101", "Acquisition Equipment")  # CID 7005
-PROCESSING_EQUIPMENT: Final[Code] = ("109102", "Processing Equipment")  # CID 7005
-SPATIAL_RESAMPLING: Final[Code] = ("113085", "Spatial resampling")  # CID 7203
-SOURCE_IMAGE: Final[Code] = ("121322", "Source image for image processing operation")  # CID 7202
-ANATOMIC_IMAGE: Final[Code] = ("121338", "Anatomic image")  # CID 7201
 
 # PS3.3 C.7.1.1, C.7.2.1: carried over from the study that is joined.
 PATIENT_TYPE_2 = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
@@ -137,79 +128,12 @@ def date_and_time(request: OutputRequest) -> tuple[str, str]:
     return request.created.strftime("%Y%m%d"), request.created.strftime("%H%M%S")
 
 
-def make_code(code: Code) -> pydicom.Dataset:
-    """Make the item of a code sequence for a DCM code (PS3.3 8.8)."""
-    item = pydicom.Dataset()
-    item.CodeValue, item.CodeMeaning = code
-    item.CodingSchemeDesignator = "DCM"
-    return item
-
-
-def make_reference(header: pydicom.Dataset, purpose: Code | None = None, preserved: str = "") -> pydicom.Dataset:
-    """Make the item that points at one instance (PS3.3 10.3), with its purpose and SpatialLocationsPreserved."""
-    item = pydicom.Dataset()
-    item.ReferencedSOPClassUID = header.SOPClassUID
-    item.ReferencedSOPInstanceUID = header.SOPInstanceUID
-    if preserved:
-        item.SpatialLocationsPreserved = preserved
-    if purpose:
-        item.PurposeOfReferenceCodeSequence = [make_code(purpose)]
-    return item
-
-
-def refer_to_slice(series: SeriesVolume, k: int, purpose: Code | None = None, preserved: str = "") -> pydicom.Dataset:
-    """Make the item that points at one slice: an instance, or one frame of it."""
-    item = make_reference(series.headers[k], purpose, preserved)
-    if series.frame_numbers:
-        item.ReferencedFrameNumber = series.frame_numbers[k]
-    return item
-
-
-def refer_to_series(series: SeriesVolume, purpose: Code | None = None, preserved: str = "") -> list[pydicom.Dataset]:
-    """Make an item for each instance of a series; with its frames where not all of them are meant (PS3.3 10.3)."""
-    items: dict[str, pydicom.Dataset] = {}
-    frames: dict[str, list[int]] = {}
-    for k, header in enumerate(series.headers):
-        uid = str(header.SOPInstanceUID)
-        items[uid] = items.get(uid) or make_reference(header, purpose, preserved)
-        if series.frame_numbers:
-            frames.setdefault(uid, []).append(series.frame_numbers[k])
-    counts = {str(header.SOPInstanceUID): read_word(header, "NumberOfFrames") for header in series.headers}
-    for uid, numbers in frames.items():
-        if counts[uid] != str(len(numbers)):
-            items[uid].ReferencedFrameNumber = sorted(numbers)
-    return list(items.values())
-
-
 def refer_to_output(request: OutputRequest, kind: Kind, number: int) -> pydicom.Dataset:
     """Make the item that points at instance `number` (from 1) of what we make ourselves."""
     item = pydicom.Dataset()
     item.ReferencedSOPClassUID = PLANS[kind].sop_class_uid
     item.ReferencedSOPInstanceUID = find_instance_uid(request, kind, number)
     return item
-
-
-def add_common_references(target: pydicom.Dataset, groups: Iterable[SeriesVolume]) -> None:
-    """Say which study and series each referenced instance is in: Common Instance Reference, PS3.3 C.12.2.
-
-    Series of the target's own study and of other studies go to different sequences; a sequence without items is left
-    out.
-    """
-    own: list[pydicom.Dataset] = []
-    other: dict[str, list[pydicom.Dataset]] = {}
-    for series in groups:
-        item = pydicom.Dataset()
-        item.SeriesInstanceUID = series.headers[0].SeriesInstanceUID
-        instances = {str(header.SOPInstanceUID): header for header in series.headers}
-        item.ReferencedInstanceSequence = [make_reference(header) for header in instances.values()]
-        study_uid = str(series.headers[0].StudyInstanceUID)
-        (own if study_uid == target.StudyInstanceUID else other.setdefault(study_uid, [])).append(item)
-    if own:
-        target.ReferencedSeriesSequence = own
-    if other:
-        target.StudiesContainingOtherReferencedInstancesSequence = [
-            _other_study(study_uid, series) for study_uid, series in other.items()
-        ]
 
 
 def describe(request: OutputRequest) -> str:
@@ -248,13 +172,6 @@ def _describe_series(request: OutputRequest, kind: Kind) -> str:
     words = re.sub(r"{(pet|mr)}", lambda found: names[found[1]], pattern)
     marked = f"{NOT_VERIFIED}: {words}" if request.is_unverified else words
     return marked.encode()[:MAX_LO].decode(errors="ignore").rstrip()
-
-
-def _other_study(study_uid: str, series: list[pydicom.Dataset]) -> pydicom.Dataset:
-    item = pydicom.Dataset()
-    item.StudyInstanceUID = study_uid
-    item.ReferencedSeriesSequence = series
-    return item
 
 
 def _contributing_equipment(request: OutputRequest) -> list[pydicom.Dataset]:

@@ -15,7 +15,8 @@ from pydicom.valuerep import format_number_as_ds
 
 from dicomnode.outputs.fused import add_colours, make_fused_template
 from dicomnode.outputs.images import add_plane, add_stack
-from dicomnode.outputs.modules import SOURCE_IMAGE, date_and_time, make_instance, refer_to_series
+from dicomnode.outputs.modules import date_and_time, make_instance
+from dicomnode.outputs.references import SOURCE_IMAGE, refer_to_series
 from dicomnode.outputs.request import OutputRequest
 from dicomnode.outputs.resampled import Resampled, make_colours
 from dicomnode.outputs.sources import copy_present

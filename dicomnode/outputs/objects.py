@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import pydicom
@@ -57,13 +58,13 @@ def make_outputs(request: OutputRequest) -> Iterator[tuple[Kind, pydicom.Dataset
         both series stand in one frame of reference and the transform is not the identity, there is no "reg": it would
         give one frame two places.
     """
-    resampled = resample_moving(request)
+    resample = cache(partial(resample_moving, request))
     makers: Mapping[Kind, Callable[[], Iterator[Callable[[], pydicom.Dataset]]]] = {
-        "pt": lambda: make_pet_series(request, resampled),
-        "rgb": lambda: make_fused_series(request, resampled),
-        "multiframe": lambda: iter([lambda: make_multiframe(request, resampled)]),
+        "pt": lambda: make_pet_series(request, resample()),
+        "rgb": lambda: make_fused_series(request, resample()),
+        "multiframe": lambda: iter([lambda: make_multiframe(request, resample())]),
         "reg": lambda: iter([lambda: make_registration_object(request)]),
-        "blending": lambda: iter([lambda: make_blending(request, resampled)]),
+        "blending": lambda: iter([lambda: make_blending(request, resample())]),
     }
     for kind, make in makers.items():
         if kind in request.settings.objects and (kind != "reg" or request.makes_registration_object):

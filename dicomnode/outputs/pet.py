@@ -22,18 +22,9 @@ from dicomnode.outputs.images import (
     add_stack,
     make_source_references,
 )
-from dicomnode.outputs.modules import (
-    ANATOMIC_IMAGE,
-    PATIENT_STUDY,
-    SPATIAL_RESAMPLING,
-    add_frame_of_reference,
-    describe,
-    make_code,
-    make_instance,
-    make_template,
-    refer_to_slice,
-)
+from dicomnode.outputs.modules import PATIENT_STUDY, add_frame_of_reference, describe, make_instance, make_template
 from dicomnode.outputs.quantity import Quantity, find_quantity
+from dicomnode.outputs.references import ANATOMIC_IMAGE, SPATIAL_RESAMPLING, make_code, refer_to_slice
 from dicomnode.outputs.request import OutputRequest
 from dicomnode.outputs.resampled import Resampled
 from dicomnode.outputs.sources import copy_or_empty, copy_present, read_clean

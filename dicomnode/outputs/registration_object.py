@@ -13,17 +13,8 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.valuerep import format_number_as_ds
 
-from dicomnode.outputs.modules import (
-    Code,
-    add_common_references,
-    add_frame_of_reference,
-    date_and_time,
-    describe,
-    make_code,
-    make_instance,
-    make_template,
-    refer_to_series,
-)
+from dicomnode.outputs.modules import add_frame_of_reference, date_and_time, describe, make_instance, make_template
+from dicomnode.outputs.references import Code, add_common_references, make_code, refer_to_series
 from dicomnode.outputs.request import OutputRequest
 from dicomnode.volumes.series import SeriesVolume
 

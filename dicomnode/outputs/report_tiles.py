@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dicomnode.outputs.panels import INK, Colour, Image, chequer, outline, write
 from dicomnode.outputs.planes import PIXEL_MM, SIZE_PX, Picture, Plane, make_planes, sample_linear, thin
 from registration.evidence import RIGHT_MATCH_MM
-from registration.fusion import FIXED_WINDOW_PERCENT, MOVING_TOP_PERCENT, Windows, fuse, make_colours, window
+from registration.fusion import FIXED_WINDOW_PERCENT, MOVING_TOP_PERCENT, Windows, find_head, fuse, make_colours, window
 from registration.pipeline import Registration
 from registration.preprocess import prepare_fixed
 from registration.volume import Volume
@@ -88,7 +88,7 @@ def cut_planes(fixed: Volume, moving: Volume, registration: Registration, opacit
     """
     few, uptake = thin(fixed), thin(moving).array
     head = prepare_fixed(few)
-    grey = window(few.array[few.array > head.threshold], *FIXED_WINDOW_PERCENT)
+    grey = window(few.array[find_head(few.array)], *FIXED_WINDOW_PERCENT)
     _, white = window(uptake[uptake > 0], 0.0, MOVING_TOP_PERCENT)
     planes = make_planes(head.centre_mm)
     points = [plane.points_mm() for plane in planes]

@@ -47,9 +47,9 @@ class OutputRequest:
         matrix = (float(value).hex() for value in self.fixed_from_moving.matrix.ravel())
         return make_fingerprint(
             (
-                *sorted(str(header.SOPInstanceUID) for header in self.fixed.headers),
+                *_name_slices(self.fixed),
                 "fixed from moving",
-                *sorted(str(header.SOPInstanceUID) for header in self.moving.headers),
+                *_name_slices(self.moving),
                 software_version(),
                 self.settings.model_dump_json(),
                 self.registration.model_sha256,
@@ -81,6 +81,14 @@ class OutputRequest:
     def is_identity(self) -> bool:
         """Whether the transform is the identity, literally."""
         return bool((self.fixed_from_moving.matrix == RigidTransform.identity().matrix).all())
+
+
+def _name_slices(series: SeriesVolume) -> list[str]:
+    """Name the instances of a series, or the frames that were taken of them; in an order of their own."""
+    uids = [str(header.SOPInstanceUID) for header in series.headers]
+    if not series.frame_numbers:
+        return sorted(uids)
+    return sorted(f"{uid} {number}" for uid, number in zip(uids, series.frame_numbers, strict=True))
 
 
 @cache

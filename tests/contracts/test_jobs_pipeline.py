@@ -15,13 +15,14 @@ from dicomnode.database.outbox import fetch_outbox
 from dicomnode.errors import ConfigurationError, LeaseLostError, RegistrationRefusedError
 from dicomnode.jobs import pipeline
 from dicomnode.jobs.pipeline import SeriesResult, judge_result, run_job
-from dicomnode.outputs.objects import OutputFile
+from dicomnode.outputs.objects import OutputFile, write_outputs
 from dicomnode.settings import DestinationSettings, NodeSettings, OutputSettings, PeerSettings, Settings
 from dicomnode.volumes.series import SeriesVolume, load_series
 from registration.errors import DeviceError, ModelError, NoOverlapError
 from registration.pipeline import Registration
 from registration.transforms import RigidTransform
 from registration.volume import Volume
+from tests.dicomnode.outputs.known_requests import make_request
 from tests.dicomnode.series_files import SeriesSpec, write_series
 from tests.rows import MR, add_waiting_job, grown, receive
 
@@ -118,6 +119,27 @@ def test_each_destination_is_owed_the_objects_it_takes(database: Database, tmp_p
     with database.read() as connection:
         owed = [(row.destination, row.kind) for row in fetch_outbox(connection)]
     assert owed == [("archive", "pt"), ("archive", "rgb"), ("archive", "reg"), ("pacs", "pt"), ("pacs", "reg")]
+
+
+def test_copies_are_made_of_what_a_destination_takes_compressed(tmp_path: Path) -> None:
+    outputs = tuple(write_outputs(make_request(), tmp_path))
+    blank = Volume(np.zeros((1, 1, 1), np.float32), np.eye(4))
+    result = SeriesResult(_registration("accept"), "because", outputs, blank, blank)
+
+    pipeline._write_copies(
+        result,
+        (
+            DestinationSettings(peer="pacs"),
+            DestinationSettings(peer="archive", compression="jpeg-2000"),
+            DestinationSettings(peer="viewer", compression="jpeg-ls", objects=("rgb", "reg")),
+        ),
+    )
+
+    copies = {path.name for path in tmp_path.iterdir()} - {output.path.name for output in outputs}
+    assert copies == {
+        *(f"pt-{number:04d}.jpeg-2000.dcm" for number in range(1, 13)),
+        *(f"rgb-{number:04d}.jpeg-ls.dcm" for number in range(1, 13)),
+    }
 
 
 def test_the_result_holds_the_keys_of_the_contract_and_relative_paths(database: Database, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from registration.errors import InvalidVolumeError
-from registration.fusion import COLOUR_MAPS, Windows, find_windows, fuse, make_colours, window
+from registration.fusion import COLOUR_MAPS, Windows, find_head, find_windows, fuse, make_colours, window
 
 
 def test_no_uptake_leaves_the_fixed_volume_grey() -> None:
@@ -58,7 +58,7 @@ def make_head(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 def test_windows_are_found_inside_the_head_and_no_outlier_decides_them() -> None:
     fixed, uptake = make_head(np.random.default_rng(4))
-    fixed[10, 10, 10] = 50_000.0
+    fixed[9, 9, 9] = 50_000.0
     uptake[10, 10, 10] = 7000.0
 
     windows = find_windows(fixed, uptake)
@@ -66,6 +66,16 @@ def test_windows_are_found_inside_the_head_and_no_outlier_decides_them() -> None
     assert 1000 <= windows.fixed_low < 1005
     assert 1095 < windows.fixed_high <= 1100
     assert 55 < windows.moving_top <= 60
+
+
+def test_dark_tissue_that_the_head_encloses_counts_and_specks_of_noise_do_not() -> None:
+    fixed, _ = make_head(np.random.default_rng(4))
+    fixed[5:15, 8:12, 8:12] = 200.0  # as fluid in a T1
+    fixed[2, 2, 2] = fixed[17, 3, 16] = 1050.0
+    head = find_head(fixed)
+    assert head.sum() == 10**3
+    assert head[5:15, 5:15, 5:15].all()
+    assert find_windows(fixed, fixed).fixed_low == 200.0
 
 
 def test_windows_are_never_empty() -> None:

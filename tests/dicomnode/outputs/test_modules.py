@@ -8,11 +8,11 @@ import pydicom
 import pytest
 
 from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicomnode.outputs.modules import NOT_VERIFIED, refer_to_series, refer_to_slice
+from dicomnode.outputs.modules import NOT_VERIFIED
 from dicomnode.outputs.objects import OutputRequest, make_outputs
 from dicomnode.settings import OutputSettings, SeriesNameSettings
 from registration.confidence import Verdict
-from tests.dicomnode.outputs.known_requests import EVERY_OBJECT, MR, PET, SMALL_MOTION, load_spec, make_request
+from tests.dicomnode.outputs.known_requests import EVERY_OBJECT, MR, PET, SMALL_MOTION, make_request
 from tests.dicomnode.outputs.known_requests import make_registration as registered
 
 
@@ -115,25 +115,3 @@ def test_what_is_sent_though_in_doubt_says_so_in_series_description_and_derivati
         assert own.ContributionDescription.startswith("REGISTRATION NOT VERIFIED. "), kind
     held = make_first(replace(request, settings=EVERY_OBJECT))
     assert not {i.SOPInstanceUID for i in firsts.values()} & {i.SOPInstanceUID for i in held.values()}
-
-
-def test_frames_of_one_instance_are_referred_to_by_number() -> None:
-    """As a multi-frame MR gives them: twelve frames of one instance, or twelve of its twenty."""
-    series = load_spec(MR)
-    for header in series.headers:
-        assert "NumberOfFrames" not in header
-    headers = []
-    for source in series.headers:
-        header = pydicom.Dataset()
-        header.SOPClassUID, header.SOPInstanceUID, header.NumberOfFrames = source.SOPClassUID, "1.2.3", "20"
-        headers.append(header)
-    some = replace(series, headers=tuple(headers), frame_numbers=tuple(range(14, 2, -1)))
-    slice_ = refer_to_slice(some, 2)
-    assert (slice_.ReferencedSOPInstanceUID, slice_.ReferencedFrameNumber) == ("1.2.3", 12)
-    (item,) = refer_to_series(some)
-    assert list(item.ReferencedFrameNumber) == list(range(3, 15))
-    for header in headers:
-        header.NumberOfFrames = "12"
-    (item,) = refer_to_series(some)
-    assert "ReferencedFrameNumber" not in item
-    assert len(refer_to_series(series)) == 12

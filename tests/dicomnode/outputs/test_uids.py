@@ -34,9 +34,11 @@ def test_fingerprint_changes_with_every_input_and_not_with_the_clock() -> None:
         replace(request, registration=replace(request.registration, model_sha256="cd" * 32)),
         replace(request, moving=load_spec(replace(PET, uid="1.2.3"))),
         replace(request, fixed=load_spec(replace(MR, uid="1.2.3"))),
+        replace(request, fixed=replace(request.fixed, frame_numbers=tuple(range(1, 13)))),
+        replace(request, fixed=replace(request.fixed, frame_numbers=tuple(range(13, 25)))),  # of another echo
     ]
     fingerprints = {other.fingerprint for other in others} | {request.fingerprint}
-    assert len(fingerprints) == 6
+    assert len(fingerprints) == 8
     assert replace(request, created_at=0.0).fingerprint == request.fingerprint
 
 
