@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -23,8 +24,9 @@ from dicomnode.database.outbox import fetch_outbox, fetch_outbox_row
 from dicomnode.database.pairs import fetch_pair, fetch_pairs
 from dicomnode.database.priors import Prior, fetch_priors
 from dicomnode.database.queries import fetch_queries
-from dicomnode.database.series import fetch_series, fetch_series_rows
+from dicomnode.database.series import fetch_open_series, fetch_series, fetch_series_rows
 from dicomnode.errors import UsageError
+from dicomnode.pairing.completeness import judge_completeness
 from dicomnode.settings import Settings
 from dicomnode.settings_file import load_settings
 
@@ -83,8 +85,12 @@ def show_row(arguments: argparse.Namespace) -> int:
 
 def fetch_record(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return everything that is known of the row which the arguments name."""
-    with open_node_database(load_settings(arguments.config)) as database, database.read() as connection:
-        return SHOW[arguments.listing](connection, arguments.key)
+    settings = load_settings(arguments.config)
+    with open_node_database(settings) as database, database.read() as connection:
+        record = SHOW[arguments.listing](connection, arguments.key)
+        if record.get("state") == "receiving":
+            record["reason"] = _explain_waiting(connection, record["id"], settings)
+        return record
 
 
 @contextmanager
@@ -119,6 +125,12 @@ def _show_series(connection: Connection, series_uid: str) -> dict[str, Any]:
         "queries": [show_instants(asdict(query)) for query in fetch_queries(connection, [series_id])],
         "priors": [_show_prior(prior) for prior in fetch_priors(connection, series_id)],
     }
+
+
+def _explain_waiting(connection: Connection, series_id: int, settings: Settings) -> str:
+    """Say why a series is not complete yet, as the next round of pairing would see it."""
+    (series,) = (one for one in fetch_open_series(connection) if one.row.id == series_id)
+    return judge_completeness(series, time.time(), settings.pairing).reason
 
 
 def _show_prior(prior: Prior) -> dict[str, Any]:

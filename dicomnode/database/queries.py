@@ -118,9 +118,10 @@ def fetch_subject(connection: Connection, query: Query) -> Subject:
     return _subject(connection.execute(here.where(series.c.id == query.series_id)).one())
 
 
-def fetch_query(connection: Connection, query_id: int) -> Query:
-    """Return one question, which must be there."""
-    return _query(connection.execute(select(queries).where(queries.c.id == query_id)).mappings().one())
+def fetch_query(connection: Connection, query_id: int) -> Query | None:
+    """Return one question, or None."""
+    row = connection.execute(select(queries).where(queries.c.id == query_id)).mappings().first()
+    return None if row is None else _query(row)
 
 
 def fetch_queries(connection: Connection, series_ids: Iterable[int]) -> list[Query]:

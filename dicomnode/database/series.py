@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, func, select, update
 
 from dicomnode.database.index import MIXED_REASONS, PatientIdentity
 from dicomnode.database.schema import associations, instances, patients, priors, queries, series, studies
@@ -163,8 +163,10 @@ def complete_series(connection: Connection, series_id: int, reason: str) -> None
 
 def note_commitment_request(connection: Connection, sop_instance_uids: Iterable[str], now: float) -> None:
     """Record that a sender asked for storage commitment of these instances: it has sent what it has to send."""
-    is_named = instances.c.sop_instance_uid.in_(list(sop_instance_uids))
-    connection.execute(update(instances).where(is_named).values(commitment_requested_at=now))
+    is_named = instances.c.sop_instance_uid == bindparam("named_uid")
+    named = update(instances).where(is_named).values(commitment_requested_at=now)
+    if rows := [{"named_uid": uid} for uid in sop_instance_uids]:
+        connection.execute(named, rows)
 
 
 def set_series_state(connection: Connection, series_id: int, state: str, reason: str = "") -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
 from dicomnode.database.queries import UNANSWERED, Query, fetch_query
-from dicomnode.errors import PermanentError
+from dicomnode.errors import InstanceNotUnderstoodError, PermanentError
 from dicomnode.logs import get_logger
 from dicomnode.receive.ingest import StoreRequest, ingest
 from dicomnode.receive.intake import Intake
@@ -35,16 +36,17 @@ def receive_fetched(intake: Intake, settings: Settings, now: float) -> None:
     for folder in sorted(intake.spool.store.fetched_root.iterdir()):
         with intake.database.read() as connection:
             query = fetch_query(connection, int(folder.name))
+        if query is None:
+            continue  # of another database: not ours to remove
         is_over = query.state not in UNANSWERED  # asked before the folder is read: nothing lands after that
-        _receive_folder(folder, intake, settings, (query, now))
+        _receive_folder(folder, query, intake, settings, now)
         if is_over:
-            for left in folder.iterdir():
+            for left in folder.iterdir():  # what a crash left half written
                 left.unlink()
             folder.rmdir()
 
 
-def _receive_folder(folder: Path, intake: Intake, settings: Settings, why: tuple[Query, float]) -> None:
-    query, now = why
+def _receive_folder(folder: Path, query: Query, intake: Intake, settings: Settings, now: float) -> None:
     called = next((peer for peer in settings.peers if peer.name == query.peer), None)
     ae_title, host = ("", "") if called is None else (called.ae_title, called.host)
     sender = Sender(ae_title, host, may_store=True, opened_at=now)
@@ -62,9 +64,14 @@ def _receive_folder(folder: Path, intake: Intake, settings: Settings, why: tuple
 
 def _read_request(path: Path) -> StoreRequest:
     """Read a file that `send/fetch` wrote as the C-STORE request it came by."""
-    meta = read_file_meta_info(path)
-    sop_class_uid = str(meta.MediaStorageSOPClassUID)
-    start = _PREAMBLE_BYTES + _GROUP_LENGTH_BYTES + int(meta.FileMetaInformationGroupLength)
+    try:
+        meta = read_file_meta_info(path)
+        sop_class_uid = str(meta.MediaStorageSOPClassUID)
+        start = _PREAMBLE_BYTES + _GROUP_LENGTH_BYTES + int(meta.FileMetaInformationGroupLength)
+    except (InvalidDicomError, AttributeError) as error:
+        raise InstanceNotUnderstoodError(
+            "a fetched file has no File Meta of PS3.10; the disk lost some of it"
+        ) from error
     return StoreRequest(
         sop_class_uid=sop_class_uid,
         sop_instance_uid=str(meta.MediaStorageSOPInstanceUID),

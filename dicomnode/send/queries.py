@@ -31,7 +31,13 @@ from dicomnode.database.queries import (
 )
 from dicomnode.database.series import fetch_series_bytes
 from dicomnode.database.store import Store
-from dicomnode.errors import DatabaseUnavailableError, DicomnodeError, LeaseLostError, PermanentError
+from dicomnode.errors import (
+    DatabaseUnavailableError,
+    DicomnodeError,
+    LeaseLostError,
+    PeerRejectedError,
+    PermanentError,
+)
 from dicomnode.logs import get_logger
 from dicomnode.send.association import Caller, ContextKey, Storing, make_caller, open_association
 from dicomnode.send.fetch import (
@@ -82,7 +88,9 @@ class QueryService:
             is_idle = lane is None or lane[1].done()
             if is_idle and not self._stopping.is_set():
                 executor = lane[0] if lane else ThreadPoolExecutor(1, thread_name_prefix=f"query-{name}")
-                self._lanes[name] = (executor, executor.submit(self._ask_all, name))
+                running = executor.submit(self._ask_all, name)
+                running.add_done_callback(_log_fault)
+                self._lanes[name] = (executor, running)
 
     def stop(self, deadline_s: float) -> None:
         """Finish the questions on their way, or abort after `deadline_s` seconds; the rest stays owed."""
@@ -113,8 +121,8 @@ class QueryService:
     def _ask(self, question: _Question) -> None:
         """Ask one question, and record the answer or what went wrong."""
         query = question.query
-        contexts, storing, ask = _prepare(question)
         try:
+            contexts, storing, ask = _prepare(question)
             with open_association(question.peer, question.caller, contexts, storing) as association:
                 self._associations[query.peer] = association
                 record = ask(association)
@@ -146,6 +154,12 @@ class QueryService:
             log.info("query.retry", **about)
 
 
+def _log_fault(running: Future[None]) -> None:
+    """Say that a thread ended by a fault of ours; its question is asked again when the lease is over."""
+    if not running.cancelled() and (error := running.exception()) is not None:
+        log.error("query.interrupted", reason=type(error).__name__)
+
+
 @dataclass(frozen=True)
 class _Question:
     """One claimed query, what it is about, and how its peer is called."""
@@ -164,13 +178,21 @@ _Prepared = tuple[frozenset[ContextKey], Storing | None, Callable[[Association],
 
 
 def _prepare(question: _Question) -> _Prepared:
-    """Return what the association must offer, and what is to be asked over it."""
+    """Return what the association must offer, and what is to be asked over it.
+
+    Raises
+    ------
+    PeerRejectedError
+        If the peer's settings do not name the service.
+    """
     if question.query.kind == "count":
         return FIND_CONTEXTS, None, lambda association: _ask_count(association, question)
     if question.query.kind == "priors":
         return FIND_CONTEXTS, None, lambda association: _ask_priors(association, question)
     if "move" in question.peer.answers:
         return MOVE_CONTEXTS, None, lambda association: _move(association, question)
+    if "get" not in question.peer.answers:  # a reload has changed it since the prior was found
+        raise PeerRejectedError(f'{question.peer.name} is not fetched from; add "move" or "get" to its answers = [...]')
     store = Store(question.settings.node.storage_root)
     landing = Landing(store.fetched_folder(question.query.id), question.settings.pairing.prior_bytes)
     return GET_CONTEXTS, landing.storing, lambda association: _get(association, question, landing)

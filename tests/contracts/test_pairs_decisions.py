@@ -213,6 +213,17 @@ def test_a_request_stands_against_the_rules_until_it_is_rejected(database: Datab
     assert [pair.is_requested for pair in _pairs(database)] == [False, True, True]
 
 
+def test_after_a_request_was_rejected_the_rules_decide_again(database: Database) -> None:
+    other_sex = replace(FAR, patient=replace(FAR.patient, sex="M"))
+    _receive_all(database, other_sex, MR, PET)
+    reject_pair(database, _request(database, other_sex, PET, 200.0).id, 201.0)
+
+    receive(database, grown(PET, 12), now=300.0, first=11)
+    step(database, SETTINGS, now=400.0)
+
+    assert [pair.fixed_series_uid for pair in _pairs(database)] == [MR.series_uid, other_sex.series_uid, MR.series_uid]
+
+
 def test_a_request_across_two_ids_follows_late_slices(database: Database) -> None:
     stranger = replace(PET, patient=OTHER_PERSON)
     _receive_all(database, MR, stranger)

@@ -77,6 +77,26 @@ def test_a_series_without_a_partner_is_searched_one_once(database: Database, lon
     assert _queries(database, lonely) == [("priors", "pacs", "owed")]
 
 
+def test_a_series_is_not_searched_a_partner_again_for_its_late_slices(database: Database) -> None:
+    receive(database, PET, now=100.0)
+    step(database, WITH_PACS, now=160.0)
+    _answer(database, [], 161.0)
+    receive(database, grown(PET, 12), now=200.0, first=11)
+
+    step(database, WITH_PACS, now=300.0)
+
+    assert series_state(database, PET)[0] == "unpaired"
+    assert _queries(database, PET) == [("priors", "pacs", "done")]
+
+
+def test_a_source_that_does_not_answer_is_not_asked(database: Database) -> None:
+    receive(database, MR, now=100.0)
+
+    step(database, Settings(peers=(SCANNER.model_copy(update={"answers": ()}),), pairing=PERIODS), now=110.0)
+
+    assert _queries(database, MR) == []
+
+
 def test_only_the_best_of_a_study_is_searched_a_partner(database: Database) -> None:
     flair = replace(MR, number=5, description="flair")
     for sent in (MR, flair):
@@ -91,10 +111,11 @@ def test_only_the_best_of_a_study_is_searched_a_partner(database: Database) -> N
     ("sent", "settings"),
     [
         (PET, WITH_SCANNER),
+        (MR, WITH_SCANNER),
         (replace(PET, patient=replace(PATIENT, patient_id="UNKNOWN")), WITH_PACS),
         (replace(PET, slices=3), WITH_PACS),
     ],
-    ids=["no peer has priors", "a placeholder ID", "a refused series"],
+    ids=["no peer has priors", "no peer has PETs", "a placeholder ID", "a refused series"],
 )
 def test_nothing_is_searched(database: Database, sent: Sent, settings: Settings) -> None:
     receive(database, sent, now=100.0)

@@ -133,6 +133,14 @@ def test_a_series_shows_from_what_it_was_judged_complete(run: Run, config: Path,
     assert [(made["pair_state"], made["job_state"]) for made in shown["made"]] == [("ready", "waiting")]
 
 
+def test_a_series_that_is_still_received_shows_what_it_waits_for(run: Run, config: Path, database: Database) -> None:
+    receive(database, MR, now=100.0, stays_open=True)
+
+    shown = run("series", "show", MR.series_uid, "--config", config, "--json").json
+
+    assert (shown["state"], shown["reason"]) == ("receiving", "10 instances, an association that sends it is open")
+
+
 def test_an_id_that_was_corrected_at_the_source_is_seen_at_the_series(
     run: Run, config: Path, database: Database
 ) -> None:

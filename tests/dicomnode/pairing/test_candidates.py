@@ -47,6 +47,12 @@ def _pet(**values: Any) -> SeriesRow:
         (_mr(instance_count=3, state="receiving"), ""),
         (_mr(summary={"ImageType": ["DERIVED", "PRIMARY", "M", "NORM", "DIS3D"]}), ""),
         (_mr(description="Depiction"), ""),
+        (
+            _mr(summary={"ImageType": ["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"]}),
+            "a reformat, ImageType REFORMATTED",
+        ),
+        (_mr(description="T1 MIP cor"), "its description names a projection or a subtraction"),
+        (_mr(description="T1w_MPR_sag"), ""),  # short for MPRAGE
     ],
 )
 def test_an_mr_is_refused_with_its_reason(series: SeriesRow, refusal: str) -> None:
@@ -64,6 +70,9 @@ def test_an_mr_is_refused_with_its_reason(series: SeriesRow, refusal: str) -> No
         (_pet(summary={"NumberOfTimeSlices": 12}), "dynamic, 12 time slices where 1 is needed"),
         (_pet(summary={"ImageType": ["DERIVED", "SECONDARY", "MIP"]}), "a projection, ImageType MIP"),
         (_pet(instance_count=1), "1 slices, at least 8 needed"),
+        (_pet(summary={"ImageType": ["DERIVED", "SECONDARY", "REFORMATTED"]}), "a reformat, ImageType REFORMATTED"),
+        (_pet(description="FDG MIP"), "its description names a projection"),
+        (_pet(state="found", instance_count=1), ""),
         (_pet(summary={"SeriesType": None, "ImageType": None}), ""),
     ],
 )
