@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 AE_TITLE_MAX_CHARACTERS = 16  # PS3.5 6.2, VR AE
 ENV_PREFIX = "DICOMNODE_"
 SHA256_DIGITS = 64
+ASSOCIATIONS_AT_MOST = 16  # with one destination at one time
 
 
 def check_ae_title(value: str) -> str:
@@ -139,9 +140,11 @@ class PeerSettings(Section):
 
 
 class DestinationSettings(Section):
-    """A peer that gets every result; it must be allowed to `receive`."""
+    """A peer that gets results; it must be allowed to `receive`."""
 
     peer: str
+    associations: Annotated[int, Field(ge=1, le=ASSOCIATIONS_AT_MOST)] = 2
+    registration_object: Literal["last", "first"] = "last"
 
 
 class PairingSettings(Section):
@@ -182,7 +185,7 @@ class OutputSettings(Section):
 class SendSettings(Section):
     """How hard we try to deliver."""
 
-    attempts: Annotated[int, Field(ge=1)] = 20
+    attempts: Annotated[int, Field(ge=1)] = 200
     retry_first_s: Annotated[float, Field(gt=0)] = 10.0
     retry_ceiling_s: Annotated[float, Field(gt=0)] = 3600.0
     timeout_s: Annotated[float, Field(gt=0)] = 30.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dicomnode.database.engine import Database
 from dicomnode.database.index import (
@@ -24,6 +24,7 @@ from dicomnode.database.index import (
     record_instance,
 )
 from dicomnode.database.jobs import JobClaim, add_job, claim_job, fetch_jobs, move_claimed_job, record_outputs
+from dicomnode.database.outbox import Due
 from dicomnode.database.pairs import NewPair, add_pair, fetch_input_digest
 from dicomnode.database.series import fetch_series
 from dicomnode.database.store import make_file_name
@@ -134,6 +135,11 @@ def add_finished_job(database: Database, kinds: tuple[str, ...], *, state: str =
         move_claimed_job(connection, JobClaim(job.id, job.token), state, verdict="accept", finished_at=21.0)
         rows = [output_row(job.id, number, kind) for number, kind in enumerate(kinds, start=1)]
         return job.id, record_outputs(connection, job.id, rows)
+
+
+def due(destination: str = "pacs", now: float = 40.0, order: Literal["last", "first"] = "last") -> Due:
+    """What a sender asks for: leases of 60 s, and no wait above an hour."""
+    return Due(destination, now, 60.0, 3600.0, order)
 
 
 def output_row(job_id: int, number: int, kind: str, path: Path | None = None) -> dict[str, Any]:

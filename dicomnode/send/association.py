@@ -1,7 +1,8 @@
 """Opens an association with a peer as requestor, and keeps pynetdicom's faults away from those who use it.
 
 Flow: send/scu > [association] > a peer
-Never: a message (`scu` sends those); a retry (the caller decides by the class of the error).
+Never: C-STORE (`storing` does that, without threads); a message (`scu` sends those); a retry (the caller decides by
+the class of the error).
 """
 
 from __future__ import annotations
@@ -14,20 +15,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
-from pynetdicom import AE, _config, build_context, evt
+from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from dicomnode.errors import PeerBusyError, PeerRejectedError, PeerUnreachableError
 from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicomnode.send.pdus import CONTEXTS_AT_MOST, ContextKey
 from dicomnode.settings import PeerSettings, Settings
 from dicomnode.tls import make_client_context
 
-CONTEXTS_AT_MOST = 128  # PS3.8 9.3.2.2: odd identifiers from 1 to 255
 REJECTED_TRANSIENT = 2  # PS3.8 9.3.4, table 9-21, Result
-
-ContextKey = tuple[str, str]  # SOP class UID, transfer syntax UID
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,6 @@ def open_association(peer: PeerSettings, caller: Caller, contexts: Iterable[Cont
         raise ValueError(f"{len(offered)} presentation contexts, an association holds {CONTEXTS_AT_MOST}")
     if peer.tls and caller.tls is None:
         raise ValueError(f"{peer.name} is called by TLS, and the caller has no context for it")
-    # The file's bytes go out as they are; pynetdicom would decode and encode them again.
-    _config.STORE_SEND_CHUNKED_DATASET = True
     entity, gate = _make_entity(peer, caller), _Gate()
     rejections: list[A_ASSOCIATE_RJ] = []
     try:
@@ -224,11 +221,12 @@ def _check_established(
     if association.rejected_contexts and not association.accepted_contexts:
         raise PeerRejectedError(f"{where} takes none of {len(association.rejected_contexts)} presentation contexts")
     if tls_failure is not None:
-        raise PeerUnreachableError(f"{where}: {_explain(tls_failure)}") from tls_failure
+        raise PeerUnreachableError(f"{where}: {explain_tls(tls_failure)}") from tls_failure
     raise PeerUnreachableError(f"{where}: no association; nobody listens there, or the peer broke it off")
 
 
-def _explain(failure: ssl.SSLError) -> str:
+def explain_tls(failure: ssl.SSLError) -> str:
+    """Say why TLS did not come about, and what to do."""
     if isinstance(failure, ssl.SSLCertVerificationError):
         found = failure.verify_message.rstrip(".")
         return f"its certificate is not accepted: {found}; it must be signed by a CA of tls.ca and name the peer's host"

@@ -9,11 +9,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
-from tests.benchmarks import ingest
+from tests.benchmarks import ingest, send
 from tests.benchmarks.registration import run as registration
 from tests.benchmarks.rows import Row, write_rows
 
-GROUPS: Mapping[str, Callable[[], Iterable[Row]]] = {"ingest": ingest.measure, "registration": registration.measure}
+GROUPS: Mapping[str, Callable[[], Iterable[Row]]] = {
+    "ingest": ingest.measure,
+    "send": send.measure,
+    "registration": registration.measure,
+}
 
 
 def main(asked: list[str]) -> int:

@@ -1,0 +1,182 @@
+"""Sends claimed rows over one association, and records what became of each.
+
+Flow: send/service > [batch] > send/scu > a destination; outcomes > database/outbox
+Never: a row that is still held when the batch ends; an outcome recorded one by one (each commit waits for the disk,
+and an instance that is sent again after a crash does no harm).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from numpy.random import Generator
+from sqlalchemy import Connection
+
+from dicomnode.database.engine import Database
+from dicomnode.database.outbox import (
+    Due,
+    Failure,
+    OutboxRow,
+    extend_leases,
+    fail_due_rows,
+    record_dead,
+    record_retry,
+    record_sent,
+    release_rows,
+)
+from dicomnode.errors import (
+    DicomnodeError,
+    LeaseLostError,
+    PeerBusyError,
+    PeerRejectedError,
+    PeerUnreachableError,
+    StorageFailedError,
+)
+from dicomnode.logs import get_logger
+from dicomnode.send.breaker import Breaker
+from dicomnode.send.retry import draw_wait_s
+from dicomnode.send.scu import Caller, Instance, open_store_association, send_instance
+from dicomnode.send.storing import StoreAssociation
+from dicomnode.settings import DestinationSettings, PeerSettings, SendSettings, Settings
+
+log = get_logger()
+
+Clock = Callable[[], float]
+RECORD_EVERY = 16  # outcomes
+# Besides two time-outs, for the association and for an answer, an instance needs a little to be recorded.
+LEASE_MARGIN_S = 5.0
+
+
+def find_due(destination: DestinationSettings, settings: SendSettings, now: float) -> Due:
+    """Return which rows of a destination may be sent now."""
+    lease_s = 2 * settings.timeout_s + LEASE_MARGIN_S
+    return Due(destination.peer, now, lease_s, settings.retry_ceiling_s, destination.registration_object)
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One destination, shared by its batches: how it does, and the associations that are open with it."""
+
+    breaker: Breaker
+    generator: Generator
+    open: set[StoreAssociation] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Claimed rows on their way over one association; `stopping` ends it after the instance that is under way."""
+
+    database: Database
+    clock: Clock
+    settings: Settings
+    caller: Caller
+    destination: DestinationSettings
+    lane: Lane
+    stopping: threading.Event
+    outcomes: list[tuple[OutboxRow, Callable[[Connection], None]]] = field(default_factory=list)
+
+    @property
+    def due(self) -> Due:
+        """Which rows of the destination may be sent now."""
+        return find_due(self.destination, self.settings.send, self.clock())
+
+    def send(self, rows: Iterable[OutboxRow]) -> None:
+        """Send the rows and record what became of each; afterwards none of them is held any more."""
+        left = deque(rows)
+        instances = {row.id: _instance(row, self.settings.node.storage_root) for row in left}
+        contexts = {instance.context for instance in instances.values()}
+        seen, peer = self.lane.breaker.failures, self.settings.peer(self.destination.peer)
+        with ExitStack() as stack:
+            stack.callback(release_rows, self.database, left)
+            stack.callback(self._record)
+            try:
+                association = stack.enter_context(open_store_association(peer, self.caller, contexts))
+            except (PeerUnreachableError, PeerBusyError, PeerRejectedError) as error:
+                self._fail_association(peer, left, error, seen)
+                return
+            self.lane.open.add(association)
+            stack.callback(self.lane.open.discard, association)
+            self._send_rows(association, peer, left, instances)
+
+    def _send_rows(
+        self, association: StoreAssociation, peer: PeerSettings, left: deque[OutboxRow], instances: dict[int, Instance]
+    ) -> None:
+        """Send one after the other, taking from `left` what was tried, until the destination fails."""
+        lease_s = self.due.lease_s
+        leased_until = self.clock() + lease_s
+        message_id = 0
+        while left and not self.stopping.is_set():
+            is_late = leased_until - self.clock() < lease_s / 2
+            if is_late or len(self.outcomes) >= RECORD_EVERY:
+                self._record()
+            if is_late:
+                leased_until = self.clock() + lease_s
+                extend_leases(self.database, left, leased_until)
+            message_id += 1
+            row, seen = left.popleft(), self.lane.breaker.failures
+            try:
+                warning = send_instance(association, peer, instances[row.id], message_id)
+            except PeerRejectedError as error:
+                self._note_dead(row, str(error))
+            except StorageFailedError as error:
+                self._note_retry(row, str(error))
+            except (PeerUnreachableError, PeerBusyError) as error:
+                self._note_retry(row, str(error))
+                self.lane.breaker.fail(self.clock(), seen, self.settings.send)
+                return
+            else:
+                self.lane.breaker.succeed()
+                log.debug("send.sent", outbox_id=row.id, job_id=row.job_id, destination=row.destination)
+                self._note(row, partial(record_sent, row=row, now=self.clock(), reason=warning))
+
+    def _fail_association(self, peer: PeerSettings, left: deque[OutboxRow], error: DicomnodeError, seen: int) -> None:
+        """Let everything due to the destination share the failed attempt; or ask for fewer where others are open."""
+        release_rows(self.database, left)
+        left.clear()
+        if others := len(self.lane.open):  # it takes no more than these
+            self.lane.breaker.narrow(others)
+            log.info("send.narrowed", destination=peer.name, associations=others)
+            return
+        retry_at = self.lane.breaker.fail(self.clock(), seen, self.settings.send)
+        failure = Failure(str(error), None if isinstance(error, PeerRejectedError) else retry_at)
+        dead = fail_due_rows(self.database, self.due, failure, self.settings.send.attempts)
+        log.warning("send.no_association", destination=peer.name, failures=self.lane.breaker.failures, dead=dead)
+
+    def _note_dead(self, row: OutboxRow, reason: str) -> None:
+        # The peer's own words stay out of the log: they may name a patient.
+        log.warning("send.dead", outbox_id=row.id, job_id=row.job_id, destination=row.destination)
+        self._note(row, partial(record_dead, row=row, reason=reason))
+
+    def _note_retry(self, row: OutboxRow, reason: str) -> None:
+        settings = self.settings.send
+        if row.attempts + 1 >= settings.attempts:
+            self._note_dead(row, f"{reason}; attempt {row.attempts + 1} of {settings.attempts} was the last")
+            return
+        not_before = self.clock() + draw_wait_s(row.attempts + 1, settings, self.lane.generator)
+        log.info("send.retry", outbox_id=row.id, job_id=row.job_id, destination=row.destination)
+        self._note(row, partial(record_retry, row=row, not_before=not_before, reason=reason))
+
+    def _note(self, row: OutboxRow, record: Callable[[Connection], None]) -> None:
+        self.outcomes.append((row, record))
+
+    def _record(self) -> None:
+        """Record what is noted; a row that another sender claimed meanwhile is left: it sends the same bytes."""
+        if not self.outcomes:
+            return
+        with self.database.write() as connection:
+            for row, record in self.outcomes:
+                try:
+                    record(connection)
+                except LeaseLostError:
+                    log.warning("send.lost", outbox_id=row.id)
+        self.outcomes.clear()
+
+
+def _instance(row: OutboxRow, root: Path) -> Instance:
+    return Instance(row.sop_instance_uid, row.sop_class_uid, row.transfer_syntax_uid, root / row.path)
