@@ -117,6 +117,14 @@ def claim_outbox(database: Database, due: Due, limit: int) -> list[OutboxRow]:
         return [_row(row) for row in connection.execute(claimed).mappings()]
 
 
+def fetch_unsent_contexts(database: Database, destination: str) -> set[tuple[str, str]]:
+    """Return the SOP class and transfer syntax UIDs of everything that a destination does not have yet."""
+    query = select(outputs.c.sop_class_uid, outputs.c.transfer_syntax_uid).distinct()
+    unsent = query.join(outbox).where(outbox.c.destination == destination, outbox.c.state.in_(UNSENT))
+    with database.read() as connection:
+        return {(row.sop_class_uid, row.transfer_syntax_uid) for row in connection.execute(unsent)}
+
+
 def extend_leases(database: Database, rows: Iterable[OutboxRow], lease_until: float) -> None:
     """Keep claimed rows that wait for their turn; those that were lost meanwhile stay lost."""
     with database.write() as connection:

@@ -1,6 +1,6 @@
 """How a destination does, and so how many associations it may be asked for now.
 
-Flow: send/service, send/batch > [breaker] > send/retry
+Flow: send/service, send/delivery > [breaker] > send/retry
 Never: a clock, a socket; a failure counted twice because several associations met it.
 """
 

@@ -1,6 +1,6 @@
 """Delivers what is owed, each destination by threads of its own, so that one that is down holds up no other.
 
-Flow: jobs > database/outbox > [send/service] > send/batch > destinations
+Flow: jobs > database/outbox > [send/service] > send/delivery > destinations
 Never: an instance given up for a transient failure before its attempts are used up; more than one connection attempt
 for each step of a destination's back-off, however much is owed to it.
 """
@@ -12,22 +12,23 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 
 from numpy.random import Generator
 
 from dicomnode.database.engine import Database
-from dicomnode.database.outbox import claim_outbox, count_due_rows
+from dicomnode.database.outbox import count_due_rows
 from dicomnode.errors import DicomnodeError
 from dicomnode.logs import get_logger
-from dicomnode.send.batch import Batch, Lane, find_due
 from dicomnode.send.breaker import Breaker
-from dicomnode.send.scu import make_caller
+from dicomnode.send.delivery import Delivery, Lane, find_due
+from dicomnode.send.scu import Caller, make_caller
 from dicomnode.settings import ASSOCIATIONS_AT_MOST, DestinationSettings, Settings
 
 log = get_logger()
 
 Clock = Callable[[], float]
-BATCH = 100  # instances to an association; each needs at most one of its 128 presentation contexts
+CLAIM_AT_MOST = 100  # rows at one time; each needs at most one of an association's 128 presentation contexts
 WORTH_ONE = 10  # instances: with fewer for each, another association takes longer to open than it saves
 
 
@@ -37,6 +38,7 @@ class _Senders:
 
     executor: ThreadPoolExecutor
     lane: Lane
+    lock: threading.Lock = field(default_factory=threading.Lock)  # to start one
     running: set[Future[None]] = field(default_factory=set)
 
 
@@ -52,7 +54,7 @@ class SendService:
         self._stopping = threading.Event()
 
     def reload(self, settings: Settings) -> None:
-        """Use other settings from the next batch on; one that was down may have moved: it is tried at once."""
+        """Use other settings from the next instance on; one that was down may have moved: it is tried at once."""
         self._in_force = (settings, make_caller(settings))
         for senders in self._senders.values():
             senders.lane.breaker.forget()
@@ -68,7 +70,8 @@ class SendService:
     def stop(self, deadline_s: float) -> None:
         """Finish the instances on their way, or hang up after `deadline_s` seconds; the rest stays owed."""
         self._stopping.set()
-        _, late = wait([run for senders in self._senders.values() for run in senders.running], timeout=deadline_s)
+        running = [run for senders in self._senders.values() for run in tuple(senders.running)]
+        _, late = wait(running, timeout=deadline_s)
         for senders in self._senders.values():
             for association in list(senders.lane.open) if late else ():
                 association.hang_up()
@@ -77,7 +80,7 @@ class SendService:
 
     def is_idle(self) -> bool:
         """Say whether no sender is at work."""
-        return all(run.done() for senders in self._senders.values() for run in list(senders.running))
+        return all(run.done() for senders in self._senders.values() for run in tuple(senders.running))
 
     def _hire(self, name: str) -> _Senders:
         executor = ThreadPoolExecutor(ASSOCIATIONS_AT_MOST, thread_name_prefix=f"send-{name}")
@@ -87,33 +90,40 @@ class SendService:
 
     def _collect(self, senders: _Senders) -> None:
         """Let go of the senders that have ended; what none of them foresaw is raised here."""
-        for run in [run for run in senders.running if run.done()]:
-            senders.running.remove(run)
+        with senders.lock:
+            ended = {run for run in senders.running if run.done()}
+            senders.running.difference_update(ended)
+        for run in ended:
             run.result()
 
     def _set_going(self, senders: _Senders, destination: DestinationSettings) -> None:
+        """Start one sender where none has an association, and the others once it has: a failure costs one attempt."""
         now, send = self._clock(), self._in_force[0].send
-        free = senders.lane.breaker.allows(now, destination.associations, send) - len(senders.running)
-        due = count_due_rows(self._database, find_due(destination, send, now)) if free > 0 else 0
-        if not (due or senders.running):
-            senders.lane.breaker.widen()
-        wanted = min(free, math.ceil(due / WORTH_ONE))
-        for _ in range(wanted):
-            limit = min(BATCH, math.ceil(due / wanted))
-            senders.running.add(senders.executor.submit(self._deliver, senders.lane, destination.peer, limit))
+        with senders.lock:
+            allowed = senders.lane.breaker.allows(now, destination.associations, send)
+            free = (allowed if senders.lane.open else min(allowed, 1)) - len(senders.running)
+            due = count_due_rows(self._database, find_due(destination, send, now)) if free > 0 else 0
+            if not (due or senders.running):
+                senders.lane.breaker.widen()
+            worth = min(allowed, math.ceil(due / WORTH_ONE))
+            for _ in range(min(free, worth)):
+                limit = min(CLAIM_AT_MOST, math.ceil(due / worth))
+                senders.running.add(senders.executor.submit(self._deliver, senders, destination.peer, limit))
 
-    def _deliver(self, lane: Lane, name: str, limit: int) -> None:
-        """Send batch after batch until nothing is due, or the destination fails or is one no more."""
+    def _deliver(self, senders: _Senders, name: str, limit: int) -> None:
+        """Deliver until nothing is due, or the destination fails or is one no more."""
         try:
-            while not self._stopping.is_set():
-                settings, caller = self._in_force
+            while True:
+                settings, caller = in_force = self._in_force
                 destination = next((one for one in settings.destinations if one.peer == name), None)
-                if destination is None or not lane.breaker.allows(self._clock(), 1, settings.send):
+                if destination is None or not senders.lane.breaker.allows(self._clock(), 1, settings.send):
                     return
-                batch = Batch(self._database, self._clock, settings, caller, destination, lane, self._stopping)
-                rows = claim_outbox(self._database, batch.due, limit)
-                if not rows:
+                is_over = partial(self._is_over, in_force)
+                delivery = Delivery(self._database, self._clock, settings, caller, destination, senders.lane, is_over)
+                if not delivery.run(limit, partial(self._set_going, senders, destination)):
                     return
-                batch.send(rows)
         except DicomnodeError as error:  # the database: the leases run out, and a later step tries again
             log.warning("send.interrupted", destination=name, reason=str(error))
+
+    def _is_over(self, in_force: tuple[Settings, Caller]) -> bool:
+        return self._stopping.is_set() or self._in_force is not in_force

@@ -129,9 +129,10 @@ def _step_until_idle(service: SendService) -> None:
 
 
 @contextmanager
-def _answering(answer: Callable[[Any], int]) -> Iterator[int]:
+def _answering(answer: Callable[[Any], int], associations: int = 10) -> Iterator[int]:
     """A peer that answers each C-STORE with the status that `answer` returns; gives its port."""
     entity = AE("ANSWERING")
+    entity.maximum_associations = associations
     entity.add_supported_context("1.2.840.10008.5.1.4.1.1.4", [ExplicitVRLittleEndian])
     server = entity.start_server((LOOPBACK, 0), block=False, evt_handlers=[(evt.EVT_C_STORE, answer)])
     assert server is not None
@@ -335,7 +336,8 @@ def test_a_file_that_is_missing_is_told_and_the_others_arrive(
     with _answering(lambda _event: 0x0000) as port:
         _step_until_idle(start(pacs=port))
 
-    assert _states(database, "pacs") == ["sent", "sent", "retry", "sent", "sent", "sent"]
+    # The registration object refers to the one that is missing, and waits for it.
+    assert _states(database, "pacs") == ["sent", "sent", "retry", "sent", "sent", "owed"]
     assert "0002.dcm" in _rows(database, "pacs")[2].reason
 
 
@@ -426,3 +428,62 @@ def test_a_destination_by_tls_gets_everything_once_its_certificate_is_renewed(
     finally:
         service.stop(5.0)
     assert _are_all(database, "pacs", "sent")
+
+
+def test_several_associations_store_at_once(
+    start: Callable[..., SendService], database: Database, tmp_path: Path
+) -> None:
+    _owe(database, tmp_path, ["pacs"], slices=40)
+    both_are_here = threading.Barrier(2, timeout=DELIVERY_TIMEOUT_S)
+    callers: set[int] = set()
+
+    def store(event: Any) -> int:
+        if event.assoc.ident not in callers:
+            callers.add(event.assoc.ident)
+            if len(callers) <= 2:
+                both_are_here.wait()
+        return 0x0000
+
+    with _answering(store) as port:
+        _step_until_idle(start(pacs=port))
+
+    assert _are_all(database, "pacs", "sent")
+
+
+def test_a_peer_that_takes_one_association_is_asked_for_one(
+    start: Callable[..., SendService], database: Database, tmp_path: Path
+) -> None:
+    _owe(database, tmp_path, ["pacs"], slices=60)
+
+    with _answering(lambda _event: 0x0000, associations=1) as port:
+        _step_until_idle(start(pacs=port))
+
+    rows = _rows(database, "pacs")
+    assert [(row.state, row.attempts) for row in rows] == [("sent", 1)] * 60
+
+
+def test_after_a_failure_one_association_shows_whether_the_destination_is_back(
+    start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    _owe(database, tmp_path, ["pacs"], slices=200)
+    answers = [0xA700]
+    calls: list[int] = []
+
+    def store(event: Any) -> int:
+        calls.append(event.assoc.ident)
+        return answers[0]
+
+    with _answering(store) as port:
+        service = start(pacs=port)
+        _step_until_idle(service)
+        first, calls[:] = len(calls), []
+        for _ in range(4):
+            clock.now += 100.0
+            _step_until_idle(service)
+        assert first <= 2, "those that were open before the first answer"
+        assert len(calls) == 4
+        answers[0] = 0x0000
+        clock.now += 100.0
+        _step_until_idle(service)
+
+    assert "sent" in _states(database, "pacs")

@@ -1,18 +1,18 @@
-"""Sends claimed rows over one association, and records what became of each.
+"""Sends what is due to a destination over one association, and records what became of each instance.
 
-Flow: send/service > [batch] > send/scu > a destination; outcomes > database/outbox
-Never: a row that is still held when the batch ends; an outcome recorded one by one (each commit waits for the disk,
-and an instance that is sent again after a crash does no harm).
+Flow: send/service > [delivery] > send/scu > a destination; outcomes > database/outbox
+Never: a row that is still held when the association ends; an outcome recorded by itself (each commit waits for the
+disk, and an instance that is sent again after a crash does no harm).
 """
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 from numpy.random import Generator
@@ -23,8 +23,10 @@ from dicomnode.database.outbox import (
     Due,
     Failure,
     OutboxRow,
+    claim_outbox,
     extend_leases,
     fail_due_rows,
+    fetch_unsent_contexts,
     record_dead,
     record_retry,
     record_sent,
@@ -40,6 +42,7 @@ from dicomnode.errors import (
 )
 from dicomnode.logs import get_logger
 from dicomnode.send.breaker import Breaker
+from dicomnode.send.pdus import CONTEXTS_AT_MOST, ContextKey
 from dicomnode.send.retry import draw_wait_s
 from dicomnode.send.scu import Caller, Instance, open_store_association, send_instance
 from dicomnode.send.storing import StoreAssociation
@@ -49,6 +52,7 @@ log = get_logger()
 
 Clock = Callable[[], float]
 RECORD_EVERY = 16  # outcomes
+MESSAGE_ID_AT_MOST = 0xFFFF  # PS3.7 9.3.1.1: two bytes
 # Besides two time-outs, for the association and for an answer, an instance needs a little to be recorded.
 LEASE_MARGIN_S = 5.0
 
@@ -61,7 +65,7 @@ def find_due(destination: DestinationSettings, settings: SendSettings, now: floa
 
 @dataclass(frozen=True)
 class Lane:
-    """One destination, shared by its batches: how it does, and the associations that are open with it."""
+    """One destination, shared by its deliveries: how it does, and the associations that are open with it."""
 
     breaker: Breaker
     generator: Generator
@@ -69,8 +73,8 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Claimed rows on their way over one association; `stopping` ends it after the instance that is under way."""
+class Delivery:
+    """What is due to one destination, sent over one association; `is_over` ends it after the instance on its way."""
 
     database: Database
     clock: Clock
@@ -78,7 +82,7 @@ class Batch:
     caller: Caller
     destination: DestinationSettings
     lane: Lane
-    stopping: threading.Event
+    is_over: Callable[[], bool]
     outcomes: list[tuple[OutboxRow, Callable[[Connection], None]]] = field(default_factory=list)
 
     @property
@@ -86,42 +90,63 @@ class Batch:
         """Which rows of the destination may be sent now."""
         return find_due(self.destination, self.settings.send, self.clock())
 
-    def send(self, rows: Iterable[OutboxRow]) -> None:
-        """Send the rows and record what became of each; afterwards none of them is held any more."""
-        left = deque(rows)
-        instances = {row.id: _instance(row, self.settings.node.storage_root) for row in left}
-        contexts = {instance.context for instance in instances.values()}
+    def run(self, limit: int, when_open: Callable[[], None]) -> bool:
+        """Send what is due, `limit` rows claimed at a time; at the end none of them is held any more.
+
+        Returns whether something was due and nothing failed. `when_open` is called once the association is there.
+        """
+        left = deque(claim_outbox(self.database, self.due, limit))
+        if not left:
+            return False
         seen, peer = self.lane.breaker.failures, self.settings.peer(self.destination.peer)
         with ExitStack() as stack:
             stack.callback(release_rows, self.database, left)
             stack.callback(self._record)
             try:
+                contexts = self._find_contexts(left)
                 association = stack.enter_context(open_store_association(peer, self.caller, contexts))
             except (PeerUnreachableError, PeerBusyError, PeerRejectedError) as error:
                 self._fail_association(peer, left, error, seen)
-                return
+                return False
             self.lane.open.add(association)
             stack.callback(self.lane.open.discard, association)
-            self._send_rows(association, peer, left, instances)
+            when_open()
+            message_ids = cycle(range(1, MESSAGE_ID_AT_MOST + 1))
+            while left and contexts.issuperset(_instance(row, self._root).context for row in left):
+                if not self._send_rows(association, peer, left, message_ids):
+                    return False
+                self._record()
+                left.extend(claim_outbox(self.database, self.due, limit))
+        return True
+
+    @property
+    def _root(self) -> Path:
+        return self.settings.node.storage_root
+
+    def _find_contexts(self, rows: Iterable[OutboxRow]) -> set[ContextKey]:
+        """Return what these rows need, and as many more contexts as fit of what else is unsent."""
+        needed = {_instance(row, self._root).context for row in rows}
+        others = sorted(fetch_unsent_contexts(self.database, self.destination.peer) - needed)
+        return needed.union(others[: CONTEXTS_AT_MOST - len(needed)])
 
     def _send_rows(
-        self, association: StoreAssociation, peer: PeerSettings, left: deque[OutboxRow], instances: dict[int, Instance]
-    ) -> None:
-        """Send one after the other, taking from `left` what was tried, until the destination fails."""
+        self, association: StoreAssociation, peer: PeerSettings, left: deque[OutboxRow], message_ids: Iterator[int]
+    ) -> bool:
+        """Send one after the other, taking from `left` what was tried; False when it is over before they all were."""
         lease_s = self.due.lease_s
         leased_until = self.clock() + lease_s
-        message_id = 0
-        while left and not self.stopping.is_set():
+        while left:
+            if self.is_over():
+                return False
             is_late = leased_until - self.clock() < lease_s / 2
             if is_late or len(self.outcomes) >= RECORD_EVERY:
                 self._record()
             if is_late:
                 leased_until = self.clock() + lease_s
                 extend_leases(self.database, left, leased_until)
-            message_id += 1
             row, seen = left.popleft(), self.lane.breaker.failures
             try:
-                warning = send_instance(association, peer, instances[row.id], message_id)
+                warning = send_instance(association, peer, _instance(row, self._root), next(message_ids))
             except PeerRejectedError as error:
                 self._note_dead(row, str(error))
             except StorageFailedError as error:
@@ -129,11 +154,12 @@ class Batch:
             except (PeerUnreachableError, PeerBusyError) as error:
                 self._note_retry(row, str(error))
                 self.lane.breaker.fail(self.clock(), seen, self.settings.send)
-                return
+                return False
             else:
                 self.lane.breaker.succeed()
                 log.debug("send.sent", outbox_id=row.id, job_id=row.job_id, destination=row.destination)
                 self._note(row, partial(record_sent, row=row, now=self.clock(), reason=warning))
+        return True
 
     def _fail_association(self, peer: PeerSettings, left: deque[OutboxRow], error: DicomnodeError, seen: int) -> None:
         """Let everything due to the destination share the failed attempt; or ask for fewer where others are open."""
