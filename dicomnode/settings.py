@@ -77,6 +77,7 @@ Sha256 = Annotated[str, AfterValidator(_check_sha256)]
 Subject = Annotated[str, AfterValidator(check_subject)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Permission = Literal["store", "receive"]
+Profile = Literal["default", "paper"]
 
 
 class Section(BaseModel):
@@ -132,6 +133,7 @@ class PeerSettings(Section):
     tls: bool = False
     certificate_sha256: Sha256 = ""
     certificate_subject: Subject = ""
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
 
     @property
     def is_network(self) -> bool:
@@ -160,16 +162,20 @@ class JobSettings(Section):
     """How registrations are run."""
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
+    order: Literal["oldest", "newest"] = "oldest"
     attempts: Annotated[int, Field(ge=1)] = 3
     deadline_s: Annotated[float, Field(gt=0)] = 900.0
     lease_s: Annotated[float, Field(ge=5)] = 60.0
     retry_first_s: Annotated[float, Field(gt=0)] = 10.0
+    recycle_after: Annotated[int, Field(ge=1)] = 50
+    memory_bytes: Annotated[int, Field(ge=268435456)] = 8589934592
+    open_files: Annotated[int, Field(ge=64)] = 1024
 
 
 class RegistrationSettings(Section):
     """How a PET is laid on an MR."""
 
-    profile: Literal["default", "paper"] = "default"
+    profile: Profile = "default"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 2
     seed: Annotated[int, Field(ge=0)] = 0

@@ -159,8 +159,11 @@ def run_job(job: Job, settings: Settings, database: Database, clock: Clock) -> N
             move_claimed_job(connection, claim, "done", reason=superseded, finished_at=clock())
         return
     folder = store.outputs_folder(job.id)
-    request = SeriesRequest(fixed_paths, moving_paths, folder, job.created_at, settings.registration, settings.outputs)
-    network = load_network(settings.registration)
+    registration = settings.registration
+    if job.profile:  # a person asked for it
+        registration = RegistrationSettings.model_validate({**registration.model_dump(), "profile": job.profile})
+    request = SeriesRequest(fixed_paths, moving_paths, folder, job.created_at, registration, settings.outputs)
+    network = load_network(registration)
     result = register_series(request, network, _recorder(database, claim, clock))
     destinations = [destination.peer for destination in settings.destinations]
     with database.write() as connection:
