@@ -26,6 +26,7 @@ from dicomnode.logs import get_logger
 from dicomnode.outputs.hybrid import judge_hybrid
 from dicomnode.outputs.objects import OutputFile, OutputRequest, write_outputs
 from dicomnode.settings import OutputSettings, RegistrationSettings, Settings
+from dicomnode.steps import Step, reach
 from dicomnode.volumes.series import SeriesVolume, load_series
 from registration.descriptors import Network
 from registration.errors import DeviceError, ModelError, RegistrationError
@@ -103,6 +104,7 @@ def register_series(request: SeriesRequest, network: Network, progress: Progress
     progress("load", STAGES["load"][0])
     fixed = load_series(request.fixed_paths)
     moving = load_series(request.moving_paths)
+    reach(Step.LOADED)
     with _translated():
         registration = register(
             fixed.volume,
@@ -112,12 +114,14 @@ def register_series(request: SeriesRequest, network: Network, progress: Progress
             seed=request.registration.seed,
             progress=lambda stage, done: progress(f"register: {stage}", _percent("register", done)),
         )
+    reach(Step.REGISTERED)
     registration, reason = judge_result(fixed, moving, registration)
     if registration.verdict == "reject":
         return SeriesResult(registration, reason, (), fixed.volume, moving.volume)
     progress("write", STAGES["write"][0])
     output_request = OutputRequest(fixed, moving, registration, request.created_at, request.outputs)
     outputs = tuple(write_outputs(output_request, request.folder))
+    reach(Step.WRITTEN)
     return SeriesResult(registration, reason, outputs, fixed.volume, moving.volume)
 
 
@@ -168,6 +172,7 @@ def run_job(job: Job, settings: Settings, database: Database, clock: Clock) -> N
     destinations = [destination.peer for destination in settings.destinations]
     with database.write() as connection:
         _record_result(connection, claim, result, destinations, (store.root, clock()))
+    reach(Step.RECORDED, job_id=job.id)
     log.info("job.finished", job_id=job.id, verdict=result.registration.verdict, outputs=len(result.outputs))
 
 

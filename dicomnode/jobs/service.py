@@ -31,6 +31,7 @@ from dicomnode.jobs.retry import find_longest_wait_s
 from dicomnode.jobs.worker import start_worker, warm_up, work_on
 from dicomnode.logs import get_logger
 from dicomnode.settings import Settings
+from dicomnode.steps import Step, reach
 
 log = get_logger()
 
@@ -196,6 +197,7 @@ class JobService:
         if job is None:
             return False
         log.info("job.started", job_id=job.id, pair_id=job.pair_id, attempt=job.attempts)
+        reach(Step.CLAIMED, job_id=job.id)
         worker.submit(job, self._settings, self._monotonic() + self._settings.jobs.deadline_s)
         return True
 

@@ -29,6 +29,7 @@ from dicomnode.logs import get_logger
 from dicomnode.pairing.completeness import judge_completeness
 from dicomnode.pairing.rules import PairDecision, SeriesDecision, decide_patient
 from dicomnode.settings import PairingSettings
+from dicomnode.steps import Step, reach
 
 log = get_logger()
 
@@ -55,7 +56,9 @@ def step(database: Database, settings: PairingSettings, now: float) -> None:
         complete = fetch_identified_series(connection, ["complete"])
     for patient_id in sorted({series.patient.patient_id for series in complete}):
         with database.write() as connection:
-            _pair_patient(connection, patient_id, settings, now)
+            has_paired = _pair_patient(connection, patient_id, settings, now)
+        if has_paired:
+            reach(Step.PAIRED)
 
 
 def _complete_series(database: Database, series: OpenSeries, settings: PairingSettings, now: float) -> None:
@@ -68,27 +71,30 @@ def _complete_series(database: Database, series: OpenSeries, settings: PairingSe
             return
         set_series_state(connection, series.row.id, "complete", decision.reason)
     log.info("pairing.series_complete", series_uid=series.row.series_uid, reason=decision.reason)
+    reach(Step.COMPLETED, series_uid=series.row.series_uid)
 
 
-def _pair_patient(connection: Connection, patient_id: str, settings: PairingSettings, now: float) -> None:
+def _pair_patient(connection: Connection, patient_id: str, settings: PairingSettings, now: float) -> bool:
+    """Record what is decided about a patient's series; return whether there is a new pair."""
     decision = decide_patient(fetch_patient_series(connection, patient_id), now, settings)
-    for pair in decision.pairs:
-        _record_pair(connection, pair, now)
+    new = [pair for pair in decision.pairs if _record_pair(connection, pair, now)]
     for series in decision.series:
         _record_series(connection, series)
+    return bool(new)
 
 
-def _record_pair(connection: Connection, pair: PairDecision, now: float) -> None:
-    """Record a pair that is new, with its job, in place of older ones of the same two series."""
+def _record_pair(connection: Connection, pair: PairDecision, now: float) -> bool:
+    """Record a pair that is new, with its job, in place of older ones of the same two series; False for a known one."""
     digest = fetch_input_digest(connection, pair.fixed.id, pair.moving.id)
     new = NewPair(pair.fixed.id, pair.moving.id, digest, pair.state, pair.reason, pair.explanation)
     pair_id = add_pair(connection, new, now)
     if pair_id is None:
-        return
+        return False
     superseded = f"superseded by pair {pair_id}: the instances of a series changed"
     end_superseded_jobs(connection, reject_superseded_pairs(connection, new, superseded), superseded, now)
     job_id = add_job(connection, pair_id, now) if pair.state == "ready" else None
     log.info("pairing.paired", pair_id=pair_id, state=pair.state, reason=pair.reason, job_id=job_id)
+    return True
 
 
 def _record_series(connection: Connection, decision: SeriesDecision) -> None:

@@ -21,6 +21,7 @@ from dicomnode.receive.header import check_request, read_header
 from dicomnode.receive.intake import Intake, Sender
 from dicomnode.receive.spool import FileMeta, Spool
 from dicomnode.settings import LimitSettings
+from dicomnode.steps import Step, reach
 
 log = get_logger()
 
@@ -59,8 +60,11 @@ def ingest(intake: Intake, request: StoreRequest, sender: Sender, *, limits: Lim
     check_request(header, request.sop_class_uid, request.sop_instance_uid)
     meta = FileMeta(header.sop_class_uid, header.sop_instance_uid, request.transfer_syntax_uid, sender.ae_title)
     file = intake.spool.write(meta, request.data, limits.disk_reserve_bytes)
+    reach(Step.SPOOLED, file_name=file.file_name)
     recording = _record(intake, header, file, sender, now)
+    reach(Step.INDEXED, file_name=file.file_name, outcome=recording.kind.value)
     _put_in_place(recording, file, intake.spool)
+    reach(Step.PLACED, file_name=file.file_name)
     if recording.kind in (Recorded.CONFLICT, Recorded.KNOWN_CONFLICT):
         raise InstanceConflictError(f"instance {header.sop_instance_uid} is stored already with other content")
     return recording.kind

@@ -47,6 +47,7 @@ from dicomnode.send.retry import draw_wait_s
 from dicomnode.send.scu import Caller, Instance, open_store_association, send_instance
 from dicomnode.send.storing import StoreAssociation
 from dicomnode.settings import DestinationSettings, PeerSettings, SendSettings, Settings
+from dicomnode.steps import Step, reach
 
 log = get_logger()
 
@@ -98,6 +99,7 @@ class Delivery:
         left = deque(claim_outbox(self.database, self.due, limit))
         if not left:
             return False
+        reach(Step.TAKEN, destination=self.destination.peer, rows=len(left))
         seen, peer = self.lane.breaker.failures, self.settings.peer(self.destination.peer)
         with ExitStack() as stack:
             stack.callback(release_rows, self.database, left)
@@ -108,6 +110,7 @@ class Delivery:
             except (PeerUnreachableError, PeerBusyError, PeerRejectedError) as error:
                 self._fail_association(peer, left, error, seen)
                 return False
+            reach(Step.ASSOCIATED, destination=peer.name)
             self.lane.open.add(association)
             stack.callback(self.lane.open.discard, association)
             when_open()
@@ -157,7 +160,7 @@ class Delivery:
                 return False
             else:
                 self.lane.breaker.succeed()
-                log.debug("send.sent", outbox_id=row.id, job_id=row.job_id, destination=row.destination)
+                reach(Step.STORED, outbox_id=row.id, job_id=row.job_id, destination=row.destination)
                 self._note(row, partial(record_sent, row=row, now=self.clock(), reason=warning))
         return True
 
@@ -202,6 +205,7 @@ class Delivery:
                 except LeaseLostError:
                     log.warning("send.lost", outbox_id=row.id)
         self.outcomes.clear()
+        reach(Step.SENT, destination=self.destination.peer)
 
 
 def _instance(row: OutboxRow, root: Path) -> Instance:

@@ -246,7 +246,7 @@ def test_a_worker_that_holds_too_much_memory_is_ended_and_its_job_tried_again(
     job = _job(database, job_id)
     assert job.state == "retry"
     assert "may hold 1000000 and was ended" in job.reason
-    assert worker not in _workers()
+    wait_until(lambda: worker not in _workers(), START_TIMEOUT_S, "the worker ends")
 
 
 def test_a_worker_is_replaced_after_its_share_of_jobs(start: Callable[..., JobService], database: Database) -> None:
