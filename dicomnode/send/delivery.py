@@ -91,10 +91,11 @@ class Delivery:
         """Which rows of the destination may be sent now."""
         return find_due(self.destination, self.settings.send, self.clock())
 
-    def run(self, limit: int, when_open: Callable[[], None]) -> bool:
+    def run(self, limit: int, when_taken: Callable[[], None]) -> bool:
         """Send what is due, `limit` rows claimed at a time; at the end none of them is held any more.
 
-        Returns whether something was due and nothing failed. `when_open` is called once the association is there.
+        Returns whether something was due and nothing failed. `when_taken` is called when the destination has taken the
+        first of each claim.
         """
         left = deque(claim_outbox(self.database, self.due, limit))
         if not left:
@@ -113,10 +114,9 @@ class Delivery:
             reach(Step.ASSOCIATED, destination=peer.name)
             self.lane.open.add(association)
             stack.callback(self.lane.open.discard, association)
-            when_open()
             message_ids = cycle(range(1, MESSAGE_ID_AT_MOST + 1))
             while left and contexts.issuperset(_instance(row, self._root).context for row in left):
-                if not self._send_rows(association, peer, left, message_ids):
+                if not self._send_rows(association, left, message_ids, when_taken):
                     return False
                 self._record()
                 left.extend(claim_outbox(self.database, self.due, limit))
@@ -133,10 +133,14 @@ class Delivery:
         return needed.union(others[: CONTEXTS_AT_MOST - len(needed)])
 
     def _send_rows(
-        self, association: StoreAssociation, peer: PeerSettings, left: deque[OutboxRow], message_ids: Iterator[int]
+        self,
+        association: StoreAssociation,
+        left: deque[OutboxRow],
+        message_ids: Iterator[int],
+        when_taken: Callable[[], None],
     ) -> bool:
         """Send one after the other, taking from `left` what was tried; False when it is over before they all were."""
-        lease_s = self.due.lease_s
+        peer, lease_s, has_taken = self.settings.peer(self.destination.peer), self.due.lease_s, False
         leased_until = self.clock() + lease_s
         while left:
             if self.is_over():
@@ -162,6 +166,9 @@ class Delivery:
                 self.lane.breaker.succeed()
                 reach(Step.STORED, outbox_id=row.id, job_id=row.job_id, destination=row.destination)
                 self._note(row, partial(record_sent, row=row, now=self.clock(), reason=warning))
+                if not has_taken:
+                    has_taken = True
+                    when_taken()
         return True
 
     def _fail_association(self, peer: PeerSettings, left: deque[OutboxRow], error: DicomnodeError, seen: int) -> None:

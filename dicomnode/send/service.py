@@ -97,7 +97,7 @@ class SendService:
             run.result()
 
     def _set_going(self, senders: _Senders, destination: DestinationSettings) -> None:
-        """Start one sender where none has an association, and the others once it has: a failure costs one attempt."""
+        """Start one sender, and the others once the destination has taken something: a failure costs one attempt."""
         now, send = self._clock(), self._in_force[0].send
         with senders.lock:
             allowed = senders.lane.breaker.allows(now, destination.associations, send)

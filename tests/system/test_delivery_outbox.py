@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -435,13 +436,12 @@ def test_several_associations_store_at_once(
 ) -> None:
     _owe(database, tmp_path, ["pacs"], slices=40)
     both_are_here = threading.Barrier(2, timeout=DELIVERY_TIMEOUT_S)
-    callers: set[int] = set()
+    stored: Counter[int] = Counter()
 
     def store(event: Any) -> int:
-        if event.assoc.ident not in callers:
-            callers.add(event.assoc.ident)
-            if len(callers) <= 2:
-                both_are_here.wait()
+        stored[event.assoc.ident] += 1
+        if stored[event.assoc.ident] == 2:  # the others are opened once the destination has taken something
+            both_are_here.wait()
         return 0x0000
 
     with _answering(store) as port:
