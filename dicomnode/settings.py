@@ -70,14 +70,24 @@ def check_subject(value: str) -> str:
     return subject
 
 
+def _check_pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"a regular expression is needed, this is {value!r}: {error}") from error
+    return value
+
+
 AETitle = Annotated[str, AfterValidator(check_ae_title)]
 Host = Annotated[str, AfterValidator(_check_host)]
 PeerHost = Annotated[str, AfterValidator(_check_peer_host)]
 Sha256 = Annotated[str, AfterValidator(_check_sha256)]
 Subject = Annotated[str, AfterValidator(check_subject)]
+Pattern = Annotated[str, AfterValidator(_check_pattern)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Permission = Literal["store", "receive"]
 Profile = Literal["default", "paper"]
+OutputObject = Literal["reg", "pt", "rgb"]
 
 
 class Section(BaseModel):
@@ -147,6 +157,18 @@ class DestinationSettings(Section):
     peer: str
     associations: Annotated[int, Field(ge=1, le=ASSOCIATIONS_AT_MOST)] = 2
     registration_object: Literal["last", "first"] = "last"
+
+
+class RuleSettings(Section):
+    """Which results go to which destinations; what is empty asks for nothing, and all that is not must be met."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    mr_from: tuple[AETitle, ...] = ()
+    pet_from: tuple[AETitle, ...] = ()
+    description: Pattern = ""
+    verdict: Literal["", "accept", "review"] = ""
+    objects: tuple[OutputObject, ...] = ()
+    destinations: tuple[str, ...]
 
 
 class PairingSettings(Section):
@@ -223,6 +245,7 @@ class Settings(BaseSettings):
     tls: TlsSettings = TlsSettings()
     peers: tuple[PeerSettings, ...] = ()
     destinations: tuple[DestinationSettings, ...] = ()
+    rules: tuple[RuleSettings, ...] = ()
     pairing: PairingSettings = PairingSettings()
     jobs: JobSettings = JobSettings()
     registration: RegistrationSettings = RegistrationSettings()
@@ -273,6 +296,20 @@ class Settings(BaseSettings):
                 f"receive.accept: 'any' is for a loopback address, node.bind is {self.node.bind}; "
                 'list the callers under [[peers]] and set accept = "configured"'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_rules_agree(self) -> Self:
+        known = [destination.peer for destination in self.destinations]
+        for number, rule in enumerate(self.rules):
+            for name in rule.destinations:
+                if name not in known:
+                    raise ValueError(
+                        f"rules.{number}.destinations: {name!r} is no destination; destinations: "
+                        f"{', '.join(known) or 'none'}"
+                    )
+            if rule.name in [other.name for other in self.rules[:number]]:
+                raise ValueError(f"rules.{number}.name: the name {rule.name!r} stands twice; give each rule its own")
         return self
 
     @model_validator(mode="after")

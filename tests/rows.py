@@ -28,6 +28,7 @@ from dicomnode.database.outbox import Due
 from dicomnode.database.pairs import NewPair, add_pair, fetch_input_digest
 from dicomnode.database.series import fetch_series
 from dicomnode.database.store import make_file_name
+from dicomnode.settings import DestinationSettings, NodeSettings, PeerSettings, RuleSettings, Settings
 
 PATIENT = PatientIdentity("4711", "HOSPITAL", "Doe^Jane", "19700102", "F")
 MR_CLASS = "1.2.840.10008.5.1.4.1.1.4"
@@ -150,6 +151,19 @@ def add_finished_job(database: Database, kinds: tuple[str, ...], *, state: str =
 def due(destination: str = "pacs", now: float = 40.0, order: Literal["last", "first"] = "last") -> Due:
     """What a sender asks for: leases of 60 s, and no wait above an hour."""
     return Due(destination, now, 60.0, 3600.0, order)
+
+
+def settings_of(root: Path, *destinations: str, rules: tuple[RuleSettings, ...] = ()) -> Settings:
+    """A node's settings with these destinations."""
+    return Settings(
+        node=NodeSettings(storage_root=root),
+        peers=tuple(
+            PeerSettings(name=name, ae_title=name.upper(), host="127.0.0.1", port=104, may=("receive",))
+            for name in destinations
+        ),
+        destinations=tuple(DestinationSettings(peer=name) for name in destinations),
+        rules=rules,
+    )
 
 
 def output_row(job_id: int, number: int, kind: str, path: Path | None = None) -> dict[str, Any]:

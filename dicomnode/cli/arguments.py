@@ -55,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_peers(commands)
     for name in LISTINGS:
         _add_listing(commands, name)
+    _add_rules(commands)
     return parser
 
 
@@ -126,6 +127,14 @@ def _add_peers(commands: Any) -> None:
     added.add_argument("--certificate-subject", default="", metavar="NAME", help="it calls by TLS, as this subject")
     added.add_argument("--priority", type=int, default=0, metavar="N", help="-100 to 100; default: %(default)s")
     added.add_argument("--destination", action="store_true", help="send it every result; needs --may receive")
+
+
+def _add_rules(commands: Any) -> None:
+    actions = _add(commands, "rules", "which results go where").add_subparsers(required=True, metavar="ACTION")
+    parser = _add(actions, "explain", "which rules apply to a series' pairs, and why", ("rules", "explain_rules"))
+    parser.add_argument("series_uid", metavar="SERIES_UID")
+    _add_config_flag(parser)
+    _add_json_flag(parser)
 
 
 def _add_listing(commands: Any, name: str) -> None:

@@ -21,9 +21,8 @@ from dicomnode.settings_file import load_settings
 def accept_pairs(arguments: argparse.Namespace) -> int:
     """Run a held pair, or send what was in review."""
     settings = load_settings(arguments.config)
-    destinations = [destination.peer for destination in settings.destinations]
     with open_node_database(settings) as database:
-        decisions.accept_pair(database, arguments.key, time.time(), destinations)
+        decisions.accept_pair(database, arguments.key, time.time(), settings)
     return _say(arguments, f"pair {arguments.key}: accepted")
 
 

@@ -17,7 +17,6 @@ from sqlalchemy import Connection
 
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import Job, JobClaim, move_claimed_job, record_outputs, record_progress
-from dicomnode.database.outbox import add_outbox_rows
 from dicomnode.database.pairs import fetch_input_digest, fetch_pair
 from dicomnode.database.series import fetch_instance_paths
 from dicomnode.database.store import Store
@@ -25,6 +24,7 @@ from dicomnode.errors import ConfigurationError, RegistrationRefusedError
 from dicomnode.logs import get_logger
 from dicomnode.outputs.hybrid import judge_hybrid
 from dicomnode.outputs.objects import OutputFile, OutputRequest, write_outputs
+from dicomnode.routes import owe_results
 from dicomnode.settings import OutputSettings, RegistrationSettings, Settings
 from dicomnode.steps import Step, reach
 from dicomnode.volumes.series import SeriesVolume, load_series
@@ -169,9 +169,8 @@ def run_job(job: Job, settings: Settings, database: Database, clock: Clock) -> N
     request = SeriesRequest(fixed_paths, moving_paths, folder, job.created_at, registration, settings.outputs)
     network = load_network(registration)
     result = register_series(request, network, _recorder(database, claim, clock))
-    destinations = [destination.peer for destination in settings.destinations]
     with database.write() as connection:
-        _record_result(connection, claim, result, destinations, (store.root, clock()))
+        _record_result(connection, claim, job.pair_id, result, (settings, clock()))
     reach(Step.RECORDED, job_id=job.id)
     log.info("job.finished", job_id=job.id, verdict=result.registration.verdict, outputs=len(result.outputs))
 
@@ -179,19 +178,21 @@ def run_job(job: Job, settings: Settings, database: Database, clock: Clock) -> N
 def _record_result(
     connection: Connection,
     claim: JobClaim,
+    pair_id: int,
     result: SeriesResult,
-    destinations: Sequence[str],
-    where_and_when: tuple[Path, float],
+    where_and_when: tuple[Settings, float],
 ) -> None:
     """Record a result, its outputs, and what is owed where the verdict needs no person."""
-    root, now = where_and_when
+    settings, now = where_and_when
+    root = settings.node.storage_root
     state = {"accept": "done", "review": "review", "reject": "failed"}[result.registration.verdict]
     values = {"verdict": result.registration.verdict, "result": result.summary, "stage": "", "percent": 100}
     move_claimed_job(connection, claim, state, reason=result.reason, finished_at=now, **values)
     rows = [{**asdict(output), "path": str(output.path.relative_to(root))} for output in result.outputs]
     output_ids = record_outputs(connection, claim.job_id, rows)
     if state == "done":
-        add_outbox_rows(connection, output_ids, destinations, now)
+        made = zip(output_ids, (output.kind for output in result.outputs), strict=True)
+        owe_results(connection, pair_id, result.registration.verdict, made, where_and_when)
 
 
 @lru_cache(maxsize=1)

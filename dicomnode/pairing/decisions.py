@@ -6,19 +6,18 @@ Never: a decision by the node itself; anything sent of what a person rejected.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import add_job, fetch_latest_job, fetch_outputs, move_job_by_person
-from dicomnode.database.outbox import add_outbox_rows
 from dicomnode.database.pairs import fetch_pair, move_pair
 from dicomnode.errors import StateError
 from dicomnode.logs import get_logger
+from dicomnode.routes import owe_results
+from dicomnode.settings import Settings
 
 log = get_logger()
 
 
-def accept_pair(database: Database, pair_id: int, now: float, destinations: Iterable[str]) -> None:
+def accept_pair(database: Database, pair_id: int, now: float, settings: Settings) -> None:
     """Say that a held pair is right, or that a registration in review may be sent.
 
     Parameters
@@ -29,8 +28,8 @@ def accept_pair(database: Database, pair_id: int, now: float, destinations: Iter
         The pair.
     now : float
         UTC epoch seconds.
-    destinations : iterable of str
-        The names of the peers that get results.
+    settings : Settings
+        They say who gets results.
 
     Raises
     ------
@@ -45,8 +44,8 @@ def accept_pair(database: Database, pair_id: int, now: float, destinations: Iter
             add_job(connection, pair_id, now)
         elif pair.state == "ready" and job is not None and job.state == "review":
             move_job_by_person(connection, job.id, "done", decision="accepted", finished_at=now)
-            output_ids = [output.id for output in fetch_outputs(connection, job.id)]
-            add_outbox_rows(connection, output_ids, destinations, now)
+            made = [(output.id, output.kind) for output in fetch_outputs(connection, job.id)]
+            owe_results(connection, pair_id, "review", made, (settings, now))
         else:
             raise _nothing_waits(pair_id, pair.state, None if job is None else job.state)
     log.info("pairing.accepted", pair_id=pair_id)

@@ -23,9 +23,7 @@ from registration.pipeline import Registration
 from registration.transforms import RigidTransform
 from registration.volume import Volume
 from tests.dicomnode.series_files import SeriesSpec, write_series
-from tests.rows import MR, add_waiting_job, grown, receive
-
-DESTINATIONS = ["pacs", "archive"]
+from tests.rows import MR, add_waiting_job, grown, receive, settings_of
 
 
 def _registration(verdict: Literal["accept", "review", "reject"], shift_mm: float = 0.0) -> Registration:
@@ -57,7 +55,8 @@ def _record(database: Database, job: Job, root: Path, verdict: Literal["accept",
     blank = Volume(np.zeros((1, 1, 1), np.float32), np.eye(4))
     result = SeriesResult(_registration(verdict), "because", outputs, blank, blank)
     with database.write() as connection:
-        pipeline._record_result(connection, JobClaim(job.id, job.token), result, DESTINATIONS, (root, 30.0))
+        settings = settings_of(root, "pacs", "archive")
+        pipeline._record_result(connection, JobClaim(job.id, job.token), job.pair_id, result, (settings, 30.0))
 
 
 @pytest.mark.parametrize(
