@@ -39,6 +39,7 @@ log = get_logger()
 
 ASSOCIATE_TIMEOUT_S = 30.0  # ARTIM, PS3.8 9.1.5
 NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
+DESCRIPTORS_AT_ONCE = 8  # of an association and of the first instance it stores
 STARVED_S = 0.05
 CONNECTIONS_MAX = 10_000  # pynetdicom counts silent sockets too: `limits.associations` counts those admitted
 
@@ -51,12 +52,12 @@ class _Server(ThreadedAssociationServer):
     is_starved = False  # of descriptors
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        """Accept a connection; without a descriptor for it, take one from who has waited longest."""
+        """Accept a connection; without a descriptor for it, take some from those who wait."""
         try:
             accepted = super().get_request()
         except OSError as error:
             if error.errno in NO_DESCRIPTOR:
-                self._free_descriptor(error)
+                self.free_descriptors(error)
             raise
         self.is_starved = False
         return accepted
@@ -75,13 +76,15 @@ class _Server(ThreadedAssociationServer):
         """Say in one line why a connection came to nothing."""
         log.error("receive.no_association", address=str(client_address[0]), why=str(sys.exc_info()[1]))
 
-    def _free_descriptor(self, error: OSError) -> None:
+    def free_descriptors(self, error: OSError) -> None:
+        """Cut who has waited longest, so that the next caller has what it needs, and give them a moment to end."""
         if not self.is_starved:
             self.associations.counts.add(STARVATIONS)
             log.error("receive.no_descriptor", why=f"{error.strerror}; raise LimitNOFILE, or lower limits.associations")
         self.is_starved = True
-        self.waiting.cut_oldest()
-        time.sleep(STARVED_S)  # the caller is accepted as soon as there is one
+        for _ in range(DESCRIPTORS_AT_ONCE):
+            self.waiting.cut_oldest()
+        time.sleep(STARVED_S)
 
 
 class _RequestHandler(RequestHandler):
@@ -89,10 +92,16 @@ class _RequestHandler(RequestHandler):
 
     def handle(self) -> None:
         """Make an association of a connection, and start it; who only connects, as health checks do, costs none."""
-        if self._has_spoken():
-            self.server.associations.start(self._create_association(), self.request)
-        else:
+        if not self._has_spoken():
             self.server.shutdown_request(self.request)
+            return
+        try:
+            self.server.associations.start(self._create_association(), self.request)
+        except OSError as error:
+            if error.errno not in NO_DESCRIPTOR:
+                raise
+            self.server.free_descriptors(error)
+            self.server.associations.start(self._create_association(), self.request)
 
     def _has_spoken(self) -> bool:
         """Wait for the first byte; by TLS there was a handshake already."""

@@ -26,7 +26,7 @@ from dicomnode.database.store import Store, make_file_name, sync_folder
 from dicomnode.errors import StorageFailedError, StorageFullError
 from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 _LOCK_NAME = "lock"
 
 
