@@ -41,6 +41,7 @@ ASSOCIATE_TIMEOUT_S = 30.0  # ARTIM, PS3.8 9.1.5
 NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 DESCRIPTORS_AT_ONCE = 8  # of an association and of the first instance it stores
 STARVED_S = 0.05
+TOLD_AGAIN_S = 60.0
 CONNECTIONS_MAX = 10_000  # pynetdicom counts silent sockets too: `limits.associations` counts those admitted
 
 
@@ -49,18 +50,16 @@ class _Server(ThreadedAssociationServer):
     daemon_threads = True  # they only make associations, and shake hands before that
     associations: Associations
     waiting: WaitingConnections
-    is_starved = False  # of descriptors
+    told_again_at = 0.0  # monotonic seconds: that descriptors are short is not said for each caller
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         """Accept a connection; without a descriptor for it, take some from those who wait."""
         try:
-            accepted = super().get_request()
+            return super().get_request()
         except OSError as error:
             if error.errno in NO_DESCRIPTOR:
                 self.free_descriptors(error)
             raise
-        self.is_starved = False
-        return accepted
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Let a connection wait from here on, whether or not there is a thread for it yet."""
@@ -78,10 +77,10 @@ class _Server(ThreadedAssociationServer):
 
     def free_descriptors(self, error: OSError) -> None:
         """Cut who has waited longest, so that the next caller has what it needs, and give them a moment to end."""
-        if not self.is_starved:
-            self.associations.counts.add(STARVATIONS)
+        self.associations.counts.add(STARVATIONS)
+        if time.monotonic() >= self.told_again_at:
+            self.told_again_at = time.monotonic() + TOLD_AGAIN_S
             log.error("receive.no_descriptor", why=f"{error.strerror}; raise LimitNOFILE, or lower limits.associations")
-        self.is_starved = True
         for _ in range(DESCRIPTORS_AT_ONCE):
             self.waiting.cut_oldest()
         time.sleep(STARVED_S)
@@ -100,6 +99,7 @@ class _RequestHandler(RequestHandler):
         except OSError as error:
             if error.errno not in NO_DESCRIPTOR:
                 raise
+            self.server.waiting.remove(self.request)  # lest it is cut for itself
             self.server.free_descriptors(error)
             self.server.associations.start(self._create_association(), self.request)
 
