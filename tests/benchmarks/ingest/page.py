@@ -25,8 +25,8 @@ the run: {before}; after it: {after}.
 MR slices of 256 x 256 (131 KB), Explicit VR Little Endian. The peers are DCMTK's storescp (`--fork`, PDUs of 128 KiB),
 the same with each file flushed before it is closed (by a library that this benchmark builds), and Orthanc with its
 default `SyncStorageArea`; all with TCP_NODELAY. Every round runs every case against every SCP, in an order of its own;
-a figure is the median over the rounds, a ratio the median of the ratios within a round. The time of a case ends when the
-last release is answered: by then the node has committed its rows and moved its files. CPU is the SCP's, with its
+a figure is the median over the rounds, a ratio the median of the ratios within a round. The time of a case ends when
+the last release is answered: by then the node has committed its rows and moved its files. CPU is the SCP's, with its
 children's.
 
 {head}
