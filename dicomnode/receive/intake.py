@@ -169,7 +169,7 @@ class Intake:
         while True:
             self._make_files()
             with self._work:
-                self._work.wait_for(lambda: self._queue or self._is_due() or self.spool.is_short_of_files)
+                self._work.wait_for(lambda: self._queue or self._is_stopping or self.spool.is_short_of_files)
                 if self._queue:
                     now = time.monotonic()
                     due_at = min(due_at, now + (LINGER_S if self._failure is None else RETRY_S))

@@ -27,14 +27,14 @@ the same with each file flushed before it is closed (by a library that this benc
 default `SyncStorageArea`; all with TCP_NODELAY. Every round runs every case against every SCP, in an order of its own;
 a figure is the median over the rounds, a ratio the median of the ratios within a round. The time of a case ends when
 the last release is answered: by then the node has committed its rows and moved its files. CPU is the SCP's, with its
-children's.
+children's. {count} rounds.
 
 {head}
 {rows}
 """
 
 
-def write_page(rows: Sequence[Row], load_before: tuple[float, float, float]) -> None:
+def write_page(rows: Sequence[Row], load_before: tuple[float, float, float], rounds: int) -> None:
     """Write the page."""
     text = TEXT.format(
         command=COMMAND,
@@ -44,6 +44,7 @@ def write_page(rows: Sequence[Row], load_before: tuple[float, float, float]) -> 
         before=_show_load(load_before),
         after=_show_load(os.getloadavg()),
         head=HEAD,
+        count=rounds,
         rows="\n".join(map(show_row, rows)),
     )
     PAGE.write_text(text, encoding="utf-8")

@@ -42,9 +42,10 @@ def measure() -> Iterator[Row]:
     """Yield the rows of this group; with FULL=1 more rounds, and the page is written."""
     is_full = os.environ.get("FULL") == "1"
     load = os.getloadavg()
-    rows = list(_measure(FULL_ROUNDS if is_full else ROUNDS))
+    rounds = FULL_ROUNDS if is_full else ROUNDS
+    rows = list(_measure(rounds))
     if is_full:
-        write_page(rows, load)
+        write_page(rows, load, rounds)
     yield from rows
 
 
