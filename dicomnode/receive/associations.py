@@ -184,10 +184,10 @@ class Associations:
             sender.outcomes[f"{status:04X}"] += 1
         return int(status)
 
-    def flush(self, association: Association) -> None:
-        """Let what an association has brought have its rows before its release is answered."""
+    def finish_rows(self, association: Association) -> None:
+        """Let what an association has brought have its rows, and the end of its own, before its release is answered."""
         if (sender := self._senders.get(association)) is not None:
-            self._intake.flush(sender)
+            self._close_row(sender)  # if it cannot be closed now, `_end` tries again
 
     def note_abort(self, association: Association, error: PeerProtocolError) -> None:
         """Record that a peer is cut off for breaking a rule or a limit of the upper layer."""

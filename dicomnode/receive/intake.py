@@ -7,7 +7,9 @@ puts in order in seconds.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from dicomnode.receive.spool import Spool
 
 log = get_logger()
 
-LINGER_S = 0.1  # what comes meanwhile shares the commit
+LINGER_S = 0.5  # what comes meanwhile shares the commit
 GROUP_MAX = 512
 UNRECORDED_MAX = 4096  # files without a row
 RETRY_S = 1.0  # after a commit that failed
@@ -100,13 +102,6 @@ class Intake:
             raise outcome or AssertionError
         return outcome
 
-    def flush(self, sender: Sender) -> None:
-        """Wait until all of a sender's instances have their rows, or a commit fails: they get them later then."""
-        with self._progress:
-            if sender.unrecorded:
-                self._hurry()
-                self._progress.wait_for(lambda: not sender.unrecorded or self._failure is not None)
-
     def close(self, sender: Sender, now: float) -> None:
         """Close the row of an association, if it has one, after those of its instances.
 
@@ -115,7 +110,7 @@ class Intake:
         DatabaseUnavailableError
             If it cannot be closed now.
         """
-        if sender.association_id is not None or sender.unrecorded:
+        if (sender.association_id is not None or sender.unrecorded) and not sender.is_closed:
             self._wait_for(Closing(sender, now))
 
     def stop(self) -> None:
@@ -167,24 +162,26 @@ class Intake:
                 self._finish(group, outcomes)
             if self._is_stopping and self._failure is not None:
                 return  # the next start puts in order what is left, as after a crash
-            self._make_files()
 
     def _wait_for_group(self) -> list[_Wanted]:
-        """Return what is to be written next; nothing when it is time to end."""
+        """Return what is to be written next, making files meanwhile; nothing when it is time to end."""
+        due_at = math.inf
         while True:
-            with self._work:
-                self._work.wait_for(lambda: self._queue or self._is_due())
-                self._work.wait_for(self._is_due, LINGER_S if self._failure is None else RETRY_S)
-                self._is_hurried = False
-                group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX))]
-            if group or self._is_stopping:
-                return group
             self._make_files()
+            with self._work:
+                self._work.wait_for(lambda: self._queue or self._is_stopping or self.spool.is_short_of_files)
+                if self._queue:
+                    now = time.monotonic()
+                    due_at = min(due_at, now + (LINGER_S if self._failure is None else RETRY_S))
+                    self._work.wait_for(lambda: self._is_due() or self.spool.is_short_of_files, max(due_at - now, 0))
+                if self._is_stopping or (self._queue and (self._is_due() or time.monotonic() >= due_at)):
+                    self._is_hurried = False
+                    return [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX))]
 
     def _is_due(self) -> bool:
         if self._is_stopping or self._failure is not None:
             return self._is_stopping
-        return self._is_hurried or len(self._queue) >= GROUP_MAX or self.spool.is_short_of_files
+        return self._is_hurried or len(self._queue) >= GROUP_MAX
 
     def _finish(self, group: list[_Wanted], outcomes: list[Outcome | None]) -> None:
         with self._progress:

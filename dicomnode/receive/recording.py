@@ -41,6 +41,7 @@ class Sender:
     opened_at: float
     association_id: int | None = None
     unrecorded: int = 0  # instances whose rows are not committed yet
+    is_closed: bool = False  # in its row
     outcomes: Counter[str] = field(default_factory=Counter)
 
 
@@ -94,6 +95,7 @@ def record_group(spool: Spool, database: Database, group: Sequence[Entry | Closi
                 close_association(connection, ids[id(one.sender)], one.closed_at)
     for one in group:
         one.sender.association_id = ids[id(one.sender)]
+        one.sender.is_closed |= isinstance(one, Closing)
     reach(Step.INDEXED, rows=len(entries))
     outcomes = iter(_put_in_place(spool, entries, recordings))
     return [next(outcomes) if isinstance(one, Entry) else None for one in group]

@@ -56,8 +56,8 @@ class Service(Protocol):
     def store(self, association: Association, request: StoreRequest) -> int:
         """Return the status to answer with; raises `PeerProtocolError` to end the association instead."""
 
-    def flush(self, association: Association) -> None:
-        """Finish what was stored, so that whoever asks after the release finds it."""
+    def finish_rows(self, association: Association) -> None:
+        """Put in the index what was stored, so that whoever asks after the release finds it."""
 
     def note_abort(self, association: Association, error: PeerProtocolError) -> None:
         """Record that a peer is cut off."""
@@ -219,7 +219,7 @@ class UpperLayer(DULServiceProvider):
         connection, state = self._connection, self._state
         if connection.received[0] != P_DATA_TF or state not in (ESTABLISHED, RELEASING):
             if connection.received[0] == A_RELEASE_RQ:
-                self._service.flush(self.assoc)
+                self._service.finish_rows(self.assoc)
             self._read_pdu_data()  # pynetdicom's: it takes the bytes by `Connection.recv`
             return
         pdu, connection.received = connection.received, connection.received[size:]

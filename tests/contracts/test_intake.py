@@ -84,8 +84,7 @@ def test_an_answer_does_not_wait_for_its_row_and_rows_share_a_commit(intake: Int
         for number in range(5 * SENDERS):
             assert send(intake, make_request(number), senders[number % SENDERS]) is Recorded.NEW
         assert commits == []
-    for sender in senders:
-        intake.flush(sender)
+    wait_until(lambda: not any(sender.unrecorded for sender in senders), LIMIT_S, "all rows")
     assert len(commits) == 2  # of the first, and of all the others
     with intake.database.read() as connection:
         rows = connection.execute(select(instances.c.sop_instance_uid, instances.c.association_id)).all()
@@ -131,8 +130,7 @@ def test_no_more_wait_for_rows_than_a_start_can_put_in_order(intake: Intake, mon
         assert not late.done()
         lock.free.set()
         assert late.result(LIMIT_S) is Recorded.NEW
-    intake.flush(sender)
-    assert sender.unrecorded == 0
+    wait_until(lambda: sender.unrecorded == 0, LIMIT_S, "all rows")
 
 
 def test_the_end_of_an_association_is_written_after_its_instances(intake: Intake) -> None:

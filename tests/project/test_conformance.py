@@ -27,7 +27,6 @@ from dicomnode.receive.contexts import VERIFICATION, make_contexts
 from dicomnode.send.statuses import STATUSES
 from dicomnode.settings import OutputSettings, Settings
 from dicomnode.status import RejectReason, StoreStatus
-from dicomnode.uids import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
 from tests.dicomnode.outputs.known_inputs import INPUTS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")

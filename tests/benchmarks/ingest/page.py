@@ -25,16 +25,16 @@ the run: {before}; after it: {after}.
 MR slices of 256 x 256 (131 KB), Explicit VR Little Endian. The peers are DCMTK's storescp (`--fork`, PDUs of 128 KiB),
 the same with each file flushed before it is closed (by a library that this benchmark builds), and Orthanc with its
 default `SyncStorageArea`; all with TCP_NODELAY. Every round runs every case against every SCP, in an order of its own;
-a figure is the median over the rounds, a ratio the median of the ratios within a round. The time of a case ends when the
-last release is answered: by then the node has committed its rows and moved its files. CPU is the SCP's, with its
-children's.
+a figure is the median over the rounds, a ratio the median of the ratios within a round. The time of a case ends when
+the last release is answered: by then the node has committed its rows and moved its files. CPU is the SCP's, with its
+children's. {count} rounds.
 
 {head}
 {rows}
 """
 
 
-def write_page(rows: Sequence[Row], load_before: tuple[float, float, float]) -> None:
+def write_page(rows: Sequence[Row], load_before: tuple[float, float, float], rounds: int) -> None:
     """Write the page."""
     text = TEXT.format(
         command=COMMAND,
@@ -44,6 +44,7 @@ def write_page(rows: Sequence[Row], load_before: tuple[float, float, float]) -> 
         before=_show_load(load_before),
         after=_show_load(os.getloadavg()),
         head=HEAD,
+        count=rounds,
         rows="\n".join(map(show_row, rows)),
     )
     PAGE.write_text(text, encoding="utf-8")

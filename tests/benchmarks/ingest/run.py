@@ -17,10 +17,18 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.benchmarks.ingest.figures import CASES, Case, Measured, list_rows, make_memory_row, make_recovery_row
+from tests.benchmarks.ingest.figures import (
+    CASES,
+    WARMING_UP,
+    Case,
+    Measured,
+    list_rows,
+    make_memory_row,
+    make_recovery_row,
+)
 from tests.benchmarks.ingest.page import write_page
 from tests.benchmarks.ingest.recovery import measure_recovery
-from tests.benchmarks.ingest.scps import Scp, start_scps
+from tests.benchmarks.ingest.scps import ORTHANC, Scp, start_scps
 from tests.benchmarks.ingest.senders import FIRST, Load, Sent, hold_raw, send_files, send_raw, write_files
 from tests.benchmarks.rows import Row
 
@@ -34,30 +42,33 @@ def measure() -> Iterator[Row]:
     """Yield the rows of this group; with FULL=1 more rounds, and the page is written."""
     is_full = os.environ.get("FULL") == "1"
     load = os.getloadavg()
-    rows = list(_measure(FULL_ROUNDS if is_full else ROUNDS))
+    rounds = FULL_ROUNDS if is_full else ROUNDS
+    rows = list(_measure(rounds))
     if is_full:
-        write_page(rows, load)
+        write_page(rows, load, rounds)
     yield from rows
 
 
 def _measure(rounds: int) -> Iterator[Row]:
     found: dict[tuple[Case, str], list[Measured]] = {}
     draw = random.Random(SEED)  # noqa: S311  an order, not a secret
-    with ExitStack() as running, tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
         scps = start_scps(running, Path(folder))
         sender = running.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
         first = FIRST
         for round_number in range(rounds + 1):
-            runs = [(case, scp) for case in CASES for scp in scps if scp.name in case.scps]
+            cases = CASES if round_number else WARMING_UP
+            runs = [(case, scp) for case in cases for scp in scps if scp.name in case.scps]
             draw.shuffle(runs)
             for case, scp in runs:
                 load = Load(scp.port, scp.ae_title, case.associations, case.count, first)
                 first += case.count
                 measured = _run(case, scp, load, sender)
-                if round_number:  # the first one warms up
+                if round_number:
                     found.setdefault((case, scp.name), []).append(measured)
         yield from list_rows(found)
-        held = {scp.name: _hold(scp, first + number * HELD) for number, scp in enumerate(scps)}
+        crowded = [scp for scp in scps if scp.name != ORTHANC]  # which serves a few at a time, and lets the others wait
+        held = {scp.name: _hold(scp, first + number * HELD) for number, scp in enumerate(crowded)}
         yield from make_memory_row(held, HELD)
     yield make_recovery_row(measure_recovery())
 

@@ -1,7 +1,7 @@
 """The Storage SCPs that are measured, each tuned, with what each of them costs.
 
 Flow: run > [scps] > tests.builders, tests.peers_programs, tests.shims
-Never: a peer as it comes: with Nagle's algorithm on they take 44 ms an instance (their environment has `TCP_NODELAY=1`).
+Never: a peer as it comes: with Nagle's algorithm on they take 44 ms an instance, so theirs has TCP_NODELAY=1.
 """
 
 from __future__ import annotations

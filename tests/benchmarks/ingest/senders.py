@@ -25,6 +25,7 @@ SIZE_PX = 256  # an MR slice of 131 KB
 FIRST = 1_000_000_000  # as many digits in every UID
 PDU_BYTES_MAX = 131072
 SEND_S = 300.0
+START_S = 60.0
 _SUCCESS = b"\0\0\0\x09\x02\0\0\0\0\0"  # (0000,0900) is 0000
 PROGRAMS = {
     "storescu": ["-aet", "STORESCU", "-R", "+sd", "-pdu", str(PDU_BYTES_MAX)],
@@ -61,7 +62,7 @@ def send_raw(load: Load) -> Sent:
         with RawAssociation(load.port) as raw:
             raw.associate(called=load.called, maximum_length=PDU_BYTES_MAX)
             parts = _make_message(raw.maximum_length).split(str(FIRST).encode())
-            start.wait()
+            start.wait(START_S)
             for number in share:
                 message = str(number).encode().join(parts)
                 began = time.perf_counter()
@@ -76,7 +77,7 @@ def send_raw(load: Load) -> Sent:
     threads = [threading.Thread(target=store, args=(share,)) for share in shares]
     for thread in threads:
         thread.start()
-    start.wait()
+    start.wait(START_S)
     started = time.perf_counter()
     for thread in threads:
         thread.join()

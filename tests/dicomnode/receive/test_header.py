@@ -21,7 +21,13 @@ from pydicom.uid import (
 
 from dicomnode.database.index import InstanceHeader, PatientIdentity, StudyHeader
 from dicomnode.errors import DicomnodeError, InstanceNotUnderstoodError, SopClassMismatchError
-from dicomnode.receive.header import TEXT_MAX_BYTES, check_request, count_pet_instances, read_header
+from dicomnode.receive.header import (
+    REMEMBERED_BYTES_MAX,
+    TEXT_MAX_BYTES,
+    check_request,
+    count_pet_instances,
+    read_header,
+)
 from dicomnode.uids import TRANSFER_SYNTAXES
 from tests.receiving import MR, PT, ROOT, encode, make_data_set, raw_element
 
@@ -202,3 +208,24 @@ def test_any_damage_is_read_or_refused(data: st.DataObject) -> None:
         return
     json.dumps(header.series.summary, allow_nan=False)
     header.patient.name.encode()
+
+
+def test_what_a_series_has_in_common_is_not_taken_for_what_differs() -> None:
+    first = read_header(
+        encode(make_data_set(1, AcquisitionTime="101500", AcquisitionDate="20260304")), ExplicitVRLittleEndian
+    )
+    later = read_header(encode(make_data_set(2, AcquisitionTime="101507")), ExplicitVRLittleEndian)
+    other = read_header(encode(make_data_set(2, PatientID="P-18", AcquisitionTime="101507")), ExplicitVRLittleEndian)
+    assert (first.sop_instance_uid, later.sop_instance_uid) == (f"{ROOT}.3.1", f"{ROOT}.3.2")
+    assert first.series.summary["AcquisitionTime"] == "101500"
+    assert first.series.summary["AcquisitionDate"] == "20260304"
+    assert later.series.summary["AcquisitionTime"] == "101507"
+    assert "AcquisitionDate" not in later.series.summary
+    assert (later.patient.patient_id, other.patient.patient_id) == ("P-17", "P-18")
+
+
+def test_what_is_too_long_to_remember_is_read_all_the_same() -> None:
+    long = raw_element("ProtocolName", b"x" * REMEMBERED_BYTES_MAX)
+    headers = [read_header(encode(make_data_set(number)) + long, ExplicitVRLittleEndian) for number in (1, 2)]
+    assert [header.sop_instance_uid for header in headers] == [f"{ROOT}.3.1", f"{ROOT}.3.2"]
+    assert headers[0].series == headers[1].series
