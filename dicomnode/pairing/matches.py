@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from dicomnode.database.index import MIXED_REASONS
 from dicomnode.database.series import IdentifiedSeries, SeriesRow
 from dicomnode.pairing.candidates import CHOICE_RULE, MR_RULES, PET_RULES, Judgement, judge_mr, judge_pet
 from dicomnode.pairing.identity import IdentityCheck, compare_identities
@@ -80,10 +81,10 @@ def judge(owner: IdentifiedSeries, settings: PairingSettings, *, is_requested: b
     if row.modality not in ("MR", "PT"):
         return Candidate(owner, Judgement(row, f"modality {row.modality or 'missing'}, MR or PT needed", ()))
     judged = (judge_mr if row.modality == "MR" else judge_pet)(row, settings.choices)
-    if is_requested:
-        judged = Judgement(row, "", judged.rank)
-    elif row.state == "refused":
+    if row.state == "refused" and (not is_requested or row.reason in MIXED_REASONS):
         judged = Judgement(row, row.reason, judged.rank)
+    elif is_requested:
+        judged = Judgement(row, "", judged.rank)
     return Candidate(owner, judged)
 
 

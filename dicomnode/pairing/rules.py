@@ -150,7 +150,8 @@ def _decide_pet_study(
         reason = f"no MR fits: {why}" if why else "no MR of this patient"
         return None, reasons | {best.row.id: SeriesDecision(best.row, "unpaired", reason, _want(best, "MR"))}
     explanation = _explain_pair(fitting[0], moving, patient, (lost_fixed | unfit, lost_moving))
-    return _make_pair(fitting[0], is_requested=wanted is not None, explanation=explanation), reasons
+    is_requested = fitting[0].fixed.row.id == wanted
+    return _make_pair(fitting[0], is_requested=is_requested, explanation=explanation), reasons
 
 
 def _make_pair(chosen: Match, *, is_requested: bool, explanation: dict[str, Any]) -> PairDecision:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dicomnode.database.index import MIXED_PATIENTS
 from dicomnode.database.series import IdentifiedSeries, SeriesRow
 from dicomnode.pairing.rules import PatientDecision, decide_patient
 from dicomnode.settings import ChoiceSettings, PairingSettings
@@ -411,6 +412,15 @@ SITUATIONS = [
         [
             "MR1 + PET1 ready: requested by a person, 0 days apart",
             "PET2 unpaired: another series was preferred: requested by a person",
+        ],
+        requests={201: 101},
+    ),
+    Situation(
+        "a person asked for a series to which slices of another person came later",
+        [mr(1, state="refused", reason=MIXED_PATIENTS), mr(2, **study(8, "20260101")), pet()],
+        [
+            "MR1 refused: its instances name more than one patient, or one patient in different ways",
+            "MR2 + PET1 ready, 59 days apart",
         ],
         requests={201: 101},
     ),
