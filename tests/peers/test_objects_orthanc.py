@@ -33,7 +33,7 @@ from tests.rows import add_waiting_job
 from tests.waiting import wait_until
 
 DELIVERY_S = 120.0
-ORIENTED = ("axial", "coronal", "sagittal half millimetre", "oblique")
+ORIENTED = ("axial", "coronal", "sagittal half millimetre", "oblique", "Enhanced")
 
 
 @pytest.fixture
