@@ -20,6 +20,7 @@ from dicomnode.uids import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, find_keyword
 AE_TITLE_MAX_CHARACTERS = 16  # PS3.5 6.2, VR AE
 ENV_PREFIX = "DICOMNODE_"
 SHA256_DIGITS = 64
+ASSOCIATIONS_AT_MOST = 16  # with one destination at one time
 
 
 def check_ae_title(value: str) -> str:
@@ -108,10 +109,11 @@ Sha256 = Annotated[str, AfterValidator(_check_sha256)]
 Subject = Annotated[str, AfterValidator(check_subject)]
 SopClass = Annotated[str, AfterValidator(_check_sop_class)]
 TransferSyntax = Annotated[str, AfterValidator(_check_transfer_syntax)]
-Pattern = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_pattern)]
+Pattern = Annotated[str, Field(max_length=200), AfterValidator(_check_pattern)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Permission = Literal["store", "receive"]
 Service = Literal["find", "move", "get"]
+Profile = Literal["default", "paper"]
 OutputObject = Literal["reg", "pt", "rgb", "multiframe", "blending"]
 Compression = Literal["none", "jpeg-ls", "jpeg-2000"]
 
@@ -176,6 +178,7 @@ class PeerSettings(Section):
     tls: bool = False
     certificate_sha256: Sha256 = ""
     certificate_subject: Subject = ""
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
 
     @property
     def has_priors(self) -> bool:
@@ -194,6 +197,8 @@ class DestinationSettings(Section):
     peer: str
     objects: Annotated[tuple[OutputObject, ...], AfterValidator(_check_objects)] = ()
     compression: Compression = "none"
+    associations: Annotated[int, Field(ge=1, le=ASSOCIATIONS_AT_MOST)] = 2
+    registration_object: Literal["last", "first"] = "last"
 
     def takes(self, kind: str) -> bool:
         """Whether it gets objects of this kind."""
@@ -205,8 +210,20 @@ class ChoiceSettings(Section):
 
     calling_ae: str = ""
     modality: Literal["MR", "PT"]
-    description: Pattern
+    description: Annotated[Pattern, Field(min_length=1)]
     take: Literal["first", "never"]
+
+
+class RuleSettings(Section):
+    """Which results go to which destinations; what is empty asks for nothing, and all that is not must be met."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    mr_from: tuple[AETitle, ...] = ()
+    pet_from: tuple[AETitle, ...] = ()
+    description: Pattern = ""
+    verdict: Literal["", "accept", "review"] = ""
+    objects: Annotated[tuple[OutputObject, ...], AfterValidator(_check_objects)] = ()
+    destinations: tuple[str, ...]
 
 
 class PairingSettings(Section):
@@ -227,16 +244,20 @@ class JobSettings(Section):
     """How registrations are run."""
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
+    order: Literal["oldest", "newest"] = "oldest"
     attempts: Annotated[int, Field(ge=1)] = 3
     deadline_s: Annotated[float, Field(gt=0)] = 900.0
     lease_s: Annotated[float, Field(ge=5)] = 60.0
     retry_first_s: Annotated[float, Field(gt=0)] = 10.0
+    recycle_after: Annotated[int, Field(ge=1)] = 50
+    memory_bytes: Annotated[int, Field(ge=268435456)] = 8589934592
+    open_files: Annotated[int, Field(ge=64)] = 1024
 
 
 class RegistrationSettings(Section):
     """How a PET is laid on an MR."""
 
-    profile: Literal["default", "paper"] = "default"
+    profile: Profile = "default"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 2
     seed: Annotated[int, Field(ge=0)] = 0
@@ -271,7 +292,7 @@ class OutputSettings(Section):
 class SendSettings(Section):
     """How hard we try to deliver."""
 
-    attempts: Annotated[int, Field(ge=1)] = 20
+    attempts: Annotated[int, Field(ge=1)] = 200
     retry_first_s: Annotated[float, Field(gt=0)] = 10.0
     retry_ceiling_s: Annotated[float, Field(gt=0)] = 3600.0
     timeout_s: Annotated[float, Field(gt=0)] = 30.0
@@ -309,6 +330,7 @@ class Settings(BaseSettings):
     tls: TlsSettings = TlsSettings()
     peers: tuple[PeerSettings, ...] = ()
     destinations: tuple[DestinationSettings, ...] = ()
+    rules: tuple[RuleSettings, ...] = ()
     pairing: PairingSettings = PairingSettings()
     jobs: JobSettings = JobSettings()
     registration: RegistrationSettings = RegistrationSettings()
@@ -366,13 +388,30 @@ class Settings(BaseSettings):
         made = self.outputs.objects
         if "blending" in made and "pt" not in made:
             raise ValueError('outputs.objects: "blending" shows the "pt" on the MR; add "pt"')
-        for number, destination in enumerate(self.destinations):
-            for kind in destination.objects:
+        wanted = {
+            **{f"destinations.{number}": row.objects for number, row in enumerate(self.destinations)},
+            **{f"rules.{number}": row.objects for number, row in enumerate(self.rules)},
+        }
+        for key, kinds in wanted.items():
+            for kind in kinds:
                 if kind not in made:
                     raise ValueError(
-                        f"destinations.{number}.objects: {kind!r} is not made; add it to outputs.objects, which is "
-                        f"{', '.join(made)}"
+                        f"{key}.objects: {kind!r} is not made; add it to outputs.objects, which is {', '.join(made)}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _check_rules_agree(self) -> Self:
+        known = [destination.peer for destination in self.destinations]
+        for number, rule in enumerate(self.rules):
+            for name in rule.destinations:
+                if name not in known:
+                    raise ValueError(
+                        f"rules.{number}.destinations: {name!r} is no destination; destinations: "
+                        f"{', '.join(known) or 'none'}"
+                    )
+            if rule.name in [other.name for other in self.rules[:number]]:
+                raise ValueError(f"rules.{number}.name: the name {rule.name!r} stands twice; give each rule its own")
         return self
 
     @model_validator(mode="after")

@@ -108,7 +108,7 @@ def register(
     watch = Stopwatch(progress)
     prepared = prepare_fixed(fixed), prepare_moving(moving)
     watch.lap("prepare", 0.1)
-    problem = pose_problem(fixed, prepared, network, profile, seed)
+    problem = pose_problem(prepared, network, profile, seed)
     watch.lap("fixed_features", 0.3)
     start = centre_start(*prepared)
     features = estimate_by_features(problem, start)

@@ -52,6 +52,8 @@ class Prepared:
 
     Attributes
     ----------
+    shrunk : Volume
+        Before smoothing.
     volume : Volume
     threshold : float
         Foreground lies above it.
@@ -61,6 +63,7 @@ class Prepared:
         Where the head's middle is taken to be.
     """
 
+    shrunk: Volume
     volume: Volume
     threshold: float
     bright: float
@@ -79,19 +82,24 @@ def check_signal(volume: Volume, role: str) -> None:
 def prepare_fixed(volume: Volume) -> Prepared:
     """Prepare the fixed volume (MR); its middle is that of the foreground, the neck left out."""
     check_signal(volume, "fixed")
-    smoothed = smooth(shrink(volume), FIXED_FWHM_MM)
+    shrunk = shrink(volume)
+    smoothed = smooth(shrunk, FIXED_FWHM_MM)
     threshold, points, values = find_foreground(smoothed, "fixed")
     head = points[:, 2] > np.percentile(points[:, 2], 99) - HEAD_HEIGHT_MM
-    return Prepared(smoothed, threshold, float(np.percentile(values, BRIGHT_PERCENT)), points[head].mean(axis=0))
+    return Prepared(
+        shrunk, smoothed, threshold, float(np.percentile(values, BRIGHT_PERCENT)), points[head].mean(axis=0)
+    )
 
 
 def prepare_moving(volume: Volume) -> Prepared:
     """Prepare the moving volume (PET); its middle is the centre of uptake, hot spots cut."""
     check_signal(volume, "moving")
-    smoothed = smooth(shrink(volume), MOVING_FWHM_MM)
+    shrunk = shrink(volume)
+    smoothed = smooth(shrunk, MOVING_FWHM_MM)
     threshold, points, values = find_foreground(smoothed, "moving")
     bright = float(np.percentile(values, BRIGHT_PERCENT))
-    return Prepared(smoothed, threshold, bright, np.average(points, axis=0, weights=np.minimum(values, bright)))
+    centre_mm = np.average(points, axis=0, weights=np.minimum(values, bright))
+    return Prepared(shrunk, smoothed, threshold, bright, centre_mm)
 
 
 def make_cube_grid(centre_mm: NDArray[np.float64]) -> Grid:

@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from registration.descriptors import Network, describe
 from registration.errors import ModelError
 from registration.keypoints import find_fixed_points
-from registration.preprocess import CUBE_SPACING_MM, Cube, Prepared, blur, make_cube, make_cube_grid, smooth
+from registration.preprocess import (
+    CUBE_SPACING_MM,
+    CUBE_VOXELS,
+    Prepared,
+    blur,
+    make_cube,
+    make_cube_grid,
+    normalise,
+    smooth,
+)
 from registration.profiles import Profile
 from registration.resample import Grid, Spline, make_spline
 from registration.similarity import Comparison, make_comparison
@@ -24,8 +33,9 @@ from registration.volume import Volume
 FIXED_POINTS = 300
 BRAIN_RADIUS_MM = 70.0
 BRAIN_POINTS = 500
-COARSE_POINTS, FINE_POINTS = 6_000, 40_000
+COARSE_POINTS, FINE_POINTS, FINEST_POINTS = 6_000, 20_000, 160_000
 COARSE_FWHM_MM = 8.0
+FINEST_FIXED_FWHM_MM, FINEST_MOVING_FWHM_MM = 3.5, 1.5
 NEAR_HEAD_MM = 8.0
 LAST_BIN = 1.25  # times the bright level
 
@@ -44,8 +54,8 @@ class Problem:
     centre_mm : (3,) float64, fixed LPS mm
     fixed_points : (n, 3) float64, fixed LPS mm
     fixed_descriptors : (n, d) float32
-    coarse, fine : Comparison
-        For the search and for the polish.
+    coarse, fine, finest : Comparison
+        For the search, the polish, and its last step.
     brain_mm : (m, 3) float64, fixed LPS mm
         Points within 70 mm of the middle, by which two poses are compared.
     network : Network
@@ -61,6 +71,7 @@ class Problem:
     fixed_descriptors: NDArray[np.float32]
     coarse: Comparison
     fine: Comparison
+    finest: Comparison
     brain_mm: NDArray[np.float64]
     network: Network
     profile: Profile
@@ -80,9 +91,7 @@ class Pose:
     similarity: float
 
 
-def pose_problem(
-    fixed: Volume, prepared: tuple[Prepared, Prepared], network: Network, profile: Profile, seed: int
-) -> Problem:
+def pose_problem(prepared: tuple[Prepared, Prepared], network: Network, profile: Profile, seed: int) -> Problem:
     """Do steps 1 to 4 on the fixed side, and draw the voxels similarity is measured on.
 
     Raises
@@ -96,11 +105,8 @@ def pose_problem(
     grid = make_cube_grid(fixed_prepared.centre_mm)
     cube = make_cube(make_spline(fixed_prepared.volume), fixed_prepared, grid, RigidTransform.identity())
     index = find_fixed_points(cube, FIXED_POINTS, profile)
-    sampled = choose_voxels(cube, fixed, np.random.default_rng(seed))
-    sampled_mm, values = to_mm(sampled, grid), cube.array[tuple(sampled.T)]
+    sampled_mm, coarse, fine, finest = make_comparisons(*prepared, seed)
     near = np.linalg.norm(sampled_mm - fixed_prepared.centre_mm, axis=1) < BRAIN_RADIUS_MM
-    blurred = smooth(moving.volume, COARSE_FWHM_MM)
-    ceiling = moving.bright * LAST_BIN
     return Problem(
         moving=moving,
         moving_spline=make_spline(moving.volume),
@@ -108,8 +114,9 @@ def pose_problem(
         centre_mm=fixed_prepared.centre_mm,
         fixed_points=to_mm(index, grid),
         fixed_descriptors=describe(cube, index, network, profile, is_moving=False),
-        coarse=make_comparison(sampled_mm[:COARSE_POINTS], values[:COARSE_POINTS], blurred, ceiling),
-        fine=make_comparison(sampled_mm, values, moving.volume, ceiling),
+        coarse=coarse,
+        fine=fine,
+        finest=finest,
         brain_mm=sampled_mm[near][:BRAIN_POINTS],
         network=network,
         profile=profile,
@@ -117,17 +124,37 @@ def pose_problem(
     )
 
 
-def choose_voxels(cube: Cube, fixed: Volume, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Draw voxels of the head and a rim of air round it, inside the fixed field of view: (n, 3) int64."""
-    near = blur(cube.foreground.astype(np.float32), np.full(3, NEAR_HEAD_MM / CUBE_SPACING_MM / 2)) > 0.02
-    index = np.argwhere(near)
-    index = index[rng.integers(0, len(index), 2 * FINE_POINTS)]
-    index_from_grid = fixed.index_from_mm @ cube.affine
-    voxel = index @ index_from_grid[:3, :3].T + index_from_grid[:3, 3]
-    index = index[((voxel > -0.5) & (voxel < np.array(fixed.shape) - 0.5)).all(axis=1)]
-    return np.asarray(index[:FINE_POINTS], dtype=np.int64)
+def make_comparisons(
+    fixed: Prepared, moving: Prepared, seed: int
+) -> tuple[NDArray[np.float64], Comparison, Comparison, Comparison]:
+    """Draw voxels of the fixed head; return them, (n, 3) LPS mm, and the coarse, fine and finest comparison at them."""
+    index = choose_voxels(fixed, np.random.default_rng(seed))
+    sampled_mm = to_mm(index, fixed.volume)
+    sharp = smooth(fixed.shrunk, FINEST_FIXED_FWHM_MM)
+    values, sharp_values = (normalise(volume.array[tuple(index.T)], fixed.bright) for volume in (fixed.volume, sharp))
+    ceiling = moving.bright * LAST_BIN
+    coarse, fine, finest = (
+        make_comparison(sampled_mm[:points], fixed_values[:points], volume, ceiling)
+        for points, fixed_values, volume in (
+            (COARSE_POINTS, values, smooth(moving.volume, COARSE_FWHM_MM)),
+            (FINE_POINTS, values, moving.volume),
+            (FINEST_POINTS, sharp_values, smooth(moving.shrunk, FINEST_MOVING_FWHM_MM)),
+        )
+    )
+    return sampled_mm, coarse, fine, finest
 
 
-def to_mm(index: NDArray[np.int64], grid: Grid) -> NDArray[np.float64]:
+def choose_voxels(fixed: Prepared, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw voxels of the head and a rim of air round it, no further off than the working grid: (n, 3) int64."""
+    volume = fixed.volume
+    sigmas = NEAR_HEAD_MM / 2 / volume.spacing_mm
+    index = np.argwhere(blur((volume.array > fixed.threshold).astype(np.float32), sigmas) > 0.02)
+    index = index[rng.integers(0, len(index), 2 * FINEST_POINTS)]
+    reach_mm = CUBE_SPACING_MM * CUBE_VOXELS / 2
+    within = (np.abs(to_mm(index, volume) - fixed.centre_mm) < reach_mm).all(axis=1)
+    return np.asarray(index[within][:FINEST_POINTS], dtype=np.int64)
+
+
+def to_mm(index: NDArray[np.int64], grid: Grid | Volume) -> NDArray[np.float64]:
     """Return the LPS mm of (n, 3) voxels of the grid."""
     return np.asarray(index @ grid.affine[:3, :3].T + grid.affine[:3, 3])

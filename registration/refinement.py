@@ -8,7 +8,9 @@ Sources: Powell 1964, doi:10.1093/comjnl/7.2.155; Brent 1973, chapter 5 (parabol
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +37,9 @@ class Search:
 
 COARSE = Search(step_mm=8.0, stop_mm=0.6, sweeps=6)
 QUICK = Search(step_mm=8.0, stop_mm=1.0, sweeps=3)
-FINE = Search(step_mm=1.5, stop_mm=0.04, sweeps=8)
+FINE = Search(step_mm=1.5, stop_mm=0.2, sweeps=3)
+SETTLE_MM = 0.6
+LONGEST_SETTLE = 3.0  # times that
 
 
 def refine(
@@ -58,6 +62,42 @@ def refine(
     similarity : float
         Not lower than at the start.
     """
+    pose = _poses_round(fixed_from_moving, centre_mm)
+    best, value = minimise(lambda steps_mm: -measure(comparison, pose(steps_mm)), np.zeros(6), search)
+    return RigidTransform.from_matrix(pose(best)).inverse(), -value
+
+
+def settle(
+    comparison: Comparison, fixed_from_moving: RigidTransform, centre_mm: NDArray[np.float64], threads: int
+) -> RigidTransform:
+    """Step from next to a top to where the quadratic through the 28 poses around is highest.
+
+    The pose is kept as it is where the volumes get no more alike, or the quadratic has no top. Arguments as `refine`'s.
+    """
+    pose = _poses_round(fixed_from_moving, centre_mm)
+    axes = SETTLE_MM * np.eye(6)
+    pairs = list(itertools.combinations(range(6), 2))
+    steps = [np.zeros(6), *axes, *-axes, *(axes[m] + axes[n] for m, n in pairs)]
+    with ThreadPoolExecutor(threads) as pool:
+        values = np.array(list(pool.map(lambda step: measure(comparison, pose(step)), steps)))
+    here, up, down, both = values[0], values[1:7], values[7:13], values[13:]
+    slope = (up - down) / 2
+    curve = np.diag(up + down - 2 * here)
+    for (m, n), value in zip(pairs, both, strict=True):
+        curve[m, n] = curve[n, m] = value - up[m] - up[n] + here
+    if np.linalg.eigvalsh(curve)[-1] >= 0:
+        return fixed_from_moving
+    step = -np.linalg.solve(curve, slope)
+    step *= SETTLE_MM * min(1.0, LONGEST_SETTLE / float(np.linalg.norm(step)))
+    if measure(comparison, pose(step)) <= here:
+        return fixed_from_moving
+    return RigidTransform.from_matrix(pose(step)).inverse()
+
+
+def _poses_round(
+    fixed_from_moving: RigidTransform, centre_mm: NDArray[np.float64]
+) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """Return what turns six steps in mm, three turns about the centre and three shifts, into moving_from_fixed."""
     start = fixed_from_moving.inverse().matrix
 
     def moving_from_fixed(steps_mm: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -67,11 +107,7 @@ def refine(
         step[:3, 3] = centre_mm + steps_mm[3:] - rotation @ centre_mm
         return np.asarray(start @ step)
 
-    def loss(steps_mm: NDArray[np.float64]) -> float:
-        return -measure(comparison, moving_from_fixed(steps_mm))
-
-    best, value = minimise(loss, np.zeros(6), search)
-    return RigidTransform.from_matrix(moving_from_fixed(best)).inverse(), -value
+    return moving_from_fixed
 
 
 def minimise(function: Function, start: NDArray[np.float64], search: Search) -> tuple[NDArray[np.float64], float]:

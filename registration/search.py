@@ -21,7 +21,7 @@ from registration.keypoints import find_moving_points
 from registration.matching import Matches, match
 from registration.preprocess import Prepared, make_cube
 from registration.problem import Pose, Problem, to_mm
-from registration.refinement import COARSE, FINE, QUICK, Search, refine
+from registration.refinement import COARSE, FINE, QUICK, Search, refine, settle
 from registration.similarity import measure
 from registration.transforms import RigidTransform
 
@@ -118,7 +118,10 @@ def climb(problem: Problem, starts: Iterable[RigidTransform], search: Search = C
 
 
 def polish(problem: Problem, rough: Sequence[Pose]) -> list[Pose]:
-    """Climb to the top on the fine comparison from the best rough pose, and from others that come close; best first."""
+    """Climb on the fine comparison from the best rough pose, and from others that come close; best first.
+
+    The best takes one more step on the finest comparison.
+    """
     ordered = sorted(rough, key=lambda pose: -pose.similarity)
     chosen = ordered[:1]
     for pose in ordered[1:]:
@@ -128,7 +131,9 @@ def polish(problem: Problem, rough: Sequence[Pose]) -> list[Pose]:
         if is_new and pose.similarity > ordered[0].similarity - CLOSE_CALL and len(chosen) < 3:
             chosen.append(pose)
     fine = [Pose(*refine(problem.fine, pose.fixed_from_moving, problem.centre_mm, FINE)) for pose in chosen]
-    return sorted(fine, key=lambda pose: -pose.similarity)
+    fine.sort(key=lambda pose: -pose.similarity)
+    best = settle(problem.finest, fine[0].fixed_from_moving, problem.centre_mm, problem.network.threads)
+    return [Pose(best, measure(problem.fine, best.inverse().matrix)), *fine[1:]]
 
 
 @cache

@@ -254,7 +254,13 @@ class Sent:
 
 
 def send_with_dcmtk(
-    files: Iterable[Path], port: int, *, called: str, calling: str = "STORESCU", options: Sequence[str] = ("-R",)
+    files: Iterable[Path],
+    port: int,
+    *,
+    called: str,
+    calling: str = "STORESCU",
+    options: Sequence[str] = ("-R",),
+    environment: Mapping[str, str] = PEER_ENVIRONMENT,
 ) -> Sent:
     """Send DICOM files (or whole folders) with DCMTK's storescu over one association.
 
@@ -264,7 +270,7 @@ def send_with_dcmtk(
     command += ["-aet", calling, "-aec", called, "-pdu", "131072", LOOPBACK, str(port), *(str(path) for path in files)]
     done = subprocess.run(
         command,
-        env=PEER_ENVIRONMENT,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         timeout=SEND_TIMEOUT_S,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dicomnode.database.engine import Database
 from dicomnode.database.index import (
@@ -24,9 +24,11 @@ from dicomnode.database.index import (
     record_instance,
 )
 from dicomnode.database.jobs import JobClaim, add_job, claim_job, fetch_jobs, move_claimed_job, record_outputs
+from dicomnode.database.outbox import Due
 from dicomnode.database.pairs import NewPair, add_pair, fetch_input_digest
 from dicomnode.database.series import fetch_series
 from dicomnode.database.store import make_file_name
+from dicomnode.settings import DestinationSettings, NodeSettings, PeerSettings, RuleSettings, Settings
 
 PATIENT = PatientIdentity("4711", "HOSPITAL", "Doe^Jane", "19700102", "F")
 MR_CLASS = "1.2.840.10008.5.1.4.1.1.4"
@@ -79,13 +81,21 @@ MR = Sent(number=1, modality="MR", study=1, summary={"MRAcquisitionType": "3D", 
 PET = Sent(number=2, modality="PT", study=2, summary={"SeriesType": ["STATIC", "IMAGE"], "CorrectedImage": ["ATTN"]})
 
 
-def receive(database: Database, sent: Sent, now: float, *, first: int = 1, stays_open: bool = False) -> int:
+def receive(
+    database: Database,
+    sent: Sent,
+    now: float,
+    *,
+    first: int = 1,
+    stays_open: bool = False,
+    calling_ae: str = "SCANNER",
+) -> int:
     """Record slices `first` to `sent.slices` over one association, ended unless it `stays_open`; return its id."""
     with database.write() as connection:
-        association_id = open_association(connection, node=NODE, calling_ae="SCANNER", address="127.0.0.1", now=now)
+        association_id = open_association(connection, node=NODE, calling_ae=calling_ae, address="127.0.0.1", now=now)
         for number in range(first, sent.slices + 1):
             file = StoredFile(make_file_name(), EXPLICIT_LITTLE_ENDIAN, 1000, f"{number:064x}")
-            record_instance(connection, sent.instance(number), file, Arrival(association_id, "SCANNER", now))
+            record_instance(connection, sent.instance(number), file, Arrival(association_id, calling_ae, now))
         if not stays_open:
             close_association(connection, association_id, now)
     return association_id
@@ -103,10 +113,12 @@ def series_state(database: Database, sent: Sent) -> tuple[str, str]:
         return row.state, row.reason
 
 
-def add_ready_pair(database: Database, fixed: Sent = MR, moving: Sent = PET, *, state: str = "ready") -> int:
-    """Receive both series and record them as a pair; return its id."""
-    for sent in (fixed, moving):
-        receive(database, sent, now=1.0)
+def add_ready_pair(
+    database: Database, fixed: Sent = MR, moving: Sent = PET, *, state: str = "ready", calling_ae: str = "SCANNER"
+) -> int:
+    """Receive both series, the moving one from `calling_ae`, and record them as a pair; return its id."""
+    receive(database, fixed, now=1.0)
+    receive(database, moving, now=1.0, calling_ae=calling_ae)
     with database.write() as connection:
         ids = [fetch_series(connection, sent.series_uid).row.id for sent in (fixed, moving)]
         digest = fetch_input_digest(connection, ids[0], ids[1])
@@ -115,12 +127,12 @@ def add_ready_pair(database: Database, fixed: Sent = MR, moving: Sent = PET, *, 
     return pair_id
 
 
-def add_waiting_job(database: Database, now: float = 10.0) -> int:
-    """Record a job of a pair of its own; return its id."""
+def add_waiting_job(database: Database, now: float = 10.0, calling_ae: str = "SCANNER") -> int:
+    """Record a job of a pair of its own, whose moving series `calling_ae` sent; return its id."""
     with database.read() as connection:
         number = len(fetch_jobs(connection)) * 2
     fixed, moving = replace(MR, study=100 + number), replace(PET, study=101 + number)
-    pair_id = add_ready_pair(database, fixed, moving)
+    pair_id = add_ready_pair(database, fixed, moving, calling_ae=calling_ae)
     with database.write() as connection:
         return add_job(connection, pair_id, now)
 
@@ -134,6 +146,24 @@ def add_finished_job(database: Database, kinds: tuple[str, ...], *, state: str =
         move_claimed_job(connection, JobClaim(job.id, job.token), state, verdict="accept", finished_at=21.0)
         rows = [output_row(job.id, number, kind) for number, kind in enumerate(kinds, start=1)]
         return job.id, record_outputs(connection, job.id, rows)
+
+
+def due(destination: str = "pacs", now: float = 40.0, order: Literal["last", "first"] = "last") -> Due:
+    """What a sender asks for: leases of 60 s, and no wait above an hour."""
+    return Due(destination, now, 60.0, 3600.0, order)
+
+
+def settings_of(root: Path, *destinations: str, rules: tuple[RuleSettings, ...] = ()) -> Settings:
+    """A node's settings with these destinations."""
+    return Settings(
+        node=NodeSettings(storage_root=root),
+        peers=tuple(
+            PeerSettings(name=name, ae_title=name.upper(), host="127.0.0.1", port=104, may=("receive",))
+            for name in destinations
+        ),
+        destinations=tuple(DestinationSettings(peer=name) for name in destinations),
+        rules=rules,
+    )
 
 
 def output_row(job_id: int, number: int, kind: str, path: Path | None = None) -> dict[str, Any]:

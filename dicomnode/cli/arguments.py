@@ -11,12 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from dicomnode.settings import Permission, Service
+from dicomnode.settings import Permission, Profile, Service
 
 CONFIG = Path("/etc/dicomnode/dicomnode.toml")
 DISTRIBUTION = "dicomnode-fusion"
 PERMISSIONS: tuple[str, ...] = get_args(Permission)
 SERVICES: tuple[str, ...] = get_args(Service)
+PROFILES: tuple[str, ...] = get_args(Profile)
 
 # The listings: what they show, how one of it is named, and the states of DESIGN.md section 5.
 LISTINGS = {
@@ -28,7 +29,10 @@ LISTINGS = {
 # What a person may decide, beside `list` and `show`.
 DECISIONS = {
     "pairs": {"accept": "run a held pair, or send a reviewed result", "reject": "never run a held pair, or never send"},
-    "jobs": {"retry": "run a failed job again"},
+    "jobs": {
+        "retry": "run a failed job again",
+        "reprocess": "register the pair of an ended job again, for a result beside the old one",
+    },
     "outbox": {"retry": "owe a dead row again"},
 }
 
@@ -53,6 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_peers(commands)
     for name in LISTINGS:
         _add_listing(commands, name)
+    _add_rules(commands)
     return parser
 
 
@@ -134,7 +139,16 @@ def _add_peers(commands: Any) -> None:
     added.add_argument("--tls", action="store_true", help="call it by TLS, never without")
     added.add_argument("--certificate-sha256", default="", metavar="HEX", help="it calls by TLS, with this certificate")
     added.add_argument("--certificate-subject", default="", metavar="NAME", help="it calls by TLS, as this subject")
+    added.add_argument("--priority", type=int, default=0, metavar="N", help="-100 to 100; default: %(default)s")
     added.add_argument("--destination", action="store_true", help="send it every result; needs --may receive")
+
+
+def _add_rules(commands: Any) -> None:
+    actions = _add(commands, "rules", "which results go where").add_subparsers(required=True, metavar="ACTION")
+    parser = _add(actions, "explain", "which rules apply to a series' pairs, and why", ("rules", "explain_rules"))
+    parser.add_argument("series_uid", metavar="SERIES_UID")
+    _add_config_flag(parser)
+    _add_json_flag(parser)
 
 
 def _add_listing(commands: Any, name: str) -> None:
@@ -143,18 +157,20 @@ def _add_listing(commands: Any, name: str) -> None:
     listed = _add(actions, "list", f"all {text}, oldest first", ("listings", "list_rows"))
     listed.add_argument("--state", choices=states, help="only those in this state")
     shown = _add(actions, "show", "one of them, with why it is as it is", ("listings", "show_row"))
-    decided = [
-        _add(actions, action, decision, ("decisions", f"{action}_{name}"))
+    decided = {
+        action: _add(actions, action, decision, ("decisions", f"{action}_{name}"))
         for action, decision in DECISIONS.get(name, {}).items()
-    ]
+    }
     if name == "pairs":
-        decided.append(
-            _add(actions, "explain", "the candidates, and the rule each won or lost by", ("pairs", "explain"))
-        )
+        text = "the candidates, and the rule each won or lost by"
+        decided["explain"] = _add(actions, "explain", text, ("pairs", "explain"))
         _add_request(actions)
-    for parser in (shown, *decided):
+    if "reprocess" in decided:
+        text = "default: what the settings say when it runs"
+        decided["reprocess"].add_argument("--profile", choices=PROFILES, help=text)
+    for parser in (shown, *decided.values()):
         parser.add_argument("key", metavar=key, type=str if name == "series" else int)
-    for parser in (listed, shown, *decided):
+    for parser in (listed, shown, *decided.values()):
         parser.set_defaults(listing=name)
         _add_config_flag(parser)
         _add_json_flag(parser)

@@ -1,6 +1,6 @@
-"""`dicomnode pairs accept|reject`, `jobs retry` and `outbox retry`: a person's word, recorded.
+"""`dicomnode pairs accept|reject`, `jobs retry|reprocess` and `outbox retry`: a person's word, recorded.
 
-Flow: cli > [decisions] > pairing, database
+Flow: cli > [decisions] > pairing, jobs, database
 Never: a rule of its own about what may be decided.
 """
 
@@ -13,6 +13,7 @@ import time
 from dicomnode.cli.listings import fetch_record, open_node_database
 from dicomnode.cli.output import write_json
 from dicomnode.database.outbox import retry_outbox_row
+from dicomnode.jobs.reprocess import reprocess_job
 from dicomnode.pairing import decisions
 from dicomnode.settings_file import load_settings
 
@@ -21,7 +22,7 @@ def accept_pairs(arguments: argparse.Namespace) -> int:
     """Run a held pair, or send what was in review."""
     settings = load_settings(arguments.config)
     with open_node_database(settings) as database:
-        decisions.accept_pair(database, arguments.key, time.time(), settings.destinations)
+        decisions.accept_pair(database, arguments.key, time.time(), settings)
     return _say(arguments, f"pair {arguments.key}: accepted")
 
 
@@ -37,6 +38,15 @@ def retry_jobs(arguments: argparse.Namespace) -> int:
     with open_node_database(load_settings(arguments.config)) as database:
         decisions.retry_job(database, arguments.key, time.time())
     return _say(arguments, f"job {arguments.key}: waiting")
+
+
+def reprocess_jobs(arguments: argparse.Namespace) -> int:
+    """Register a job's pair again, and show the new job."""
+    with open_node_database(load_settings(arguments.config)) as database:
+        new_id = reprocess_job(database, arguments.key, time.time(), arguments.profile or "")
+    line = f"job {new_id}: waiting, in place of job {arguments.key}"
+    arguments.key = new_id
+    return _say(arguments, line)
 
 
 def retry_outbox(arguments: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from dicomnode.cli.output import show_instants, write_json, write_record, write_rows
 from dicomnode.database.engine import Database, open_database
-from dicomnode.database.jobs import fetch_job, fetch_jobs, fetch_outputs
+from dicomnode.database.jobs import fetch_job, fetch_jobs, fetch_outputs, fetch_successors
 from dicomnode.database.origins import count_conflicts, fetch_made, fetch_origin
 from dicomnode.database.outbox import fetch_outbox, fetch_outbox_row
 from dicomnode.database.pairs import fetch_pair, fetch_pairs
@@ -146,7 +146,8 @@ def _show_pair(connection: Connection, pair_id: int) -> dict[str, Any]:
 
 def _show_job(connection: Connection, job_id: int) -> dict[str, Any]:
     record = show_instants(asdict(fetch_job(connection, job_id)))
-    return {**record, "outputs": [asdict(output) for output in fetch_outputs(connection, job_id)]}
+    outputs = [asdict(output) for output in fetch_outputs(connection, job_id)]
+    return {**record, "reprocessed_by": fetch_successors(connection, job_id), "outputs": outputs}
 
 
 def _show_outbox_row(connection: Connection, row_id: int) -> dict[str, Any]:

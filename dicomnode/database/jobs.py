@@ -7,14 +7,15 @@ claim, and every write by a worker names its token.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, case, func, insert, select, update
 
 from dicomnode.database.engine import Database
-from dicomnode.database.schema import jobs, outputs
+from dicomnode.database.schema import jobs, outbox, outputs, pairs, series
 from dicomnode.errors import LeaseLostError, StateError
 
 # DESIGN section 5. `running` goes back to `waiting` when the node stops; `waiting` and `retry` end as `done` when late
@@ -29,10 +30,27 @@ JOB_MOVES: Mapping[str, frozenset[str]] = {
 }
 # Only a person leaves `failed` or `review`.
 JOB_MOVES_BY_PERSON: Mapping[str, frozenset[str]] = {
-    "failed": frozenset({"waiting"}),
+    "failed": frozenset({"waiting", "done"}),
     "review": frozenset({"done"}),
 }
 CLAIMABLE = ("waiting", "retry")
+
+
+@dataclass(frozen=True)
+class ClaimOrder:
+    """Which of the jobs that are due is taken first.
+
+    The one of highest priority, summed over the AE titles that sent its two series (0 where one is not named); of these
+    the one that was tried least, so that one which always fails holds up no other; of these the oldest, or the newest.
+    """
+
+    first: Literal["oldest", "newest"] = "oldest"
+    priorities: Mapping[str, int] = field(default_factory=dict)
+    # A wait beyond the longest there can be was set by a clock that has been put back, and is over.
+    wait_at_most_s: float = math.inf
+
+
+OLDEST_FIRST = ClaimOrder()
 
 
 @dataclass(frozen=True)
@@ -54,6 +72,8 @@ class Job:
     result: Mapping[str, Any] | None
     created_at: float
     finished_at: float | None
+    profile: str
+    reprocess_of: int | None
 
 
 @dataclass(frozen=True)
@@ -78,23 +98,37 @@ class JobOutput:
     path: str
     size_bytes: int
     sha256: str
+    returned: int
 
 
-def add_job(connection: Connection, pair_id: int, now: float) -> int:
-    """Add a job for a pair, in `waiting`, and return its id."""
-    values = {"pair_id": pair_id, "state": "waiting", "not_before": now, "created_at": now}
+def add_job(
+    connection: Connection, pair_id: int, now: float, *, profile: str = "", reprocess_of: int | None = None
+) -> int:
+    """Add a job for a pair, in `waiting`, and return its id; `profile` instead of the settings', after another job."""
+    values = {
+        "pair_id": pair_id,
+        "state": "waiting",
+        "not_before": now,
+        "created_at": now,
+        "profile": profile,
+        "reprocess_of": reprocess_of,
+    }
     key = connection.execute(insert(jobs).values(values)).inserted_primary_key
     assert key is not None  # noqa: S101  a single-row insert always has one
     return int(key[0])
 
 
-def claim_job(database: Database, now: float, lease_s: float) -> Job | None:
-    """Take the oldest job that is due, or None: it is `running`, one attempt more, with a new token and a lease."""
-    is_due = jobs.c.state.in_(CLAIMABLE) & (jobs.c.not_before <= now)
-    oldest = select(jobs.c.id).where(is_due).order_by(jobs.c.created_at, jobs.c.id).limit(1)
+def claim_job(database: Database, now: float, lease_s: float, order: ClaimOrder = OLDEST_FIRST) -> Job | None:
+    """Take the first job that is due, or None: it is `running`, one attempt more, with a new token and a lease."""
+    need_not_wait = (jobs.c.not_before <= now) | (jobs.c.not_before > now + order.wait_at_most_s)
+    is_due = jobs.c.state.in_(CLAIMABLE) & need_not_wait
+    by_age: list[ColumnElement[Any]] = [jobs.c.created_at, jobs.c.id]
+    if order.first == "newest":
+        by_age = [column.desc() for column in by_age]
+    first = select(jobs.c.id).where(is_due).order_by(*_by_priority(order.priorities), jobs.c.attempts, *by_age).limit(1)
     with database.write() as connection:
         # FOR UPDATE SKIP LOCKED on PostgreSQL; SQLite holds the only write lock since BEGIN IMMEDIATE.
-        job_id = connection.execute(oldest.with_for_update(skip_locked=True)).scalar_one_or_none()
+        job_id = connection.execute(first.with_for_update(skip_locked=True)).scalar_one_or_none()
         if job_id is None:
             return None
         taken = (
@@ -151,10 +185,14 @@ def give_job_back(database: Database, claim: JobClaim) -> None:
         move_claimed_job(connection, claim, "waiting", attempts=jobs.c.attempts - 1, stage="", percent=0)
 
 
-def fetch_expired_claims(database: Database, now: float) -> list[Job]:
-    """Return the running jobs whose lease is over: their worker died, hangs, or lost the database."""
+def fetch_expired_claims(database: Database, now: float, lease_s: float) -> list[Job]:
+    """Return the running jobs whose lease is over: their worker died, hangs, or lost the database.
+
+    One that is far longer than `lease_s` was set by a clock that has been put back, and is over as well.
+    """
     with database.read() as connection:
-        is_expired = (jobs.c.state == "running") & (jobs.c.lease_until < now)
+        is_over = (jobs.c.lease_until < now) | (jobs.c.lease_until > now + 2 * lease_s)
+        is_expired = (jobs.c.state == "running") & is_over
         return [_job(row) for row in connection.execute(select(jobs).where(is_expired).order_by(jobs.c.id)).mappings()]
 
 
@@ -216,16 +254,21 @@ def fetch_latest_job(connection: Connection, pair_id: int) -> Job | None:
 def record_outputs(connection: Connection, job_id: int, rows: Iterable[Mapping[str, Any]]) -> list[int]:
     """Record what a job made, in the order given, and return the ids.
 
-    An instance that is recorded already keeps its row: the same inputs make the same instances.
+    The same inputs make the same instances. One that is recorded already keeps its row, and that its job, once it was
+    owed to somebody; else the row is this job's now, with the file it wrote.
     """
     ids = []
     for row in rows:
-        query = select(outputs.c.id).where(outputs.c.sop_instance_uid == row["sop_instance_uid"])
-        known: int | None = connection.execute(query).scalar_one_or_none()
-        if known is None:
+        known = connection.execute(select(outputs.c.id).where(outputs.c.sop_instance_uid == row["sop_instance_uid"]))
+        output_id: int | None = known.scalar_one_or_none()
+        if output_id is None:
             statement = insert(outputs).values(job_id=job_id, **row).returning(outputs.c.id)
-            known = connection.execute(statement).scalar_one()
-        ids.append(known)
+            output_id = connection.execute(statement).scalar_one()
+        else:
+            is_owed = select(outbox.c.id).where(outbox.c.output_id == output_id).exists()
+            taken = update(outputs).where(outputs.c.id == output_id, ~is_owed)
+            connection.execute(taken.values(job_id=job_id, **row))
+        ids.append(output_id)
     return ids
 
 
@@ -233,6 +276,23 @@ def fetch_outputs(connection: Connection, job_id: int) -> list[JobOutput]:
     """Return what a job made, in the order it was made."""
     rows = connection.execute(select(outputs).where(outputs.c.job_id == job_id).order_by(outputs.c.id)).mappings()
     return [JobOutput(**row) for row in rows]
+
+
+def fetch_successors(connection: Connection, job_id: int) -> list[int]:
+    """Return the ids of the jobs that a person had run after this one, oldest first."""
+    return list(
+        connection.execute(select(jobs.c.id).where(jobs.c.reprocess_of == job_id).order_by(jobs.c.id)).scalars()
+    )
+
+
+def _by_priority(priorities: Mapping[str, int]) -> list[ColumnElement[Any]]:
+    """Order by what those who sent a job's two series are given, together."""
+    if not priorities:
+        return []
+    of_pair = series.c.id.in_([pairs.c.fixed_series_id, pairs.c.moving_series_id])
+    urgency = case(dict(priorities), value=series.c.calling_ae, else_=0)
+    query = select(func.sum(urgency)).join_from(pairs, series, of_pair).where(pairs.c.id == jobs.c.pair_id)
+    return [query.scalar_subquery().desc()]
 
 
 def _write_as_holder(connection: Connection, claim: JobClaim, values: Mapping[str, Any]) -> None:

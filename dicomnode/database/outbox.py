@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, Select, insert, select, update
+from sqlalchemy import Connection, RowMapping, Select, func, insert, select, update
 
 from dicomnode.database.engine import Database
 from dicomnode.database.schema import outbox, outputs
 from dicomnode.errors import LeaseLostError, StateError
-from dicomnode.settings import DestinationSettings
 
 # DESIGN section 5. `sent` becomes `committed` when the destination does storage commitment.
 OUTBOX_MOVES: Mapping[str, frozenset[str]] = {
@@ -28,6 +27,23 @@ OUTBOX_MOVES: Mapping[str, frozenset[str]] = {
 # Only a person asks again for what a destination refused.
 OUTBOX_MOVES_BY_PERSON: Mapping[str, frozenset[str]] = {"dead": frozenset({"owed"})}
 UNSENT = ("owed", "retry")
+REGISTRATION = "reg"  # the kind of the Spatial Registration object, which refers to the others
+
+
+@dataclass(frozen=True)
+class Due:
+    """Which rows may be sent now.
+
+    Those of a destination that nobody holds and that need not wait (any longer); with an `order`, a Spatial
+    Registration object only once nothing else of its job is unsent there, or the others only once it is.
+    """
+
+    destination: str
+    now: float  # UTC epoch seconds
+    lease_s: float  # how long a row is held once it is claimed
+    # A wait or a lease beyond the longest there can be was set by a clock that has been put back, and is over.
+    wait_at_most_s: float
+    order: Literal["last", "first"] = "last"
 
 
 @dataclass(frozen=True)
@@ -76,20 +92,6 @@ def add_outbox_rows(connection: Connection, output_ids: Iterable[int], destinati
     return len(new)
 
 
-def owe_outputs(
-    connection: Connection,
-    made: Iterable[tuple[int, str]],
-    destinations: Iterable[DestinationSettings],
-    now: float,
-) -> int:
-    """Owe outputs, each an id and a kind of object, to the destinations that take that kind; as `add_outbox_rows`."""
-    rows = list(made)
-    return sum(
-        add_outbox_rows(connection, [key for key, kind in rows if one.takes(kind)], [one.peer], now)
-        for one in destinations
-    )
-
-
 def cancel_outputs(connection: Connection, job_id: int, reason: str) -> int:
     """Give up, on a person's word, what a job still owes; return how many rows. What was sent stays sent."""
     of_job = select(outputs.c.id).where(outputs.c.job_id == job_id)
@@ -97,23 +99,37 @@ def cancel_outputs(connection: Connection, job_id: int, reason: str) -> int:
     return connection.execute(unsent.values(state="dead", reason=reason, lease_until=None)).rowcount
 
 
-def claim_outbox(database: Database, destination: str, now: float, lease_s: float, limit: int) -> list[OutboxRow]:
+def count_due_rows(database: Database, due: Due) -> int:
+    """Return how many rows could be claimed."""
+    with database.read() as connection:
+        return int(connection.execute(select(func.count()).select_from(_due_ids(due).subquery())).scalar_one())
+
+
+def claim_outbox(database: Database, due: Due, limit: int) -> list[OutboxRow]:
     """Take the rows of a destination that are due, at most `limit`, in the order in which they are to be sent.
 
-    That is job by job in the order the job made its outputs: the Spatial Registration last, so that a peer which gets
-    it holds what it refers to. What failed more often than the rest comes after it, and holds it up no longer.
+    That is job by job in the order the job made its outputs. What failed more often than the rest comes after it, and
+    holds it up no longer.
     """
     order = (outbox.c.attempts, outbox.c.output_id)
-    due = select(outbox.c.id).where(_is_due(destination, now)).order_by(*order).limit(limit)
+    ids_due = _due_ids(due).order_by(*order).limit(limit)
     with database.write() as connection:
         # FOR UPDATE SKIP LOCKED on PostgreSQL; SQLite holds the only write lock since BEGIN IMMEDIATE.
-        ids = list(connection.execute(due.with_for_update(skip_locked=True)).scalars())
+        ids = list(connection.execute(ids_due.with_for_update(skip_locked=True, of=outbox)).scalars())
         if not ids:
             return []
         taken = update(outbox).where(outbox.c.id.in_(ids))
-        connection.execute(taken.values(token=outbox.c.token + 1, lease_until=now + lease_s))
+        connection.execute(taken.values(token=outbox.c.token + 1, lease_until=due.now + due.lease_s))
         claimed = _query().order_by(None).order_by(*order).where(outbox.c.id.in_(ids))
         return [_row(row) for row in connection.execute(claimed).mappings()]
+
+
+def fetch_unsent_contexts(database: Database, destination: str) -> set[tuple[str, str]]:
+    """Return the SOP class and transfer syntax UIDs of everything that a destination does not have yet."""
+    query = select(outputs.c.sop_class_uid, outputs.c.transfer_syntax_uid).distinct()
+    unsent = query.join(outbox).where(outbox.c.destination == destination, outbox.c.state.in_(UNSENT))
+    with database.read() as connection:
+        return {(row.sop_class_uid, row.transfer_syntax_uid) for row in connection.execute(unsent)}
 
 
 def extend_leases(database: Database, rows: Iterable[OutboxRow], lease_until: float) -> None:
@@ -144,8 +160,8 @@ def record_dead(connection: Connection, row: OutboxRow, reason: str) -> None:
     _leave(connection, row, "dead", reason=reason, attempts=row.attempts + 1)
 
 
-def fail_due_rows(database: Database, destination: str, now: float, failure: Failure, attempts_at_most: int) -> int:
-    """Let every row of a destination that is due and that nobody holds share the fate of one association.
+def fail_due_rows(database: Database, due: Due, failure: Failure, attempts_at_most: int) -> int:
+    """Let every row of a destination that need not wait and that nobody holds share the fate of one association.
 
     Each has one attempt more. Those that have used up `attempts_at_most`, or all where there is no other time to try,
     become `dead`, the others `retry`. Returns how many became `dead`.
@@ -153,10 +169,10 @@ def fail_due_rows(database: Database, destination: str, now: float, failure: Fai
     more = {"reason": failure.reason, "attempts": outbox.c.attempts + 1}
     is_last = outbox.c.attempts + 1 >= attempts_at_most
     with database.write() as connection:
-        due = update(outbox).where(_is_due(destination, now))
-        dying = due if failure.not_before is None else due.where(is_last)
+        failed = update(outbox).where(_is_due(due))
+        dying = failed if failure.not_before is None else failed.where(is_last)
         dead = connection.execute(dying.values(state="dead", **more)).rowcount
-        connection.execute(due.values(state="retry", not_before=failure.not_before or now, **more))
+        connection.execute(failed.values(state="retry", not_before=failure.not_before or due.now, **more))
     return dead
 
 
@@ -200,10 +216,33 @@ def _leave(connection: Connection, row: OutboxRow, state: str, **values: Any) ->
         raise LeaseLostError(f"outbox row {row.id}: token {row.token} does not hold it any more")
 
 
-def _is_due(destination: str, now: float) -> Any:
-    is_free = outbox.c.lease_until.is_(None) | (outbox.c.lease_until < now)
-    is_owed = (outbox.c.destination == destination) & outbox.c.state.in_(UNSENT) & (outbox.c.not_before <= now)
-    return is_owed & is_free
+def _is_due(due: Due) -> Any:
+    is_owed = (outbox.c.destination == due.destination) & outbox.c.state.in_(UNSENT)
+    need_not_wait = (outbox.c.not_before <= due.now) | (outbox.c.not_before > due.now + due.wait_at_most_s)
+    lease_until = outbox.c.lease_until
+    is_free = lease_until.is_(None) | (lease_until < due.now) | (lease_until > due.now + 2 * due.lease_s)
+    return is_owed & need_not_wait & is_free
+
+
+def _due_ids(due: Due) -> Select[Any]:
+    """Select the ids of the rows that may be sent, the order within a job considered."""
+    other, other_output = outbox.alias("other"), outputs.alias("other_output")
+    is_registration = outputs.c.kind == REGISTRATION
+    goes_after = is_registration if due.order == "last" else ~is_registration
+    goes_first = other_output.c.kind != REGISTRATION if due.order == "last" else other_output.c.kind == REGISTRATION
+    is_waited_for = (
+        select(other.c.id)
+        .join(other_output, other_output.c.id == other.c.output_id)
+        .where(other_output.c.job_id == outputs.c.job_id, other.c.destination == outbox.c.destination)
+        .where(other.c.state.in_(UNSENT), goes_first)
+        .correlate(outbox, outputs)
+        .exists()
+    )
+    return (
+        select(outbox.c.id)
+        .join(outputs, outputs.c.id == outbox.c.output_id)
+        .where(_is_due(due), ~(goes_after & is_waited_for))
+    )
 
 
 def _is_held(row: OutboxRow) -> Any:

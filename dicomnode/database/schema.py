@@ -153,6 +153,8 @@ jobs = Table(
     Column("result", JSON, nullable=True),  # fixed_from_moving, confidence, metrics, timings_s, device, model_sha256
     Column("created_at", Double, nullable=False),  # dates the outputs, so that a re-run makes the same bytes
     Column("finished_at", Double, nullable=True),
+    Column("profile", String(16), nullable=False, server_default=""),  # of the registration; empty: the settings' own
+    Column("reprocess_of", ForeignKey("jobs.id"), nullable=True),  # the job whose pair a person had registered again
 )
 
 outputs = Table(
@@ -168,6 +170,7 @@ outputs = Table(
     Column("path", Text, nullable=False),  # below the storage root
     Column("size_bytes", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),  # of the whole file
+    Column("returned", Integer, nullable=False, server_default="0"),  # how often somebody sent it back to us
 )
 
 outbox = Table(

@@ -21,7 +21,7 @@ from dicomnode.demo.pacs import AE_TITLE as PACS_AE_TITLE
 from dicomnode.demo.pacs import FOLDERS, HOST, StandInPacs, open_pacs
 from dicomnode.demo.picture import write_picture
 from dicomnode.demo.story import Story, follow
-from dicomnode.send.scu import Caller, Instance, open_association, send_instance
+from dicomnode.send.scu import Caller, Instance, open_store_association, send_instance
 from dicomnode.settings import (
     DestinationSettings,
     LimitSettings,
@@ -110,7 +110,7 @@ def send_series(files: Sequence[Path], calling_ae_title: str, peer: PeerSettings
     """Send DICOM files to a peer over one association, as a scanner does; raises what `send.scu` does."""
     instances = [_read_instance(path) for path in files]
     contexts = {instance.context for instance in instances}
-    with open_association(peer, Caller(calling_ae_title, TIMEOUT_S), contexts) as association:
+    with open_store_association(peer, Caller(calling_ae_title, TIMEOUT_S), contexts) as association:
         for number, instance in enumerate(instances, 1):
             send_instance(association, peer, instance, number)
 

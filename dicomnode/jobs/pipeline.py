@@ -17,7 +17,6 @@ from sqlalchemy import Connection
 
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import Job, JobClaim, move_claimed_job, record_outputs, record_progress
-from dicomnode.database.outbox import owe_outputs
 from dicomnode.database.pairs import fetch_input_digest, fetch_pair
 from dicomnode.database.series import fetch_instance_paths
 from dicomnode.database.store import Store
@@ -26,7 +25,9 @@ from dicomnode.logs import get_logger
 from dicomnode.outputs.compression import write_copies
 from dicomnode.outputs.hybrid import judge_hybrid
 from dicomnode.outputs.objects import OutputFile, OutputRequest, write_outputs
+from dicomnode.routes import owe_results
 from dicomnode.settings import DestinationSettings, OutputSettings, RegistrationSettings, Settings
+from dicomnode.steps import Step, reach
 from dicomnode.volumes.series import SeriesVolume, load_series
 from registration.descriptors import Network
 from registration.errors import DeviceError, ModelError, RegistrationError
@@ -104,6 +105,7 @@ def register_series(request: SeriesRequest, network: Network, progress: Progress
     progress("load", STAGES["load"][0])
     fixed = load_series(request.fixed_paths)
     moving = load_series(request.moving_paths)
+    reach(Step.LOADED)
     with _translated():
         registration = register(
             fixed.volume,
@@ -113,12 +115,14 @@ def register_series(request: SeriesRequest, network: Network, progress: Progress
             seed=request.registration.seed,
             progress=lambda stage, done: progress(f"register: {stage}", _percent("register", done)),
         )
+    reach(Step.REGISTERED)
     registration, reason = judge_result(fixed, moving, registration)
     if registration.verdict == "reject":
         return SeriesResult(registration, reason, (), fixed.volume, moving.volume)
     progress("write", STAGES["write"][0])
     output_request = OutputRequest(fixed, moving, registration, request.created_at, request.outputs)
     outputs = tuple(write_outputs(output_request, request.folder))
+    reach(Step.WRITTEN)
     return SeriesResult(registration, reason, outputs, fixed.volume, moving.volume)
 
 
@@ -160,24 +164,29 @@ def run_job(job: Job, settings: Settings, database: Database, clock: Clock) -> N
             move_claimed_job(connection, claim, "done", reason=superseded, finished_at=clock())
         return
     folder = store.outputs_folder(job.id)
-    request = SeriesRequest(fixed_paths, moving_paths, folder, job.created_at, settings.registration, settings.outputs)
-    network = load_network(settings.registration)
+    registration = settings.registration
+    if job.profile:  # a person asked for it
+        registration = RegistrationSettings.model_validate({**registration.model_dump(), "profile": job.profile})
+    request = SeriesRequest(fixed_paths, moving_paths, folder, job.created_at, registration, settings.outputs)
+    network = load_network(registration)
     result = register_series(request, network, _recorder(database, claim, clock))
     _write_copies(result, settings.destinations)
     with database.write() as connection:
-        _record_result(connection, claim, result, settings, (store.root, clock()))
+        _record_result(connection, claim, job.pair_id, result, (settings, clock()))
+    reach(Step.RECORDED, job_id=job.id)
     log.info("job.finished", job_id=job.id, verdict=result.registration.verdict, outputs=len(result.outputs))
 
 
 def _record_result(
     connection: Connection,
     claim: JobClaim,
+    pair_id: int,
     result: SeriesResult,
-    settings: Settings,
-    where_and_when: tuple[Path, float],
+    where_and_when: tuple[Settings, float],
 ) -> None:
     """Record a result, its outputs, and what is owed: all where the verdict needs no person, or none is waited for."""
-    root, now = where_and_when
+    settings, now = where_and_when
+    root = settings.node.storage_root
     state = {"accept": "done", "review": "review", "reject": "failed"}[result.registration.verdict]
     values = {"verdict": result.registration.verdict, "result": result.summary, "stage": "", "percent": 100}
     move_claimed_job(connection, claim, state, reason=result.reason, finished_at=now, **values)
@@ -185,7 +194,7 @@ def _record_result(
     output_ids = record_outputs(connection, claim.job_id, rows)
     if state == "done" or settings.outputs.review == "send":
         made = zip(output_ids, (output.kind for output in result.outputs), strict=True)
-        owe_outputs(connection, made, settings.destinations, now)
+        owe_results(connection, pair_id, result.registration.verdict, made, where_and_when)
 
 
 def _write_copies(result: SeriesResult, destinations: Sequence[DestinationSettings]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dicomnode.errors import DicomnodeError, TransientError
+from dicomnode.errors import DicomnodeError, TransientError, WorkerLostError
 from dicomnode.settings import JobSettings
 
 DOUBLINGS_AT_MOST = 16
@@ -41,6 +41,8 @@ def decide_after_failure(error: Exception, attempts: int, now: float, settings: 
     settings : JobSettings
         How many attempts there are, and the first wait, s.
     """
+    if isinstance(error, MemoryError):
+        error = WorkerLostError("it ran out of memory")
     if not isinstance(error, DicomnodeError):  # its message is not ours: it may hold what a reason must not
         return AfterFailure("failed", f"unforeseen {type(error).__name__}, the log has it", now)
     reason = str(error)
@@ -48,5 +50,13 @@ def decide_after_failure(error: Exception, attempts: int, now: float, settings: 
         return AfterFailure("failed", reason, now)
     if attempts >= settings.attempts:
         return AfterFailure("failed", f"{reason}; attempt {attempts} of {settings.attempts} was the last", now)
-    wait_s = settings.retry_first_s * 2.0 ** min(attempts - 1, DOUBLINGS_AT_MOST)
-    return AfterFailure("retry", reason, now + wait_s)
+    return AfterFailure("retry", reason, now + _wait_s(attempts, settings))
+
+
+def find_longest_wait_s(settings: JobSettings) -> float:
+    """Return the longest wait between two attempts that there can be, s."""
+    return _wait_s(settings.attempts, settings)
+
+
+def _wait_s(attempts: int, settings: JobSettings) -> float:
+    return settings.retry_first_s * 2.0 ** min(attempts - 1, DOUBLINGS_AT_MOST)

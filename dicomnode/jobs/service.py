@@ -7,18 +7,31 @@ Never: a job run in this process; a job that is lost because its worker, or this
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 
 from dicomnode.database.engine import Database
-from dicomnode.database.jobs import Job, JobClaim, claim_job, extend_lease, fetch_expired_claims, give_job_back
+from dicomnode.database.jobs import (
+    ClaimOrder,
+    Job,
+    JobClaim,
+    claim_job,
+    extend_lease,
+    fetch_expired_claims,
+    give_job_back,
+)
 from dicomnode.errors import DicomnodeError, LeaseLostError, WorkerLostError
 from dicomnode.jobs.failure import record_failure
+from dicomnode.jobs.limits import read_resident_bytes
+from dicomnode.jobs.retry import find_longest_wait_s
 from dicomnode.jobs.worker import start_worker, warm_up, work_on
 from dicomnode.logs import get_logger
 from dicomnode.settings import Settings
+from dicomnode.steps import Step, reach
 
 log = get_logger()
 
@@ -27,11 +40,11 @@ Clock = Callable[[], float]
 
 @dataclass
 class _Run:
-    """A job in a worker, since when, and until when it is leased; UTC epoch seconds."""
+    """A job in a worker, by when it must have ended, monotonic seconds, and until when it is leased, UTC epoch ones."""
 
     job: Job
     future: Future[None]
-    started_at: float
+    end_by: float
     lease_until: float
 
     @property
@@ -45,30 +58,45 @@ class _Worker:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.run: _Run | None = None
+        self._jobs = 0  # that this process has been given
         self._executor: Executor = self._start()
 
-    def submit(self, job: Job, settings: Settings, now: float) -> None:
-        """Give the process a job; a process that died idle is replaced first."""
+    def submit(self, job: Job, settings: Settings, end_by: float) -> None:
+        """Give the process a job that is leased; a process that died idle is replaced first."""
         self.settings = settings
         try:
             future = self._executor.submit(work_on, job, settings)
         except BrokenProcessPool:
             self.replace()
             future = self._executor.submit(work_on, job, settings)
-        self.run = _Run(job, future, now, now + settings.jobs.lease_s)
+        self._jobs += 1
+        self.run = _Run(job, future, end_by, job.lease_until or 0.0)
+
+    def recycle(self) -> None:
+        """Replace a process that has had its share of jobs: what libraries do not give back ends with it."""
+        if self._jobs >= self.settings.jobs.recycle_after:
+            log.info("job.worker_recycled", jobs=self._jobs)
+            self.replace()
 
     def replace(self) -> None:
         """Kill the process and start another."""
         self.kill()
+        self._jobs = 0
         self._executor = self._start()
 
     def kill(self) -> None:
         """End the process at once, whatever it does."""
-        # As `ProcessPoolExecutor.kill_workers` of Python 3.14 does; None once the executor is shut down.
-        processes = getattr(self._executor, "_processes", None) or {}
-        for process in list(processes.values()):
+        for process in self._processes():
             process.kill()
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def resident_bytes(self) -> int:
+        """Return the memory that the process holds, bytes."""
+        return sum(read_resident_bytes(process.pid) for process in self._processes() if process.pid is not None)
+
+    def _processes(self) -> list[BaseProcess]:
+        # As `ProcessPoolExecutor.kill_workers` of Python 3.14 does; None once the executor is shut down.
+        return list((getattr(self._executor, "_processes", None) or {}).values())
 
     def _start(self) -> Executor:
         context = multiprocessing.get_context("spawn")
@@ -78,12 +106,16 @@ class _Worker:
 
 
 class JobService:
-    """The worker processes of this node; `step` is called by a clock, never by two threads at once."""
+    """The worker processes of this node; `step` is called by a clock, never by two threads at once.
 
-    def __init__(self, settings: Settings, database: Database, clock: Clock) -> None:
+    How long a job runs is told by another clock, `monotonic`: one that nobody puts back or forward.
+    """
+
+    def __init__(self, settings: Settings, database: Database, clock: Clock, monotonic: Clock = time.monotonic) -> None:
         self._settings = settings
         self._database = database
         self._clock = clock
+        self._monotonic = monotonic
         self._workers: list[_Worker] = []
 
     def start(self) -> None:
@@ -100,7 +132,7 @@ class JobService:
             if worker.run is not None:
                 self._look_after(worker, worker.run)
         own = {worker.run.job.id for worker in self._workers if worker.run is not None}
-        for job in fetch_expired_claims(self._database, self._clock()):
+        for job in fetch_expired_claims(self._database, self._clock(), self._settings.jobs.lease_s):
             if job.id not in own:
                 self._fail(job, WorkerLostError(f"its worker gave no sign for {self._settings.jobs.lease_s:.0f} s"))
         self._fit_workers()
@@ -123,16 +155,23 @@ class JobService:
         if run.future.done():
             worker.run = None
             self._settle(worker, run)
-        elif now - run.started_at > settings.deadline_s:
-            worker.run = None
-            worker.replace()
-            self._fail(run.job, WorkerLostError(f"it ran for more than {settings.deadline_s:.0f} s and was ended"))
-        elif run.lease_until - now < settings.lease_s / 2:
+            worker.recycle()
+        elif self._monotonic() > run.end_by:
+            self._end(worker, run, f"it ran for more than {settings.deadline_s:.0f} s and was ended")
+        elif (held_bytes := worker.resident_bytes()) > settings.memory_bytes:
+            self._end(worker, run, f"it held {held_bytes} bytes, may hold {settings.memory_bytes} and was ended")
+        elif not settings.lease_s / 2 <= run.lease_until - now <= settings.lease_s:  # due, or the clock was put back
             try:
                 extend_lease(self._database, run.claim, now + settings.lease_s)
                 run.lease_until = now + settings.lease_s
             except LeaseLostError:
                 self._settle_lost(worker, run)
+
+    def _end(self, worker: _Worker, run: _Run, reason: str) -> None:
+        """End a worker that takes more than it may; its job has had an attempt."""
+        worker.run = None
+        worker.replace()
+        self._fail(run.job, WorkerLostError(reason))
 
     def _settle(self, worker: _Worker, run: _Run) -> None:
         error = run.future.exception()
@@ -154,11 +193,12 @@ class JobService:
     def _start_next(self, worker: _Worker) -> bool:
         """Give an idle worker the next job that is due; False when there is none."""
         now = self._clock()
-        job = claim_job(self._database, now, self._settings.jobs.lease_s)
+        job = claim_job(self._database, now, self._settings.jobs.lease_s, _find_order(self._settings))
         if job is None:
             return False
         log.info("job.started", job_id=job.id, pair_id=job.pair_id, attempt=job.attempts)
-        worker.submit(job, self._settings, now)
+        reach(Step.CLAIMED, job_id=job.id)
+        worker.submit(job, self._settings, self._monotonic() + self._settings.jobs.deadline_s)
         return True
 
     def _fit_workers(self) -> None:
@@ -178,6 +218,14 @@ class JobService:
         except LeaseLostError:
             return  # it ended, and recorded that itself
         log.info("job.given_back", job_id=run.job.id)
+
+
+def _find_order(settings: Settings) -> ClaimOrder:
+    """Return in which order the settings want jobs to run; of peers with one AE title, the most urgent counts."""
+    priorities: dict[str, int] = {}
+    for peer in settings.peers:
+        priorities[peer.ae_title] = max(peer.priority, priorities.get(peer.ae_title, peer.priority))
+    return ClaimOrder(settings.jobs.order, priorities, find_longest_wait_s(settings.jobs))
 
 
 def _log_warm_up(future: Future[None]) -> None:

@@ -19,6 +19,7 @@ from dicomnode.database.engine import Database, open_database
 from dicomnode.database.jobs import Job
 from dicomnode.errors import LeaseLostError
 from dicomnode.jobs.failure import record_failure
+from dicomnode.jobs.limits import limit_this_process
 from dicomnode.settings import RegistrationSettings, Settings
 
 log = logs.get_logger()
@@ -29,6 +30,7 @@ def start_worker(settings: Settings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logs.configure(settings.node.log_format)
+    limit_this_process(settings.jobs.open_files)
     parent = multiprocessing.parent_process()
     if parent is not None:
         watch = threading.Thread(target=_end_with, args=(parent,), name="end-with-parent", daemon=True)

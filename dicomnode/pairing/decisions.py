@@ -10,21 +10,22 @@ from collections.abc import Iterable
 
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import add_job, fetch_latest_job, fetch_outputs, move_job_by_person
-from dicomnode.database.outbox import cancel_outputs, owe_outputs
+from dicomnode.database.outbox import cancel_outputs
 from dicomnode.database.pairs import Pair, fetch_pair, fetch_pairs_of_series, move_pair
 from dicomnode.database.series import SeriesRow, fetch_series, set_series_state
 from dicomnode.errors import StateError
 from dicomnode.logs import get_logger
 from dicomnode.pairing.rules import request_pair as decide_request
 from dicomnode.pairing.service import record_pair
-from dicomnode.settings import DestinationSettings, PairingSettings
+from dicomnode.routes import owe_results
+from dicomnode.settings import PairingSettings, Settings
 
 log = get_logger()
 
 REQUESTED = "requested by a person"
 
 
-def accept_pair(database: Database, pair_id: int, now: float, destinations: Iterable[DestinationSettings]) -> None:
+def accept_pair(database: Database, pair_id: int, now: float, settings: Settings) -> None:
     """Say that a held pair is right, or that a registration in review may be sent.
 
     Parameters
@@ -35,8 +36,8 @@ def accept_pair(database: Database, pair_id: int, now: float, destinations: Iter
         The pair.
     now : float
         UTC epoch seconds.
-    destinations : iterable of DestinationSettings
-        The peers that get results.
+    settings : Settings
+        They say who gets results.
 
     Raises
     ------
@@ -52,7 +53,7 @@ def accept_pair(database: Database, pair_id: int, now: float, destinations: Iter
         elif pair.state == "ready" and job is not None and job.state == "review":
             move_job_by_person(connection, job.id, "done", decision="accepted", finished_at=now)
             made = [(output.id, output.kind) for output in fetch_outputs(connection, job.id)]
-            owe_outputs(connection, made, destinations, now)
+            owe_results(connection, pair_id, "review", made, (settings, now))
         else:
             raise _nothing_waits(pair_id, pair.state, None if job is None else job.state)
     log.info("pairing.accepted", pair_id=pair_id)

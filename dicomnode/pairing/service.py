@@ -34,6 +34,7 @@ from dicomnode.pairing.completeness import judge_completeness, should_ask_source
 from dicomnode.pairing.priors import ARRIVES_WITHIN_S, FETCHES_AT_MOST, choose_prior
 from dicomnode.pairing.rules import PairDecision, SeriesDecision, decide_patient
 from dicomnode.settings import Settings
+from dicomnode.steps import Step, reach
 
 log = get_logger()
 
@@ -61,7 +62,9 @@ def step(database: Database, settings: Settings, now: float) -> None:
         seekers = fetch_seekers(connection, now - ARRIVES_WITHIN_S, FETCHES_AT_MOST)
     for patient_id in sorted({series.patient.patient_id for series in complete}):
         with database.write() as connection:
-            _pair_patient(connection, patient_id, settings, now)
+            has_paired = _pair_patient(connection, patient_id, settings, now)
+        if has_paired:
+            reach(Step.PAIRED)
     for series_id in seekers:
         with database.write() as connection:
             _choose_prior(connection, series_id, settings, now)
@@ -78,6 +81,7 @@ def _complete_series(database: Database, series: OpenSeries, settings: Settings,
             return
         complete_series(connection, series.row.id, decision.reason)
     log.info("pairing.series_complete", series_uid=series.row.series_uid, reason=decision.reason)
+    reach(Step.COMPLETED, series_uid=series.row.series_uid)
 
 
 def _ask_source(database: Database, series: OpenSeries, settings: Settings, now: float) -> None:
@@ -87,14 +91,15 @@ def _ask_source(database: Database, series: OpenSeries, settings: Settings, now:
             add_query(connection, "count", series.row.id, is_source[0].name, now)
 
 
-def _pair_patient(connection: Connection, patient_id: str, settings: Settings, now: float) -> None:
+def _pair_patient(connection: Connection, patient_id: str, settings: Settings, now: float) -> bool:
+    """Record what is decided about a patient's series; return whether there is a new pair."""
     group = fetch_patient_series(connection, patient_id)
     requests = fetch_requests(connection, [series.row.id for series in group])
     decision = decide_patient(group, now, settings.pairing, requests)
-    for pair in decision.pairs:
-        record_pair(connection, pair, now)
+    new = [record_pair(connection, pair, now) for pair in decision.pairs]
     for series in decision.series:
         _record_series(connection, series, settings, now)
+    return any(pair_id is not None for pair_id in new)
 
 
 def record_pair(connection: Connection, pair: PairDecision, now: float) -> int | None:

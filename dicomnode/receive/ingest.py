@@ -19,6 +19,7 @@ from dicomnode.receive.intake import Intake
 from dicomnode.receive.part10 import FileMeta, Origin
 from dicomnode.receive.recording import Entry, Sender
 from dicomnode.settings import LimitSettings
+from dicomnode.steps import Step, reach
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def ingest(intake: Intake, request: StoreRequest, sender: Sender, *, limits: Lim
         if is_new:
             intake.give_up(header.sop_instance_uid)
         raise
+    reach(Step.SPOOLED, file_name=file.file_name)
     entry = Entry(sender, header, file, now, is_answered=is_new)
     if is_new:
         intake.submit(entry)

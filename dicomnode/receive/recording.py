@@ -26,6 +26,7 @@ from dicomnode.database.index_groups import Received, record_instances
 from dicomnode.errors import StorageFailedError, StorageFullError
 from dicomnode.logs import get_logger
 from dicomnode.receive.spool import Spool
+from dicomnode.steps import Step, reach
 
 log = get_logger()
 
@@ -93,6 +94,7 @@ def record_group(spool: Spool, database: Database, group: Sequence[Entry | Closi
                 close_association(connection, ids[id(one.sender)], one.closed_at)
     for one in group:
         one.sender.association_id = ids[id(one.sender)]
+    reach(Step.INDEXED, rows=len(entries))
     outcomes = iter(_put_in_place(spool, entries, recordings))
     return [next(outcomes) if isinstance(one, Entry) else None for one in group]
 
@@ -120,6 +122,7 @@ def _put_in_place(
     except (StorageFullError, StorageFailedError) as error:
         log.error("receive.not_moved", why=str(error))
         return [error if isinstance(found, Recording) else found for found in recordings]
+    reach(Step.PLACED, files=len(entries))
     return recordings
 
 

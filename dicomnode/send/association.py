@@ -1,7 +1,8 @@
 """Opens an association with a peer as requestor, and keeps pynetdicom's faults away from those who use it.
 
 Flow: send/scu > [association] > a peer
-Never: a message (`scu` sends those); a retry (the caller decides by the class of the error).
+Never: C-STORE (`storing` does that, without threads); a message (`scu` sends those); a retry (the caller decides by
+the class of the error).
 """
 
 from __future__ import annotations
@@ -22,13 +23,11 @@ from pynetdicom.transport import AddressInformation, AssociationSocket
 from dicomnode.certificates import read_peer_certificate
 from dicomnode.errors import PeerBusyError, PeerRejectedError, PeerUnreachableError
 from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicomnode.send.pdus import CONTEXTS_AT_MOST, ContextKey
 from dicomnode.settings import PeerSettings, Settings
 from dicomnode.tls import is_proven, make_client_context, show_needed_certificate
 
-CONTEXTS_AT_MOST = 128  # PS3.8 9.3.2.2: odd identifiers from 1 to 255
 REJECTED_TRANSIENT = 2  # PS3.8 9.3.4, table 9-21, Result
-
-ContextKey = tuple[str, str]  # SOP class UID, transfer syntax UID
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,6 @@ def open_association(
         raise ValueError(f"{len(offered)} presentation contexts, an association holds {CONTEXTS_AT_MOST}")
     if peer.tls and caller.tls is None:
         raise ValueError(f"{peer.name} is called by TLS, and the caller has no context for it")
-    # The file's bytes go out as they are; pynetdicom would decode and encode them again.
-    _config.STORE_SEND_CHUNKED_DATASET = True
     # What is asked and answered names patients.
     _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
     entity, gate = _make_entity(peer, caller), _Gate()
@@ -258,11 +255,12 @@ def _check_established(
     if association.rejected_contexts and not association.accepted_contexts:
         raise PeerRejectedError(f"{where} takes none of {len(association.rejected_contexts)} presentation contexts")
     if tls_failure is not None:
-        raise PeerUnreachableError(f"{where}: {_explain(tls_failure)}") from tls_failure
+        raise PeerUnreachableError(f"{where}: {explain_tls(tls_failure)}") from tls_failure
     raise PeerUnreachableError(f"{where}: no association; nobody listens there, or the peer broke it off")
 
 
-def _explain(failure: ssl.SSLError) -> str:
+def explain_tls(failure: ssl.SSLError) -> str:
+    """Say why TLS did not come about, and what to do."""
     if isinstance(failure, ssl.SSLCertVerificationError):
         found = failure.verify_message.rstrip(".")
         return f"its certificate is not accepted: {found}; it must be signed by a CA of tls.ca and name the peer's host"

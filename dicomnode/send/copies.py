@@ -1,6 +1,6 @@
 """In which form an instance is sent: compressed where the destination wants and takes it, else as it was made.
 
-Flow: send/service > [copies] > send/scu
+Flow: send/delivery > [copies] > send/scu
 Never: an instance held back because its compressed copy is missing or not taken.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Container
 from dataclasses import replace
 
 from dicomnode.outputs.compression import SYNTAXES, find_copy_path
-from dicomnode.send.association import ContextKey
+from dicomnode.send.pdus import ContextKey
 from dicomnode.send.scu import Instance
 from dicomnode.settings import Compression
 

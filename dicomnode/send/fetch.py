@@ -20,8 +20,9 @@ from pynetdicom.association import Association
 from dicomnode.database.queries import Subject
 from dicomnode.database.store import make_file_name, sync_folder
 from dicomnode.errors import PeerRejectedError, PeerUnreachableError
-from dicomnode.send.association import ContextKey, Storing
+from dicomnode.send.association import Storing
 from dicomnode.send.find import PENDING
+from dicomnode.send.pdus import ContextKey
 from dicomnode.send.statuses import check_query_status
 from dicomnode.settings import PeerSettings
 from dicomnode.status import StoreStatus

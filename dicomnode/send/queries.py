@@ -39,7 +39,7 @@ from dicomnode.errors import (
     PermanentError,
 )
 from dicomnode.logs import get_logger
-from dicomnode.send.association import Caller, ContextKey, Storing, make_caller, open_association
+from dicomnode.send.association import Caller, Storing, make_caller, open_association
 from dicomnode.send.fetch import (
     GET_CONTEXTS,
     IMPLICIT_LITTLE_ENDIAN,
@@ -50,6 +50,7 @@ from dicomnode.send.fetch import (
     move_series,
 )
 from dicomnode.send.find import STUDY_ROOT_FIND, Search, find_count, find_series
+from dicomnode.send.pdus import ContextKey
 from dicomnode.send.retry import draw_wait_s
 from dicomnode.settings import PeerSettings, Settings
 

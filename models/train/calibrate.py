@@ -156,7 +156,7 @@ def search_far_off(
 ) -> tuple[RigidTransform, Mapping[str, float]]:
     """Search as the node does at first, but from starts turned far off: most end on a wrong top."""
     prepared = prepare_fixed(case.fixed), prepare_moving(case.moving)
-    problem = pose_problem(case.fixed, prepared, network, DEFAULT, seed=0)
+    problem = pose_problem(prepared, network, DEFAULT, seed=0)
     turn = np.eye(4)
     turn[:3, :3] = draw_rotation(FAR_OFF_DEG, rng)
     turn[:3, 3] = problem.centre_mm - turn[:3, :3] @ problem.centre_mm

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
-from tests.benchmarks import read
+from tests.benchmarks import read, send
 from tests.benchmarks.ingest import run as ingest
 from tests.benchmarks.registration import run as registration
 from tests.benchmarks.rows import Row, write_rows
@@ -17,6 +17,7 @@ from tests.benchmarks.rows import Row, write_rows
 GROUPS: Mapping[str, Callable[[], Iterable[Row]]] = {
     "ingest": ingest.measure,
     "read": read.measure,
+    "send": send.measure,
     "registration": registration.measure,
 }
 

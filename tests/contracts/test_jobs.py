@@ -10,6 +10,7 @@ from dicomnode.database.engine import Database
 from dicomnode.database.jobs import (
     JOB_MOVES,
     JOB_MOVES_BY_PERSON,
+    ClaimOrder,
     Job,
     JobClaim,
     claim_job,
@@ -60,6 +61,47 @@ def test_a_job_is_not_claimed_before_it_is_due(database: Database) -> None:
 
     assert claim_job(database, 99.0, lease_s=60.0) is None
     assert claim_job(database, 100.0, lease_s=60.0) is not None
+
+
+def test_the_newest_is_claimed_first_where_that_is_wanted(database: Database) -> None:
+    ids = [add_waiting_job(database, now=10.0 + number) for number in range(3)]
+
+    taken = [claim_job(database, 20.0, 60.0, ClaimOrder("newest")) for _ in ids]
+
+    assert [job.id for job in taken if job is not None] == ids[::-1]
+
+
+def test_who_sent_the_series_decides_before_age(database: Database) -> None:
+    ordinary, urgent = add_waiting_job(database, now=10.0), add_waiting_job(database, now=11.0, calling_ae="STROKE")
+    low = add_waiting_job(database, now=9.0, calling_ae="RESEARCH")
+    order = ClaimOrder(priorities={"STROKE": 5, "RESEARCH": -5})
+
+    taken = [claim_job(database, 20.0, 60.0, order) for _ in range(3)]
+
+    assert [job.id for job in taken if job is not None] == [urgent, ordinary, low]
+
+
+def test_a_job_that_failed_before_is_claimed_after_those_that_did_not(database: Database) -> None:
+    poison, other = add_waiting_job(database, now=10.0), add_waiting_job(database, now=11.0)
+    first = _claim(database)
+    with database.write() as connection:
+        move_claimed_job(connection, _of(first), "retry", not_before=15.0)
+
+    assert [_claim(database).id, _claim(database).id] == [other, poison]
+
+
+def test_a_clock_that_is_put_back_neither_holds_nor_delays_a_job(database: Database) -> None:
+    waiting, held = add_waiting_job(database, now=1e6), add_waiting_job(database, now=2e6)
+    first = _claim(database, now=1e6)
+    with database.write() as connection:
+        move_claimed_job(connection, _of(first), "retry", not_before=1e6 + 40.0)
+    _claim(database, now=2e6)
+
+    job = claim_job(database, 20.0, 60.0, ClaimOrder(wait_at_most_s=40.0))
+
+    assert job is not None
+    assert job.id == waiting
+    assert [one.id for one in fetch_expired_claims(database, 20.0, lease_s=60.0)] == [held]
 
 
 def test_concurrent_claimers_never_take_one_job_twice(database: Database) -> None:
@@ -114,9 +156,9 @@ def test_an_extended_lease_does_not_expire(database: Database) -> None:
     add_waiting_job(database)
     job = _claim(database, now=20.0)
 
-    assert [one.id for one in fetch_expired_claims(database, now=81.0)] == [job.id]
+    assert [one.id for one in fetch_expired_claims(database, now=81.0, lease_s=60.0)] == [job.id]
     extend_lease(database, _of(job), 140.0)
-    assert fetch_expired_claims(database, now=81.0) == []
+    assert fetch_expired_claims(database, now=81.0, lease_s=60.0) == []
 
 
 def test_a_job_that_is_given_back_has_not_used_an_attempt(database: Database) -> None:

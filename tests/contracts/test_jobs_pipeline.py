@@ -16,7 +16,7 @@ from dicomnode.errors import ConfigurationError, LeaseLostError, RegistrationRef
 from dicomnode.jobs import pipeline
 from dicomnode.jobs.pipeline import SeriesResult, judge_result, run_job
 from dicomnode.outputs.objects import OutputFile, write_outputs
-from dicomnode.settings import DestinationSettings, NodeSettings, OutputSettings, PeerSettings, Settings
+from dicomnode.settings import DestinationSettings, NodeSettings, OutputSettings, Settings
 from dicomnode.volumes.series import SeriesVolume, load_series
 from registration.errors import DeviceError, ModelError, NoOverlapError
 from registration.pipeline import Registration
@@ -24,13 +24,7 @@ from registration.transforms import RigidTransform
 from registration.volume import Volume
 from tests.dicomnode.outputs.known_requests import make_request
 from tests.dicomnode.series_files import SeriesSpec, write_series
-from tests.rows import MR, add_waiting_job, grown, receive
-
-PEERS = tuple(
-    PeerSettings(name=name, ae_title=name.upper(), host="127.0.0.1", port=104, may=("receive",))
-    for name in ("pacs", "archive")
-)
-SETTINGS = Settings(peers=PEERS, destinations=tuple(DestinationSettings(peer=peer.name) for peer in PEERS))
+from tests.rows import MR, add_waiting_job, grown, receive, settings_of
 
 
 def _registration(verdict: Literal["accept", "review", "reject"], shift_mm: float = 0.0) -> Registration:
@@ -62,13 +56,14 @@ def _record(
     job: Job,
     root: Path,
     verdict: Literal["accept", "review", "reject"],
-    settings: Settings = SETTINGS,
+    **changes: object,
 ) -> None:
     outputs = () if verdict == "reject" else (_output(root, 1, "pt"), _output(root, 2, "rgb"), _output(root, 3, "reg"))
     blank = Volume(np.zeros((1, 1, 1), np.float32), np.eye(4))
     result = SeriesResult(_registration(verdict), "because", outputs, blank, blank)
     with database.write() as connection:
-        pipeline._record_result(connection, JobClaim(job.id, job.token), result, settings, (root, 30.0))
+        settings = settings_of(root, "pacs", "archive").model_copy(update=changes)
+        pipeline._record_result(connection, JobClaim(job.id, job.token), job.pair_id, result, (settings, 30.0))
 
 
 @pytest.mark.parametrize(
@@ -101,9 +96,8 @@ def test_what_is_in_review_is_owed_at_once_where_it_is_sent_marked(
     database: Database, tmp_path: Path, verdict: Literal["accept", "review", "reject"], state: str, owed: int
 ) -> None:
     job = _claimed(database)
-    settings = SETTINGS.model_copy(update={"outputs": OutputSettings(review="send")})
 
-    _record(database, job, tmp_path, verdict, settings)
+    _record(database, job, tmp_path, verdict, outputs=OutputSettings(review="send"))
 
     assert _now(database, job).state == state
     with database.read() as connection:
@@ -114,7 +108,7 @@ def test_each_destination_is_owed_the_objects_it_takes(database: Database, tmp_p
     job = _claimed(database)
     chosen = (DestinationSettings(peer="pacs", objects=("reg", "pt")), DestinationSettings(peer="archive"))
 
-    _record(database, job, tmp_path, "accept", SETTINGS.model_copy(update={"destinations": chosen}))
+    _record(database, job, tmp_path, "accept", destinations=chosen)
 
     with database.read() as connection:
         owed = [(row.destination, row.kind) for row in fetch_outbox(connection)]

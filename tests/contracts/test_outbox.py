@@ -14,6 +14,7 @@ from dicomnode.database.outbox import (
     OutboxRow,
     add_outbox_rows,
     claim_outbox,
+    count_due_rows,
     extend_leases,
     fail_due_rows,
     fetch_outbox,
@@ -25,9 +26,9 @@ from dicomnode.database.outbox import (
     retry_outbox_row,
 )
 from dicomnode.errors import LeaseLostError, StateError
-from tests.rows import add_finished_job
+from tests.rows import add_finished_job, due
 
-KINDS = ("pt", "pt", "rgb", "rgb", "reg")
+KINDS = ("pt", "pt", "rgb", "rgb")
 
 
 def _owe(database: Database, *destinations: str, kinds: tuple[str, ...] = KINDS) -> list[int]:
@@ -38,7 +39,7 @@ def _owe(database: Database, *destinations: str, kinds: tuple[str, ...] = KINDS)
 
 
 def _claim(database: Database, destination: str = "pacs", now: float = 40.0, limit: int = 100) -> list[OutboxRow]:
-    return claim_outbox(database, destination, now, lease_s=60.0, limit=limit)
+    return claim_outbox(database, due(destination, now), limit)
 
 
 def _row(database: Database, row_id: int) -> OutboxRow:
@@ -64,11 +65,51 @@ def test_nothing_is_owed_where_there_is_no_destination(database: Database) -> No
         assert fetch_outbox(connection) == []
 
 
-def test_rows_are_claimed_job_by_job_with_the_registration_object_last(database: Database) -> None:
-    _owe(database, "pacs")
-    _owe(database, "pacs")
+def test_rows_are_claimed_job_by_job(database: Database) -> None:
+    first, second = _owe(database, "pacs"), _owe(database, "pacs")
 
-    assert [row.kind for row in _claim(database)] == [*KINDS, *KINDS]
+    assert [row.output_id for row in _claim(database)] == [*first, *second]
+
+
+@pytest.mark.parametrize("end", ["sent", "dead"])
+def test_the_registration_object_is_due_once_nothing_else_of_its_job_is_unsent(database: Database, end: str) -> None:
+    _owe(database, "pacs", "archive", kinds=("pt", "rgb", "reg"))
+    _owe(database, "pacs", kinds=("reg",))
+
+    rows = _claim(database)
+    assert [(row.kind, row.job_id) for row in rows] == [("pt", 1), ("rgb", 1), ("reg", 2)]
+    with database.write() as connection:
+        record_sent(connection, rows[0], 41.0)
+        record_retry(connection, rows[1], 41.5, "out of resources")
+    assert _claim(database, now=41.0) == []
+    [again] = _claim(database, now=42.0)
+    with database.write() as connection:
+        record_sent(connection, again, 42.0) if end == "sent" else record_dead(connection, again, "refused")
+
+    assert [(row.kind, row.job_id) for row in _claim(database, now=42.0)] == [("reg", 1)]
+
+
+def test_the_registration_object_first_keeps_the_rest_of_its_job_back(database: Database) -> None:
+    _owe(database, "pacs", kinds=("pt", "rgb", "reg"))
+    _owe(database, "pacs", kinds=("pt",))
+    first = due(order="first")
+
+    assert count_due_rows(database, first) == 2
+    rows = claim_outbox(database, first, 100)
+    assert [row.kind for row in rows] == ["reg", "pt"]
+    with database.write() as connection:
+        record_sent(connection, rows[0], 41.0)
+
+    assert [row.kind for row in claim_outbox(database, first, 100)] == ["pt", "rgb"]
+
+
+def test_a_clock_that_is_put_back_neither_holds_nor_delays(database: Database) -> None:
+    _owe(database, "pacs", kinds=("pt", "rgb"))
+    late, held = _claim(database, now=1e6)
+    with database.write() as connection:
+        record_retry(connection, late, 1e6 + 3600.0, "out of resources")
+
+    assert [row.id for row in _claim(database, now=50.0)] == [held.id, late.id]
 
 
 def test_a_claim_of_part_takes_the_first_and_the_next_the_rest(database: Database) -> None:
@@ -131,7 +172,7 @@ def test_a_released_row_is_due_again_with_no_attempt_used(database: Database) ->
 
 
 def test_outcomes_are_recorded_with_their_reason(database: Database) -> None:
-    _owe(database, "pacs", kinds=("pt", "rgb", "reg"))
+    _owe(database, "pacs", kinds=("pt", "rgb", "rgb"))
     sent, later, refused = _claim(database)
 
     with database.write() as connection:
@@ -153,7 +194,7 @@ def test_outcomes_are_recorded_with_their_reason(database: Database) -> None:
 def test_one_failed_association_puts_off_everything_due_to_the_destination(database: Database) -> None:
     _owe(database, "pacs", "archive")
 
-    assert fail_due_rows(database, "pacs", 40.0, Failure("nobody listens", 50.0), attempts_at_most=3) == 0
+    assert fail_due_rows(database, due(now=40.0), Failure("nobody listens", 50.0), attempts_at_most=3) == 0
 
     with database.read() as connection:
         rows = fetch_outbox(connection)
@@ -164,10 +205,10 @@ def test_one_failed_association_puts_off_everything_due_to_the_destination(datab
 
 def test_used_up_attempts_end_a_row(database: Database) -> None:
     _owe(database, "pacs", kinds=("pt",))
-    fail_due_rows(database, "pacs", 40.0, Failure("nobody listens", 50.0), attempts_at_most=2)
+    fail_due_rows(database, due(now=40.0), Failure("nobody listens", 50.0), attempts_at_most=2)
     _owe(database, "pacs", kinds=("pt",))
 
-    assert fail_due_rows(database, "pacs", 50.0, Failure("nobody listens", 70.0), attempts_at_most=2) == 1
+    assert fail_due_rows(database, due(now=50.0), Failure("nobody listens", 70.0), attempts_at_most=2) == 1
 
     with database.read() as connection:
         assert [row.state for row in fetch_outbox(connection)] == ["dead", "retry"]
@@ -176,16 +217,16 @@ def test_used_up_attempts_end_a_row(database: Database) -> None:
 def test_a_rejected_association_ends_every_due_row(database: Database) -> None:
     _owe(database, "pacs")
 
-    assert fail_due_rows(database, "pacs", 40.0, Failure("calling AE title", None), attempts_at_most=9) == len(KINDS)
+    assert fail_due_rows(database, due(now=40.0), Failure("calling AE title", None), attempts_at_most=9) == len(KINDS)
 
 
 def test_rows_that_are_held_or_not_due_share_no_failure(database: Database) -> None:
-    _owe(database, "pacs", kinds=("pt", "rgb", "reg"))
+    _owe(database, "pacs", kinds=("pt", "rgb", "rgb"))
     held, later = _claim(database, limit=2)
     with database.write() as connection:
         record_retry(connection, later, 500.0, "out of resources")
 
-    fail_due_rows(database, "pacs", 41.0, Failure("nobody listens", 50.0), attempts_at_most=9)
+    fail_due_rows(database, due(now=41.0), Failure("nobody listens", 50.0), attempts_at_most=9)
 
     assert (_row(database, held.id), _row(database, later.id).not_before) == (held, 500.0)
 

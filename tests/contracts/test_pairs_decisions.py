@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import Job, JobClaim, claim_job, fetch_job, fetch_latest_job, move_claimed_job
-from dicomnode.database.outbox import add_outbox_rows, claim_outbox, fetch_outbox, record_sent
+from dicomnode.database.outbox import Due, add_outbox_rows, claim_outbox, fetch_outbox, record_sent
 from dicomnode.database.pairs import Pair, fetch_pair, fetch_pairs
 from dicomnode.errors import LeaseLostError, StateError
 from dicomnode.pairing.decisions import accept_pair, reject_pair, request_pair, retry_job
 from dicomnode.pairing.service import step
-from dicomnode.settings import DestinationSettings, PairingSettings, Settings
+from dicomnode.settings import DestinationSettings, PairingSettings
 from tests.rows import (
     MR,
     PET,
@@ -24,10 +25,16 @@ from tests.rows import (
     grown,
     receive,
     series_state,
+    settings_of,
 )
 
-DESTINATIONS = [DestinationSettings(peer="pacs"), DestinationSettings(peer="archive", objects=("pt",))]
-SETTINGS = Settings(pairing=PairingSettings(series_quiet_period_s=20.0, study_quiet_period_s=60.0))
+DESTINATIONS = (DestinationSettings(peer="pacs"), DestinationSettings(peer="archive", objects=("pt",)))
+SETTINGS = settings_of(Path("unused"), "pacs", "archive").model_copy(
+    update={
+        "destinations": DESTINATIONS,
+        "pairing": PairingSettings(series_quiet_period_s=20.0, study_quiet_period_s=60.0),
+    }
+)
 FAR = replace(MR, study=7, study_date="20240301")
 OTHER_PERSON = replace(PET.patient, patient_id="4712")
 
@@ -50,7 +57,7 @@ def _owed(database: Database) -> int:
 def test_an_accepted_held_pair_gets_its_job(database: Database) -> None:
     pair_id = add_ready_pair(database, state="held")
 
-    accept_pair(database, pair_id, 30.0, DESTINATIONS)
+    accept_pair(database, pair_id, 30.0, SETTINGS)
 
     with database.read() as connection:
         job = fetch_latest_job(connection, pair_id)
@@ -66,14 +73,14 @@ def test_a_rejected_held_pair_never_runs(database: Database) -> None:
     assert _pair_state(database, pair_id) == "rejected"
     assert claim_job(database, 99.0, lease_s=60.0) is None
     with pytest.raises(StateError, match="it is rejected and it has no job"):
-        accept_pair(database, pair_id, 31.0, DESTINATIONS)
+        accept_pair(database, pair_id, 31.0, SETTINGS)
 
 
 def test_nothing_of_a_job_in_review_is_owed_until_it_is_accepted(database: Database) -> None:
     job_id, _ = add_finished_job(database, ("pt", "pt", "rgb", "reg"), state="review")
     assert _owed(database) == 0
 
-    accept_pair(database, _job(database, job_id).pair_id, 30.0, DESTINATIONS)
+    accept_pair(database, _job(database, job_id).pair_id, 30.0, SETTINGS)
 
     job = _job(database, job_id)
     assert (job.state, job.decision, job.finished_at) == ("done", "accepted", 30.0)
@@ -98,7 +105,7 @@ def test_nothing_of_a_job_in_review_is_owed_once_it_is_rejected(database: Databa
     assert (_job(database, job_id).state, _job(database, job_id).decision) == ("done", "rejected")
     assert _pair_state(database, pair_id) == "rejected"
     with pytest.raises(StateError):
-        accept_pair(database, pair_id, 31.0, DESTINATIONS)
+        accept_pair(database, pair_id, 31.0, SETTINGS)
     assert _owed(database) == 0
 
 
@@ -106,7 +113,7 @@ def test_what_was_to_be_sent_before_anybody_looked_is_given_up_once_it_is_reject
     job_id, output_ids = add_finished_job(database, ("pt", "rgb", "reg"), state="review")
     with database.write() as connection:
         add_outbox_rows(connection, output_ids, ["pacs"], now=25.0)
-    sent, under_way, *_ = claim_outbox(database, "pacs", 26.0, 60.0, 2)
+    sent, under_way, *_ = claim_outbox(database, Due("pacs", 26.0, 60.0, 3600.0), 2)
     with database.write() as connection:
         record_sent(connection, sent, 27.0)
 
@@ -117,11 +124,11 @@ def test_what_was_to_be_sent_before_anybody_looked_is_given_up_once_it_is_reject
     assert states == [("sent", ""), ("dead", "rejected by a person"), ("dead", "rejected by a person")]
     with pytest.raises(LeaseLostError), database.write() as connection:
         record_sent(connection, under_way, 31.0)  # it went out while the person decided
-    assert claim_outbox(database, "pacs", 99.0, 60.0, 9) == []
+    assert claim_outbox(database, Due("pacs", 99.0, 60.0, 3600.0), 9) == []
 
 
 @pytest.mark.parametrize(
-    "decide", [lambda d, p: accept_pair(d, p, 30.0, DESTINATIONS), lambda d, p: reject_pair(d, p, 30.0)]
+    "decide", [lambda d, p: accept_pair(d, p, 30.0, SETTINGS), lambda d, p: reject_pair(d, p, 30.0)]
 )
 def test_a_pair_that_waits_for_nobody_is_left_alone(database: Database, decide: object) -> None:
     job_id = add_waiting_job(database)
@@ -197,7 +204,7 @@ def test_a_request_for_two_ids_is_held_with_how_they_agree(database: Database) -
     assert (pair.state, pair.reason) == ("held", "PatientID differs")
     assert pair.explanation["identity"]["PatientID"] == "differs"
     assert pair.explanation["identity"]["PatientBirthDate"] == "equal"
-    accept_pair(database, pair.id, 201.0, DESTINATIONS)
+    accept_pair(database, pair.id, 201.0, SETTINGS)
     assert _pair_state(database, pair.id) == "ready"
 
 

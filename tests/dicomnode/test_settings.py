@@ -20,6 +20,7 @@ from dicomnode.settings import (
     DestinationSettings,
     OutputSettings,
     PeerSettings,
+    RuleSettings,
     Section,
     Settings,
 )
@@ -60,13 +61,19 @@ def test_the_example_gives_the_defaults(tmp_path: Path) -> None:
 
 
 def test_the_example_names_every_key_with_its_default() -> None:
-    defaults = Settings().model_dump(mode="json", exclude={"peers": True, "destinations": True, "pairing": {"choices"}})
+    defaults = Settings().model_dump(mode="json", exclude={"peers", "destinations", "rules"})
+    del defaults["pairing"]["choices"]
     assert tomllib.loads(read_example()) == defaults
 
 
 @pytest.mark.parametrize(
     ("table", "model"),
-    [("peers", PeerSettings), ("destinations", DestinationSettings), ("pairing.choices", ChoiceSettings)],
+    [
+        ("peers", PeerSettings),
+        ("destinations", DestinationSettings),
+        ("rules", RuleSettings),
+        ("pairing.choices", ChoiceSettings),
+    ],
 )
 def test_the_example_shows_every_key_of_a_list(table: str, model: type[Section]) -> None:
     rows = read_example().splitlines()

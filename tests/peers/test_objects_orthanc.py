@@ -21,10 +21,11 @@ from pynetdicom import AE, evt
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.jobs import JobClaim, claim_job, move_claimed_job, record_outputs
 from dicomnode.database.migrate import migrate
-from dicomnode.database.outbox import fetch_outbox, owe_outputs
+from dicomnode.database.outbox import fetch_outbox
 from dicomnode.outputs.compression import COMPRESSED, find_copy_path, write_copies
 from dicomnode.outputs.modules import PLANS
 from dicomnode.outputs.objects import OutputFile, write_outputs
+from dicomnode.routes import owe_results
 from dicomnode.send.service import SendService
 from dicomnode.settings import Compression, DestinationSettings, NodeSettings, PeerSettings, Settings
 from tests.dicomnode.outputs.known_inputs import INPUTS
@@ -66,7 +67,7 @@ def owe(database: Database, settings: Settings, name: str) -> list[OutputFile]:
     with database.write() as connection:
         move_claimed_job(connection, JobClaim(job.id, job.token), "done")
         made = zip(record_outputs(connection, job.id, rows), (file.kind for file in files), strict=True)
-        owe_outputs(connection, made, settings.destinations, time.time() - 1)
+        owe_results(connection, job.pair_id, "accept", made, (settings, time.time() - 1))
     return files
 
 

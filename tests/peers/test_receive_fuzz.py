@@ -6,6 +6,8 @@ Never: other cases each day (`derandomize`); a found case that is not kept as an
 
 from __future__ import annotations
 
+import socket
+import struct
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
@@ -72,6 +74,7 @@ COMMANDS = [
     echo_command(),
 ]
 REQUEST = associate_request("SCANNER", "DICOMNODE", [(MR, (EXPLICIT,)), ("1.2.840.10008.1.1", (EXPLICIT,))], 16384)
+DATA_VALUES = [b"".join([pdv(1, 3, COMMANDS[0]), *fragments(1, 0, DATA_SETS[0], 400)]), pdv(3, 3, COMMANDS[3])]
 STORE = pdu(P_DATA, pdv(1, 3, COMMANDS[0])) + pdu(P_DATA, b"".join(fragments(1, 0, DATA_SETS[0], 400)))
 CONVERSATIONS = [
     (b"", REQUEST),
@@ -129,9 +132,7 @@ def test_a_damaged_command_set_is_read_to_its_end_or_refused(encoded: bytes) -> 
     except PeerProtocolError:
         return
     # Each value is where its element says, and nothing else is: what was read makes the same bytes again.
-    elements = [
-        b"\0\0" + key.to_bytes(2, "little") + len(one).to_bytes(4, "little") + one for key, one in values.items()
-    ]
+    elements = [struct.pack("<HHL", 0, element, len(value)) + value for element, value in values.items()]
     assert sum(map(len, elements)) <= len(encoded)
     assert all(element in encoded for element in elements)
     command = read_store_command(encoded)
@@ -141,7 +142,8 @@ def test_a_damaged_command_set_is_read_to_its_end_or_refused(encoded: bytes) -> 
 
 
 @MANY
-@given(damaged([body[6:] for body in (STORE, pdu(P_DATA, pdv(3, 3, COMMANDS[3])))]), st.integers(0, 4000))
+@given(damaged(DATA_VALUES), st.integers(0, 4000))
+@example(DATA_VALUES[0], 10)
 @example(b"\xff\xff\xff\xff\x01\x03", 1000)
 @example(b"\0\0\0\x01\x01", 1000)
 def test_damaged_data_values_make_messages_or_are_refused(pdvs: bytes, limit: int) -> None:
@@ -166,12 +168,16 @@ def test_a_damaged_data_set_is_described_or_refused(data: bytes, syntax: str) ->
 
 
 def assert_values_lie_inside(data: bytes, encoding: Encoding) -> None:
-    """Assert that a walk gives pieces of the data set, none of them longer or elsewhere, or refuses it."""
+    """Assert that a walk refuses a data set, or ends where it ends: an element behind it is found there, and whole."""
     every_tag = range(0x00080000, 0x00290000)
     with suppress(InstanceNotUnderstoodError, LimitExceededError):
         values = collect_values(data, encoding, every_tag)
         assert sum(map(len, values.values())) <= len(data)
         assert all(value in data for value in values.values())
+        order, vr = encoding.byte_order, () if encoding.is_implicit else (b"LO",)
+        form = "HHL" if encoding.is_implicit else "HH2sH"
+        behind = struct.pack(order + form, 0x0010, 0x0020, *vr, 4) + b"last"
+        assert collect_values(data + behind, encoding, {0x00100020}) == {0x00100020: b"last"}
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +199,9 @@ def test_a_damaged_conversation_ends_and_leaves_nothing(node: RunningScp, data: 
         with RawAssociation(node.port) as raw, suppress(OSError):
             raw.send(before + data.draw(damaged([sent])))
             raw.send(A_RELEASE_RQ)
+            raw.socket.shutdown(socket.SHUT_WR)
+            while raw.socket.recv(65536):
+                pass
         _, associations, _ = node.scp._parts()
         wait_until(lambda: not associations._connections and not associations.waiting.count(), 20, "its end")
     assert not associations._senders

@@ -160,6 +160,7 @@ def test_an_odd_command_with_too_deep_a_data_set_is_aborted_too(tmp_path: Path) 
             raw.send_pdvs([[pdv(1, COMMAND | LAST, odd), pdv(1, LAST, DATA_1 + nested_sequences(3))]])
             assert is_aborted(raw, NOT_SPECIFIED)
         assert_crossed(node, logs, "nesting_depth", f"sequences nest deeper than 2 at byte {len(DATA_1) + 40}")
+        assert [row["event"] for row in logs if row["log_level"] == "warning"] == ["receive.aborted"]  # and no answer
 
 
 def test_who_holds_most_of_the_memory_goes_and_small_instances_go_on(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 
 from dicomnode.errors import PeerBusyError, PeerRejectedError, PeerUnreachableError, StorageFailedError
-from dicomnode.send.scu import Caller, Instance, open_association, send_echo, send_instance
+from dicomnode.send.scu import Caller, Instance, open_store_association, send_echo, send_instance
 from dicomnode.settings import PeerSettings
 from tests.conftest import find_peer_program
 from tests.dicomnode.series_files import SeriesSpec, write_series
@@ -42,7 +42,7 @@ def _instances(folder: Path, slices: int = 3, modality: str = "MR") -> list[Inst
 
 
 def _send(peer: PeerSettings, instances: list[Instance], caller: Caller = CALLER) -> list[str]:
-    with open_association(peer, caller, {instance.context for instance in instances}) as association:
+    with open_store_association(peer, caller, {instance.context for instance in instances}) as association:
         return [send_instance(association, peer, one, number) for number, one in enumerate(instances, start=1)]
 
 
@@ -139,7 +139,7 @@ def test_a_refused_instance_does_not_end_the_association(tmp_path: Path) -> None
 
     with (
         _answering(lambda _event: next(answers)) as peer,
-        open_association(peer, CALLER, {instances[0].context}) as association,
+        open_store_association(peer, CALLER, {instances[0].context}) as association,
     ):
         with pytest.raises(PeerRejectedError):
             send_instance(association, peer, instances[0], 1)
@@ -209,7 +209,7 @@ def test_only_the_instances_without_a_context_are_rejected(tmp_path: Path) -> No
 
     with (
         _answering(lambda _event: 0x0000) as peer,
-        open_association(peer, CALLER, {mr.context, pet.context}) as association,
+        open_store_association(peer, CALLER, {mr.context, pet.context}) as association,
     ):
         with pytest.raises(PeerRejectedError, match=r"does not take SOP class 1\.2\.840\.10008\.5\.1\.4\.1\.1\.128"):
             send_instance(association, peer, pet, 1)

@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from registration.preprocess import blur
-from registration.refinement import COARSE, FINE, Search, minimise, minimise_along, refine
-from registration.similarity import make_comparison, measure
+from registration.refinement import COARSE, FINE, Search, minimise, minimise_along, refine, settle
+from registration.similarity import Comparison, make_comparison, measure
 from registration.transforms import RigidTransform
 from registration.volume import Volume
 
@@ -48,19 +48,50 @@ def test_a_line_search_never_ends_higher_than_it_began() -> None:
     assert value == table[int(abs(point[0]) * 37) % 1000]
 
 
-def test_refinement_finds_a_known_pose() -> None:
+CENTRE_MM = np.full(3, 78.0)
+
+
+def known_pose() -> tuple[Comparison, RigidTransform, NDArray[np.float64]]:
+    """A comparison, the pose that is right, and the moving points, LPS mm."""
     rng = np.random.default_rng(0)
     array = blur(rng.random((40, 40, 40), dtype=np.float32), np.full(3, 3.0))
     array = (array - array.min()) / np.ptp(array)
     volume = Volume(array, np.diag([4.0, 4.0, 4.0, 1.0]))
-    truth = RigidTransform.from_parameters(np.array([0.03, -0.05, 0.04]), np.array([3.0, -2.0, 4.0]), np.full(3, 78.0))
+    truth = RigidTransform.from_parameters(np.array([0.03, -0.05, 0.04]), np.array([3.0, -2.0, 4.0]), CENTRE_MM)
     index = rng.integers(8, 32, (5000, 3))
     moving_mm = np.asarray(index * 4.0, dtype=np.float64)
-    comparison = make_comparison(truth.apply(moving_mm), array[tuple(index.T)], volume, 1.0)
+    return make_comparison(truth.apply(moving_mm), array[tuple(index.T)], volume, 1.0), truth, moving_mm
 
-    rough, _ = refine(comparison, RigidTransform.identity(), np.full(3, 78.0), COARSE)
-    found, similarity = refine(comparison, rough, np.full(3, 78.0), FINE)
 
-    apart = found.apply(moving_mm) - truth.apply(moving_mm)
-    assert np.linalg.norm(apart, axis=1).mean() < 0.15
+def apart_mm(found: RigidTransform, truth: RigidTransform, moving_mm: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(found.apply(moving_mm) - truth.apply(moving_mm), axis=1).mean())
+
+
+def test_refinement_finds_a_known_pose() -> None:
+    comparison, truth, moving_mm = known_pose()
+
+    rough, _ = refine(comparison, RigidTransform.identity(), CENTRE_MM, COARSE)
+    found, similarity = refine(comparison, rough, CENTRE_MM, FINE)
+
+    assert apart_mm(found, truth, moving_mm) < 0.3
     assert similarity == pytest.approx(measure(comparison, found.inverse().matrix), abs=1e-9)
+
+
+def test_settling_steps_from_near_a_top_onto_it_on_any_number_of_threads() -> None:
+    comparison, truth, moving_mm = known_pose()
+    near = (
+        RigidTransform.from_parameters(np.array([0.006, -0.004, 0.005]), np.array([0.3, -0.3, 0.2]), CENTRE_MM) @ truth
+    )
+
+    found, on_two = (settle(comparison, near, CENTRE_MM, threads) for threads in (1, 2))
+
+    assert apart_mm(near, truth, moving_mm) > 0.4
+    assert apart_mm(found, truth, moving_mm) < 0.2
+    np.testing.assert_array_equal(found.matrix, on_two.matrix)
+
+
+def test_settling_stays_where_there_is_no_top() -> None:
+    comparison, truth, _ = known_pose()
+    off = RigidTransform.from_parameters(np.zeros(3), np.array([500.0, 0.0, 0.0]), CENTRE_MM) @ truth
+
+    assert settle(comparison, off, CENTRE_MM, 1) is off

@@ -23,6 +23,7 @@ from dicomnode.database.migrate import migrate
 from dicomnode.database.pairs import fetch_pair
 from dicomnode.database.series import fetch_instance_paths
 from dicomnode.database.store import Store
+from dicomnode.jobs.limits import read_resident_bytes
 from dicomnode.jobs.service import JobService
 from dicomnode.settings import JobSettings, NodeSettings, RegistrationSettings, Settings
 from tests.rows import add_waiting_job
@@ -126,7 +127,7 @@ def test_a_killed_worker_costs_an_attempt_and_no_job(
 
 def test_a_job_that_hangs_is_ended_at_its_deadline_and_holds_up_no_other(database: Database, tmp_path: Path) -> None:
     later_s = 0.0
-    service = JobService(_settings(tmp_path, workers=2, lease_s=3600.0), database, lambda: time.time() + later_s)
+    service = JobService(_settings(tmp_path, workers=2), database, time.time, lambda: time.monotonic() + later_s)
     service.start()
     hanging = _add_hanging_job(database, tmp_path)
     _run_until_it_hangs(service, database, hanging)
@@ -227,3 +228,47 @@ def test_a_worker_ends_with_its_parent(database: Database, tmp_path: Path) -> No
     parent.communicate()
 
     wait_until(lambda: not psutil.pid_exists(worker), START_TIMEOUT_S, "the worker ends")
+
+
+def test_a_worker_that_holds_too_much_memory_is_ended_and_its_job_tried_again(
+    start: Callable[..., JobService], database: Database, tmp_path: Path
+) -> None:
+    job_id = _add_hanging_job(database, tmp_path)
+    service = start()
+    _run_until_it_hangs(service, database, job_id)
+    [worker] = _workers()
+    settings = _settings(tmp_path)
+    less_than_it_holds = settings.jobs.model_copy(update={"memory_bytes": 1_000_000})
+
+    service.reload(settings.model_copy(update={"jobs": less_than_it_holds}))
+    service.step()
+
+    job = _job(database, job_id)
+    assert job.state == "retry"
+    assert "may hold 1000000 and was ended" in job.reason
+    wait_until(lambda: worker not in _workers(), START_TIMEOUT_S, "the worker ends")
+
+
+def test_a_worker_is_replaced_after_its_share_of_jobs(start: Callable[..., JobService], database: Database) -> None:
+    service = start(recycle_after=2)
+    processes = []
+    for _ in range(3):
+        job_id = add_waiting_job(database)  # rows without files
+        service.step()
+        processes += _workers()
+        _step_until(service, lambda job=job_id: _job(database, job).state == "retry", "it ends")  # type: ignore[misc]  # lambda
+
+    assert processes[0] == processes[1] != processes[2]
+
+
+def test_a_worker_may_open_so_many_files_and_is_the_first_to_go_when_memory_runs_out(
+    start: Callable[..., JobService], database: Database, tmp_path: Path
+) -> None:
+    job_id = _add_hanging_job(database, tmp_path)
+    _run_until_it_hangs(start(open_files=200), database, job_id)
+
+    [worker] = _workers()
+    assert psutil.Process(worker).rlimit(psutil.RLIMIT_NOFILE)[0] == 200
+    assert int(Path(f"/proc/{worker}/oom_score_adj").read_text(encoding="ascii")) > 0
+    assert read_resident_bytes(worker) > 50e6
+    assert read_resident_bytes(0) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,14 +126,14 @@ def _are_all(database: Database, destination: str, state: str) -> bool:
 
 def _step_until_idle(service: SendService) -> None:
     service.step()
-    running = [lane.running for lane in service._lanes.values() if lane.running is not None]
-    wait_until(lambda: all(future.done() for future in running), DELIVERY_TIMEOUT_S, "the senders are idle")
+    wait_until(service.is_idle, DELIVERY_TIMEOUT_S, "the senders are idle")
 
 
 @contextmanager
-def _answering(answer: Callable[[Any], int]) -> Iterator[int]:
+def _answering(answer: Callable[[Any], int], associations: int = 10) -> Iterator[int]:
     """A peer that answers each C-STORE with the status that `answer` returns; gives its port."""
     entity = AE("ANSWERING")
+    entity.maximum_associations = associations
     entity.add_supported_context("1.2.840.10008.5.1.4.1.1.4", [ExplicitVRLittleEndian])
     server = entity.start_server((LOOPBACK, 0), block=False, evt_handlers=[(evt.EVT_C_STORE, answer)])
     assert server is not None
@@ -197,8 +198,13 @@ def test_the_registration_object_goes_last(
     with _answering(store) as port:
         _step_until_idle(start(pacs=port))
 
-    assert received == [row.sop_instance_uid for row in _rows(database, "pacs")]
-    assert [row.kind for row in _rows(database, "pacs")] == ["pt"] * 5 + ["reg"] + ["pt"] * 5 + ["reg"]
+    rows = _rows(database, "pacs")
+    assert sorted(received) == sorted(row.sop_instance_uid for row in rows)
+    for job_id in {row.job_id for row in rows}:
+        *others, last = sorted(
+            (row for row in rows if row.job_id == job_id), key=lambda row: received.index(row.sop_instance_uid)
+        )
+        assert ([row.kind for row in others], last.kind) == (["pt"] * 5, "reg")
 
 
 def test_a_destination_that_was_down_gets_everything_when_it_is_back(
@@ -331,7 +337,8 @@ def test_a_file_that_is_missing_is_told_and_the_others_arrive(
     with _answering(lambda _event: 0x0000) as port:
         _step_until_idle(start(pacs=port))
 
-    assert _states(database, "pacs") == ["sent", "sent", "retry", "sent", "sent", "sent"]
+    # The registration object refers to the one that is missing, and waits for it.
+    assert _states(database, "pacs") == ["sent", "sent", "retry", "sent", "sent", "owed"]
     assert "0002.dcm" in _rows(database, "pacs")[2].reason
 
 
@@ -422,3 +429,61 @@ def test_a_destination_by_tls_gets_everything_once_its_certificate_is_renewed(
     finally:
         service.stop(5.0)
     assert _are_all(database, "pacs", "sent")
+
+
+def test_several_associations_store_at_once(
+    start: Callable[..., SendService], database: Database, tmp_path: Path
+) -> None:
+    _owe(database, tmp_path, ["pacs"], slices=40)
+    both_are_here = threading.Barrier(2, timeout=DELIVERY_TIMEOUT_S)
+    stored: Counter[int] = Counter()
+
+    def store(event: Any) -> int:
+        stored[event.assoc.ident] += 1
+        if stored[event.assoc.ident] == 2:  # the others are opened once the destination has taken something
+            both_are_here.wait()
+        return 0x0000
+
+    with _answering(store) as port:
+        _step_until_idle(start(pacs=port))
+
+    assert _are_all(database, "pacs", "sent")
+
+
+def test_a_peer_that_takes_one_association_is_asked_for_one(
+    start: Callable[..., SendService], database: Database, tmp_path: Path
+) -> None:
+    _owe(database, tmp_path, ["pacs"], slices=60)
+
+    with _answering(lambda _event: 0x0000, associations=1) as port:
+        _step_until_idle(start(pacs=port))
+
+    rows = _rows(database, "pacs")
+    assert [(row.state, row.attempts) for row in rows] == [("sent", 1)] * 60
+
+
+def test_after_a_failure_one_association_shows_whether_the_destination_is_back(
+    start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    _owe(database, tmp_path, ["pacs"], slices=200)
+    answers = [0xA700]
+    calls: list[int] = []
+
+    def store(event: Any) -> int:
+        calls.append(event.assoc.ident)
+        return answers[0]
+
+    with _answering(store) as port:
+        service = start(pacs=port)
+        _step_until_idle(service)
+        first, calls[:] = len(calls), []
+        for _ in range(4):
+            clock.now += 100.0
+            _step_until_idle(service)
+        assert first <= 2, "those that were open before the first answer"
+        assert len(calls) == 4
+        answers[0] = 0x0000
+        clock.now += 100.0
+        _step_until_idle(service)
+
+    assert "sent" in _states(database, "pacs")

@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from registration.descriptors import Network, find_model
 from registration.errors import RegistrationError
 from registration.pipeline import register
-from registration.preprocess import make_cube, make_cube_grid, prepare_fixed, prepare_moving, smooth
-from registration.problem import COARSE_FWHM_MM, COARSE_POINTS, LAST_BIN, choose_voxels, to_mm
+from registration.preprocess import prepare_fixed, prepare_moving
+from registration.problem import make_comparisons
 from registration.profiles import DEFAULT, PAPER, Profile
-from registration.refinement import COARSE, FINE, refine
-from registration.resample import make_spline
+from registration.refinement import COARSE, FINE, refine, settle
 from registration.search import TILT_DEG, TILT_MM, centre_start
-from registration.similarity import NO_SOLUTION, make_comparison
+from registration.similarity import NO_SOLUTION
 from registration.transforms import RigidTransform
 from registration.volume import Volume
 from tests.benchmarks.registration import peers
@@ -117,20 +116,14 @@ def register_by_similarity(fixed: Volume, moving: Volume) -> Answer:
         prepared, moved = prepare_fixed(fixed), prepare_moving(moving)
     except RegistrationError:
         return Answer(None, NO_ANSWER)
-    grid = make_cube_grid(prepared.centre_mm)
-    cube = make_cube(make_spline(prepared.volume), prepared, grid, RigidTransform.identity())
-    sampled = choose_voxels(cube, fixed, np.random.default_rng(0))
-    points_mm, values = to_mm(sampled, grid), cube.array[tuple(sampled.T)]
-    ceiling = moved.bright * LAST_BIN
-    blurred = smooth(moved.volume, COARSE_FWHM_MM)
-    coarse = make_comparison(points_mm[:COARSE_POINTS], values[:COARSE_POINTS], blurred, ceiling)
-    fine = make_comparison(points_mm, values, moved.volume, ceiling)
+    _, coarse, fine, finest = make_comparisons(prepared, moved, seed=0)
     centre = centre_start(prepared, moved)
     tilt = RigidTransform.from_parameters(np.radians(TILT_DEG), np.array(TILT_MM), prepared.centre_mm)
     climbed = [refine(coarse, start, prepared.centre_mm, COARSE) for start in (centre, tilt @ centre)]
     best, _ = max(climbed, key=lambda found: found[1])
     polished, similarity = refine(fine, best, prepared.centre_mm, FINE)
-    return Answer(polished.matrix if similarity > NO_SOLUTION else None)
+    settled = settle(finest, polished, prepared.centre_mm, THREADS)
+    return Answer(settled.matrix if similarity > NO_SOLUTION else None)
 
 
 def load_peer(load: peers.Load) -> Run:

@@ -15,7 +15,7 @@ from dicomnode.database.engine import Database
 from dicomnode.database.jobs import JobClaim, claim_job, move_claimed_job
 from dicomnode.database.outbox import add_outbox_rows, claim_outbox, record_dead
 from tests.dicomnode.cli.conftest import Run
-from tests.rows import MR, PATIENT, PET, add_finished_job, add_ready_pair, add_waiting_job, receive
+from tests.rows import MR, PATIENT, PET, add_finished_job, add_ready_pair, add_waiting_job, due, receive
 
 IDENTITY = ("4711", "Doe", "19700102")
 
@@ -156,7 +156,7 @@ def test_a_dead_row_is_owed_again(run: Run, config: Path, database: Database) ->
     _, output_ids = add_finished_job(database, ("reg",))
     with database.write() as connection:
         add_outbox_rows(connection, output_ids, ["pacs"], now=30.0)
-    (row,) = claim_outbox(database, "pacs", now=31.0, lease_s=60.0, limit=1)
+    (row,) = claim_outbox(database, due(now=31.0), limit=1)
     assert run("outbox", "retry", row.id, "--config", config).err.endswith("it is owed, dead is needed\n")
     with database.write() as connection:
         record_dead(connection, row, "refused")

@@ -12,7 +12,7 @@ from pathlib import Path
 from dicomnode.database.engine import Database
 from dicomnode.database.index import Arrival, StoredFile, open_association, record_instance
 from dicomnode.database.jobs import fetch_outputs
-from dicomnode.database.outbox import add_outbox_rows, claim_outbox, record_sent
+from dicomnode.database.outbox import Due, add_outbox_rows, claim_outbox, record_sent
 from dicomnode.database.priors import FoundSeries, record_priors
 from dicomnode.database.queries import add_query, claim_query
 from dicomnode.database.series import fetch_series
@@ -92,7 +92,7 @@ def test_a_series_shows_what_was_made_of_it_and_where_it_went(run: Run, config: 
     job_id, output_ids = add_finished_job(database, ("pt", "pt"))
     with database.write() as connection:
         add_outbox_rows(connection, output_ids, ["pacs"], now=30.0)
-    (first,) = claim_outbox(database, "pacs", now=31.0, lease_s=60.0, limit=1)
+    (first,) = claim_outbox(database, Due("pacs", 31.0, lease_s=60.0, wait_at_most_s=3600.0), limit=1)
     with database.write() as connection:
         record_sent(connection, first, 32.0)
         result_uid = fetch_outputs(connection, job_id)[0].series_uid

@@ -55,6 +55,7 @@ def test_a_peer_is_added_listed_and_removed(run: Run, config: Path) -> None:
             "tls": False,
             "certificate_sha256": "",
             "certificate_subject": "",
+            "priority": 0,
             "is_destination": True,
         }
     ]

@@ -17,7 +17,7 @@ from dicomnode.database.jobs import fetch_job
 from dicomnode.database.migrate import migrate
 from dicomnode.database.outbox import add_outbox_rows, claim_outbox, record_dead, record_sent
 from dicomnode.demo.story import Story, follow
-from tests.rows import add_finished_job, add_ready_pair
+from tests.rows import add_finished_job, add_ready_pair, due
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def owe(database: Database, output_ids: list[int]) -> None:
 def test_delivered_is_the_good_end(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
     _, output_ids = add_finished_job(database, ("pt", "reg"))
     owe(database, output_ids)
-    for row in claim_outbox(database, "pacs", now=23.0, lease_s=60.0, limit=10):
+    while rows := claim_outbox(database, due(now=23.0), limit=10):
         with database.write() as connection:
-            record_sent(connection, row, now=24.0)
+            record_sent(connection, rows[0], now=24.0)
     assert tell(database)
     told = capsys.readouterr().out
     assert "2 instances to pacs" in told
@@ -78,7 +78,7 @@ def test_a_held_pair_is_the_bad_end(database: Database, capsys: pytest.CaptureFi
 def test_a_dead_row_is_the_bad_end_and_says_why(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
     _, output_ids = add_finished_job(database, ("pt",))
     owe(database, output_ids)
-    (row,) = claim_outbox(database, "pacs", now=23.0, lease_s=60.0, limit=10)
+    (row,) = claim_outbox(database, due(now=23.0), limit=10)
     with database.write() as connection:
         record_dead(connection, row, "pacs: 0xA900 does not match")
     assert not tell(database)

@@ -43,6 +43,12 @@ def test_a_permanent_failure_is_not_tried_again(error: type[PermanentError]) -> 
     assert (after.state, after.reason) == ("failed", "slice gap 6.2 mm at k=41, 3.0 mm expected")
 
 
+def test_memory_that_ran_out_may_be_there_next_time() -> None:
+    after = decide_after_failure(MemoryError("Doe^Jane"), 1, 1000.0, SETTINGS)
+
+    assert (after.state, after.reason) == ("retry", "it ran out of memory")
+
+
 def test_an_unforeseen_error_fails_without_its_words() -> None:
     after = decide_after_failure(KeyError("Doe^Jane"), 1, 1000.0, SETTINGS)
 

@@ -1,0 +1,51 @@
+"""A person's word that a pair is to be registered again, with another profile or what the settings say now.
+
+Flow: cli > [reprocess] > database/jobs > jobs/service
+Never: the old result changed or taken back: a new job follows it, and says which.
+"""
+
+from __future__ import annotations
+
+from dicomnode.database.engine import Database
+from dicomnode.database.jobs import JOB_MOVES_BY_PERSON, add_job, fetch_job, move_job_by_person
+from dicomnode.database.pairs import fetch_pair
+from dicomnode.errors import StateError
+from dicomnode.logs import get_logger
+
+log = get_logger()
+
+ENDED = ("done", "failed", "review")
+
+
+def reprocess_job(database: Database, job_id: int, now: float, profile: str = "") -> int:
+    """Add a job for the pair of one that has ended, and return its id.
+
+    One that waited for a person, in `failed` or `review`, is `done` then: the new job takes its place.
+
+    Parameters
+    ----------
+    database : Database
+    job_id : int
+        The job that has ended.
+    now : float
+        UTC epoch seconds.
+    profile : str
+        Of `registration.profile`; empty for what the settings say when the new job runs.
+
+    Raises
+    ------
+    StateError
+        If there is no such job, it has not ended, or its pair is not ready any more; nothing changed.
+    """
+    with database.write() as connection:
+        job = fetch_job(connection, job_id)
+        if job.state not in ENDED:
+            raise StateError(f"job {job_id}: it is {job.state}, {' or '.join(ENDED)} is needed to reprocess it")
+        pair = fetch_pair(connection, job.pair_id)
+        if pair.state != "ready":
+            raise StateError(f"job {job_id}: its pair {pair.id} is {pair.state}, ready is needed to reprocess it")
+        if job.state in JOB_MOVES_BY_PERSON:
+            move_job_by_person(connection, job_id, "done", decision="reprocessed", finished_at=now)
+        new_id = add_job(connection, job.pair_id, now, profile=profile, reprocess_of=job_id)
+    log.info("job.reprocessed", job_id=new_id, reprocess_of=job_id, profile=profile)
+    return new_id

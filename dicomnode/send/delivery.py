@@ -1,0 +1,225 @@
+"""Sends what is due to a destination over one association, and records what became of each instance.
+
+Flow: send/service > [delivery] > send/scu > a destination; outcomes > database/outbox
+Never: a row that is still held when the association ends; an outcome recorded by itself (each commit waits for the
+disk, and an instance that is sent again after a crash does no harm).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+
+from numpy.random import Generator
+from sqlalchemy import Connection
+
+from dicomnode.database.engine import Database
+from dicomnode.database.outbox import (
+    Due,
+    Failure,
+    OutboxRow,
+    claim_outbox,
+    extend_leases,
+    fail_due_rows,
+    fetch_unsent_contexts,
+    record_dead,
+    record_retry,
+    record_sent,
+    release_rows,
+)
+from dicomnode.errors import (
+    DicomnodeError,
+    LeaseLostError,
+    PeerBusyError,
+    PeerRejectedError,
+    PeerUnreachableError,
+    StorageFailedError,
+)
+from dicomnode.logs import get_logger
+from dicomnode.send.breaker import Breaker
+from dicomnode.send.copies import Copies, choose_copy, find_copies
+from dicomnode.send.pdus import CONTEXTS_AT_MOST, ContextKey
+from dicomnode.send.retry import draw_wait_s
+from dicomnode.send.scu import Caller, Instance, open_store_association, send_instance
+from dicomnode.send.storing import StoreAssociation
+from dicomnode.settings import DestinationSettings, PeerSettings, SendSettings, Settings
+from dicomnode.steps import Step, reach
+
+log = get_logger()
+
+Clock = Callable[[], float]
+RECORD_EVERY = 16  # outcomes
+MESSAGE_ID_AT_MOST = 0xFFFF  # PS3.7 9.3.1.1: two bytes
+# Besides two time-outs, for the association and for an answer, an instance needs a little to be recorded.
+LEASE_MARGIN_S = 5.0
+
+
+def find_due(destination: DestinationSettings, settings: SendSettings, now: float) -> Due:
+    """Return which rows of a destination may be sent now."""
+    lease_s = 2 * settings.timeout_s + LEASE_MARGIN_S
+    return Due(destination.peer, now, lease_s, settings.retry_ceiling_s, destination.registration_object)
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One destination, shared by its deliveries: how it does, and the associations that are open with it."""
+
+    breaker: Breaker
+    generator: Generator
+    open: set[StoreAssociation] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What is due to one destination, sent over one association; `is_over` ends it after the instance on its way."""
+
+    database: Database
+    clock: Clock
+    settings: Settings
+    caller: Caller
+    destination: DestinationSettings
+    lane: Lane
+    is_over: Callable[[], bool]
+    outcomes: list[tuple[OutboxRow, Callable[[Connection], None]]] = field(default_factory=list)
+
+    @property
+    def due(self) -> Due:
+        """Which rows of the destination may be sent now."""
+        return find_due(self.destination, self.settings.send, self.clock())
+
+    def run(self, limit: int, when_taken: Callable[[], None]) -> bool:
+        """Send what is due, `limit` rows claimed at a time; at the end none of them is held any more.
+
+        Returns whether something was due and nothing failed. `when_taken` is called when the destination has taken the
+        first of each claim.
+        """
+        left = deque(claim_outbox(self.database, self.due, limit))
+        if not left:
+            return False
+        reach(Step.TAKEN, destination=self.destination.peer, rows=len(left))
+        seen, peer = self.lane.breaker.failures, self.settings.peer(self.destination.peer)
+        with ExitStack() as stack:
+            stack.callback(release_rows, self.database, left)
+            stack.callback(self._record)
+            try:
+                contexts = self._find_contexts(left)
+                association = stack.enter_context(open_store_association(peer, self.caller, contexts))
+            except (PeerUnreachableError, PeerBusyError, PeerRejectedError) as error:
+                self._fail_association(peer, left, error, seen)
+                return False
+            reach(Step.ASSOCIATED, destination=peer.name)
+            self.lane.open.add(association)
+            stack.callback(self.lane.open.discard, association)
+            message_ids = cycle(range(1, MESSAGE_ID_AT_MOST + 1))
+            while left and contexts.issuperset(self._needed_contexts(left)):
+                if not self._send_rows(association, left, message_ids, when_taken):
+                    return False
+                self._record()
+                left.extend(claim_outbox(self.database, self.due, limit))
+        return True
+
+    @property
+    def _root(self) -> Path:
+        return self.settings.node.storage_root
+
+    def _find_contexts(self, rows: Iterable[OutboxRow]) -> set[ContextKey]:
+        """Return what these rows need, and as many more contexts as fit of what else is unsent."""
+        needed = self._needed_contexts(rows)
+        others = sorted(fetch_unsent_contexts(self.database, self.destination.peer) - needed)
+        return needed.union(others[: CONTEXTS_AT_MOST - len(needed)])
+
+    def _needed_contexts(self, rows: Iterable[OutboxRow]) -> set[ContextKey]:
+        """Return the context of every form in which one of these rows may be sent."""
+        return {copy.context for row in rows for copy in self._copies(row)}
+
+    def _copies(self, row: OutboxRow) -> Copies:
+        instance = Instance(row.sop_instance_uid, row.sop_class_uid, row.transfer_syntax_uid, self._root / row.path)
+        return find_copies(instance, self.destination.compression)
+
+    def _send_rows(
+        self,
+        association: StoreAssociation,
+        left: deque[OutboxRow],
+        message_ids: Iterator[int],
+        when_taken: Callable[[], None],
+    ) -> bool:
+        """Send one after the other, taking from `left` what was tried; False when it is over before they all were."""
+        peer, lease_s, has_taken = self.settings.peer(self.destination.peer), self.due.lease_s, False
+        leased_until = self.clock() + lease_s
+        while left:
+            if self.is_over():
+                return False
+            is_late = leased_until - self.clock() < lease_s / 2
+            if is_late or len(self.outcomes) >= RECORD_EVERY:
+                self._record()
+            if is_late:
+                leased_until = self.clock() + lease_s
+                extend_leases(self.database, left, leased_until)
+            row, seen = left.popleft(), self.lane.breaker.failures
+            try:
+                copy = choose_copy(self._copies(row), association.contexts)
+                warning = send_instance(association, peer, copy, next(message_ids))
+            except PeerRejectedError as error:
+                self._note_dead(row, str(error))
+            except StorageFailedError as error:
+                self._note_retry(row, str(error))
+            except (PeerUnreachableError, PeerBusyError) as error:
+                self._note_retry(row, str(error))
+                self.lane.breaker.fail(self.clock(), seen, self.settings.send)
+                return False
+            else:
+                self.lane.breaker.succeed()
+                reach(Step.STORED, outbox_id=row.id, job_id=row.job_id, destination=row.destination)
+                self._note(row, partial(record_sent, row=row, now=self.clock(), reason=warning))
+                if not has_taken:
+                    has_taken = True
+                    when_taken()
+        return True
+
+    def _fail_association(self, peer: PeerSettings, left: deque[OutboxRow], error: DicomnodeError, seen: int) -> None:
+        """Let everything due to the destination share the failed attempt; or ask for fewer where others are open."""
+        release_rows(self.database, left)
+        left.clear()
+        if others := len(self.lane.open):  # it takes no more than these
+            self.lane.breaker.narrow(others)
+            log.info("send.narrowed", destination=peer.name, associations=others)
+            return
+        retry_at = self.lane.breaker.fail(self.clock(), seen, self.settings.send)
+        failure = Failure(str(error), None if isinstance(error, PeerRejectedError) else retry_at)
+        dead = fail_due_rows(self.database, self.due, failure, self.settings.send.attempts)
+        log.warning("send.no_association", destination=peer.name, failures=self.lane.breaker.failures, dead=dead)
+
+    def _note_dead(self, row: OutboxRow, reason: str) -> None:
+        # The peer's own words stay out of the log: they may name a patient.
+        log.warning("send.dead", outbox_id=row.id, job_id=row.job_id, destination=row.destination)
+        self._note(row, partial(record_dead, row=row, reason=reason))
+
+    def _note_retry(self, row: OutboxRow, reason: str) -> None:
+        settings = self.settings.send
+        if row.attempts + 1 >= settings.attempts:
+            self._note_dead(row, f"{reason}; attempt {row.attempts + 1} of {settings.attempts} was the last")
+            return
+        not_before = self.clock() + draw_wait_s(row.attempts + 1, settings, self.lane.generator)
+        log.info("send.retry", outbox_id=row.id, job_id=row.job_id, destination=row.destination)
+        self._note(row, partial(record_retry, row=row, not_before=not_before, reason=reason))
+
+    def _note(self, row: OutboxRow, record: Callable[[Connection], None]) -> None:
+        self.outcomes.append((row, record))
+
+    def _record(self) -> None:
+        """Record what is noted; a row that another sender claimed meanwhile is left: it sends the same bytes."""
+        if not self.outcomes:
+            return
+        with self.database.write() as connection:
+            for row, record in self.outcomes:
+                try:
+                    record(connection)
+                except LeaseLostError:
+                    log.warning("send.lost", outbox_id=row.id)
+        self.outcomes.clear()
+        reach(Step.SENT, destination=self.destination.peer)

@@ -1,0 +1,288 @@
+"""An association that stores, over a socket that is waited for: a file's own bytes out, one answer for each.
+
+Flow: send/scu > [storing] > send/pdus > a peer
+Never: a thread or a poll (they cost several times what an instance does); a data set decoded or changed on its way;
+an association for anything but C-STORE (`association` opens those).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import ssl
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pynetdicom.pdu import A_ASSOCIATE_RJ
+
+from dicomnode.errors import PeerBusyError, PeerRejectedError, PeerUnreachableError, StorageFailedError
+from dicomnode.send import pdus
+from dicomnode.send.association import REJECTED_TRANSIENT, Caller, explain_tls
+from dicomnode.send.pdus import CONTEXTS_AT_MOST, Acceptance, ContextKey, StoreAnswer
+from dicomnode.settings import PeerSettings
+
+PREAMBLE_BYTES = 132  # PS3.10 7.1, with the prefix
+# (0002,0000) UL is the first element, always explicit little endian: 8 bytes of header, 4 of value.
+GROUP_LENGTH_BYTES = 12
+RECEIVE_BYTES = 65536
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A Part-10 file to send as it is."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    path: Path
+
+    @property
+    def context(self) -> ContextKey:
+        """The presentation context it needs."""
+        return self.sop_class_uid, self.transfer_syntax_uid
+
+
+class StoreAssociation:
+    """An accepted association; one thread uses it, any other may hang up."""
+
+    def __init__(self, wire: _Wire, acceptance: Acceptance) -> None:
+        self._wire = wire
+        self.contexts = acceptance.contexts
+        taken = min(acceptance.pdu_bytes or pdus.PDU_BYTES_AT_MOST, pdus.PDU_BYTES_AT_MOST)
+        self._fragment_bytes = taken - pdus.PDV_BYTES
+        if self._fragment_bytes < 1:
+            raise PeerRejectedError(f"{wire.where} takes PDUs of {taken} bytes, more are needed")
+
+    def store(self, instance: Instance, message_id: int) -> StoreAnswer:
+        """Send one instance and return the answer; whoever gets an error must not go on with this association.
+
+        Raises
+        ------
+        PeerUnreachableError
+            If the connection ends, or no answer comes in time: whether the peer has the instance is not known.
+        StorageFailedError
+            If the file cannot be read; the association is as good as before.
+        """
+        try:
+            with instance.path.open("rb", buffering=0) as file:
+                self._send_file(file, instance, message_id)
+        except OSError as error:
+            raise StorageFailedError(f"{instance.path.name}: {error.strerror}; it is needed to be sent") from error
+        return self._read_answer(message_id)
+
+    def _send_file(self, file: BinaryIO, instance: Instance, message_id: int) -> None:
+        """Send the command and the data set; hang up when the file ends early, for then the peer waits for the rest."""
+        left = _seek_data_set(file)
+        command = pdus.encode_store_request(instance.sop_class_uid, instance.sop_instance_uid, message_id)
+        context_id = self.contexts[instance.context]
+        fragment = file.read(self._fragment_bytes)
+        ahead = pdus.encode_pdv(context_id, pdus.COMMAND_LAST, command)
+        while left > len(fragment):
+            self._wire.send(ahead + pdus.encode_pdv(context_id, pdus.DATA, fragment))
+            left -= len(fragment)
+            ahead, fragment = b"", self._read_on(file)
+        self._wire.send(ahead + pdus.encode_pdv(context_id, pdus.DATA_LAST, fragment))
+
+    def _read_on(self, file: BinaryIO) -> bytes:
+        try:
+            if fragment := file.read(self._fragment_bytes):
+                return fragment
+            raise OSError(errno.EIO, "the file became shorter")
+        except OSError:
+            self.hang_up()
+            raise
+
+    def release(self) -> None:
+        """Ask for the release, and wait for the peer's word or its end."""
+        with contextlib.suppress(PeerUnreachableError):
+            self._wire.send(pdus.RELEASE)
+            while self._wire.read_pdu()[0] not in (pdus.RELEASE_REQUEST, pdus.RELEASE_RESPONSE):
+                pass
+
+    def abort(self) -> None:
+        """Tell the peer that it is over."""
+        with contextlib.suppress(PeerUnreachableError):
+            self._wire.send(pdus.ABORT)
+
+    def hang_up(self) -> None:
+        """End the connection from any thread: the one that waits for an answer gets `PeerUnreachableError`."""
+        self._wire.hang_up()
+
+    def _read_answer(self, message_id: int) -> StoreAnswer:
+        command = b""
+        while True:
+            kind, pdu = self._wire.read_pdu()
+            if kind != pdus.P_DATA:
+                raise PeerUnreachableError(f"{self._wire.name}: the association ended, by the peer, before an answer")
+            try:
+                for _context, control, fragment in pdus.decode_pdvs(pdu[pdus.HEADER_BYTES :]):
+                    command += fragment
+                    if control == pdus.COMMAND_LAST:
+                        answer = pdus.decode_store_answer(command)
+                        return self._checked(answer, message_id)
+            except ValueError as error:
+                raise PeerUnreachableError(f"{self._wire.name}: its answer is not one to C-STORE: {error}") from error
+
+    def _checked(self, answer: StoreAnswer, message_id: int) -> StoreAnswer:
+        if answer.message_id != message_id:
+            raise ValueError(f"it is to message {answer.message_id}, {message_id} was asked")
+        return answer
+
+
+@contextmanager
+def open_store_association(
+    peer: PeerSettings, caller: Caller, contexts: Iterable[ContextKey]
+) -> Iterator[StoreAssociation]:
+    """Open an association that offers exactly these presentation contexts; release it, or abort it after an error.
+
+    Raises
+    ------
+    PeerUnreachableError, PeerBusyError, PeerRejectedError
+        As `association.open_association` does.
+    """
+    offered = sorted(set(contexts))
+    if len(offered) > CONTEXTS_AT_MOST:
+        raise ValueError(f"{len(offered)} presentation contexts, an association holds {CONTEXTS_AT_MOST}")
+    if peer.tls and caller.tls is None:
+        raise ValueError(f"{peer.name} is called by TLS, and the caller has no context for it")
+    where = f"{peer.name} ({peer.ae_title} at {peer.host}:{peer.port})"
+    with _connected(peer, caller, where) as connection:
+        association = StoreAssociation(*_associate(_Wire(connection, peer.name, where), peer, caller, offered))
+        try:
+            yield association
+        except BaseException:
+            association.abort()
+            raise
+        else:
+            association.release()
+
+
+class _Wire:
+    """PDUs over a connected socket; every failure is `PeerUnreachableError`."""
+
+    def __init__(self, connection: socket.socket, name: str, where: str) -> None:
+        self._connection = connection
+        self._received = bytearray()
+        self.name = name
+        self.where = where
+
+    def send(self, data: bytes) -> None:
+        """Send bytes, all within the connection's time-out."""
+        try:
+            self._connection.sendall(data)
+        except OSError as error:
+            raise PeerUnreachableError(f"{self.name}: the association ended before the instance was sent") from error
+
+    def read_pdu(self) -> tuple[int, bytes]:
+        """Return the type of the next PDU, and the whole of it."""
+        self._fill(pdus.HEADER_BYTES)
+        length = pdus.HEADER_BYTES + int.from_bytes(self._received[2:6], "big")
+        if length > pdus.OUR_PDU_BYTES + pdus.HEADER_BYTES:
+            raise PeerUnreachableError(f"{self.name}: a PDU of {length} bytes, at most {pdus.OUR_PDU_BYTES} were asked")
+        self._fill(length)
+        pdu = bytes(self._received[:length])
+        del self._received[:length]
+        return pdu[0], pdu
+
+    def hang_up(self) -> None:
+        """End the connection, whoever waits for it."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def _fill(self, size: int) -> None:
+        """Receive until `size` bytes are there."""
+        while len(self._received) < size:
+            _acknowledge_at_once(self._connection)
+            try:
+                received = self._connection.recv(RECEIVE_BYTES)
+            except ssl.SSLError as error:
+                raise PeerUnreachableError(f"{self.where}: {explain_tls(error)}") from error
+            except OSError as error:
+                raise PeerUnreachableError(f"{self.name}: {_ENDED}") from error
+            if not received:
+                raise PeerUnreachableError(f"{self.name}: {_ENDED}")
+            self._received += received
+
+
+_ENDED = "the association ended, or timed out, before an answer"
+
+
+@contextmanager
+def _connected(peer: PeerSettings, caller: Caller, where: str) -> Iterator[socket.socket]:
+    """Connect, by TLS where the peer is called so, and close at the end."""
+    try:
+        plain = socket.create_connection((peer.host, peer.port), caller.timeout_s)
+    except socket.gaierror as error:  # the host's name has no address
+        raise PeerUnreachableError(f"{peer.name}: {peer.host}: {error.strerror}") from error
+    except OSError as error:
+        raise PeerUnreachableError(_no_association(where)) from error
+    with plain:
+        # A command would wait for the acknowledgement of the one before.
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not peer.tls or caller.tls is None:
+            yield plain
+            return
+        try:
+            secured = caller.tls.wrap_socket(plain, server_hostname=peer.host)
+        except ssl.SSLError as error:
+            raise PeerUnreachableError(f"{where}: {explain_tls(error)}") from error
+        except OSError as error:
+            raise PeerUnreachableError(_no_association(where)) from error
+        with secured:
+            yield secured
+
+
+def _associate(wire: _Wire, peer: PeerSettings, caller: Caller, offered: list[ContextKey]) -> tuple[_Wire, Acceptance]:
+    """Ask for the association; raise for every way in which it does not come about."""
+    try:
+        wire.send(pdus.encode_association(caller.ae_title, peer.ae_title, offered))
+        kind, pdu = wire.read_pdu()
+    except PeerUnreachableError as error:
+        if isinstance(error.__cause__, ssl.SSLError):
+            raise
+        raise PeerUnreachableError(_no_association(wire.where)) from error
+    if kind == pdus.A_ASSOCIATE_REJECT:
+        raise _rejection(wire, pdu)
+    if kind != pdus.A_ASSOCIATE_ACCEPT:
+        raise PeerUnreachableError(_no_association(wire.where))
+    acceptance = pdus.decode_acceptance(pdu, offered)
+    if not acceptance.contexts:
+        wire.send(pdus.ABORT)
+        raise PeerRejectedError(f"{wire.where} takes none of {len(offered)} presentation contexts")
+    return wire, acceptance
+
+
+def _rejection(wire: _Wire, pdu: bytes) -> PeerBusyError | PeerRejectedError:
+    rejection = A_ASSOCIATE_RJ()
+    rejection.decode(pdu)
+    words = f"{wire.where} rejected the association: {rejection.reason_str}"
+    return PeerBusyError(words) if rejection.result == REJECTED_TRANSIENT else PeerRejectedError(words)
+
+
+def _no_association(where: str) -> str:
+    return f"{where}: no association; nobody listens there, or the peer broke it off"
+
+
+def _seek_data_set(file: BinaryIO) -> int:
+    """Go to where the data set of a Part-10 file begins, and return its length."""
+    head = file.read(PREAMBLE_BYTES + GROUP_LENGTH_BYTES)
+    start = len(head) + int.from_bytes(head[PREAMBLE_BYTES + 8 :], "little")
+    length = os.fstat(file.fileno()).st_size - start
+    if head[128:PREAMBLE_BYTES] != b"DICM" or length <= 0:
+        raise OSError(errno.EINVAL, "not a DICOM file")
+    file.seek(start)
+    return length
+
+
+def _acknowledge_at_once(connection: socket.socket) -> None:
+    """Acknowledge the start of an answer at once: DCMTK and Orthanc leave Nagle on, and hold the rest back 40 ms else.
+
+    Linux forgets this whenever data is sent, so it is asked for before each wait.
+    """
+    if hasattr(socket, "TCP_QUICKACK"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

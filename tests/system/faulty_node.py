@@ -1,0 +1,105 @@
+"""`dicomnode serve` to which something happens the first time it reaches a step: run as `python -m`, with $FAULT.
+
+Flow: test_crash_matrix > [faulty_node] > dicomnode.cli; worker processes import it again, before anything of dicomnode
+Never: another product than the one that is shipped, save for the registration: a stand-in behind the same worker
+processes, that takes no time and finds the same transform each time.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import registration.pipeline
+from dicomnode import steps
+from dicomnode.database import engine
+from registration.pipeline import Registration
+from registration.transforms import RigidTransform
+
+BUSY_TIMEOUT_S, LOCKED_S = 0.3, 1.5
+FULL_WRITES = 3  # how many more of them the disk refuses
+
+
+def stand_in(*_volumes: Any, **_options: Any) -> Registration:
+    """Find a small shift, as the registration would of two series that fit, and be sure of it."""
+    matrix = np.eye(4)
+    matrix[:3, 3] = 3.0, -2.0, 1.0
+    return Registration(RigidTransform.from_matrix(matrix), "accept", 0.99, {}, {}, "cpu", "ab" * 32)
+
+
+def kill_node() -> None:
+    """End the node's own process, and with it, by its own doing, its workers."""
+    if multiprocessing.parent_process() is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getppid(), signal.SIGKILL)
+    signal.pause()  # until the worker notices that its parent is gone
+
+
+def kill_worker() -> None:
+    """End this worker process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def terminate_node() -> None:
+    """Ask the node to stop, and go on."""
+    os.kill(os.getpid() if multiprocessing.parent_process() is None else os.getppid(), signal.SIGTERM)
+
+
+def fill_disk() -> None:
+    """Let the next flushes of this process fail as on a full disk."""
+    left = [FULL_WRITES]
+    flushes: dict[str, Callable[[int], None]] = {"fsync": os.fsync, "fdatasync": os.fdatasync}
+
+    def refuse(name: str, descriptor: int) -> None:
+        if left[0] > 0:
+            left[0] -= 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flushes[name](descriptor)
+
+    for name in flushes:
+        setattr(os, name, lambda descriptor, name=name: refuse(name, descriptor))
+
+
+def lock_database() -> None:
+    """Hold SQLite's only write lock for longer than anybody waits for it."""
+    connection = sqlite3.connect(PLAN["database"], isolation_level=None, check_same_thread=False, timeout=LOCKED_S)
+    connection.execute("BEGIN IMMEDIATE")
+    threading.Timer(LOCKED_S, connection.close).start()
+
+
+FAULTS: Mapping[str, Callable[[], None]] = {
+    function.__name__: function for function in (kill_node, kill_worker, terminate_node, fill_disk, lock_database)
+}
+PLAN = json.loads(os.environ["FAULT"])  # fault, steps, marks (a folder), database
+
+
+def reach(step: steps.Step, **_ids: Any) -> None:
+    """Do what is planned, once for each step, however many processes and lives the node has."""
+    if step.value not in PLAN["steps"]:
+        return
+    try:
+        Path(PLAN["marks"], step.value).touch(exist_ok=False)
+    except FileExistsError:
+        return
+    FAULTS[PLAN["fault"]]()
+
+
+steps.reach = reach
+engine.BUSY_TIMEOUT_S = BUSY_TIMEOUT_S
+registration.pipeline.register = stand_in
+
+if __name__ == "__main__":
+    from dicomnode.cli import main
+
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""Whatever happens to the node at whatever step, every pair is delivered: once for each UID, the bytes it wrote.
+
+Flow: Step > [test_crash_matrix] > faulty_node, DCMTK's storescu, Orthanc
+Never: a list of steps: the product's own table says where to strike, so that none can be forgotten.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+
+from dicomnode.database.engine import open_database
+from dicomnode.database.jobs import fetch_jobs, fetch_outputs
+from dicomnode.settings_file import load_settings
+from dicomnode.steps import IN_WORKER, Step
+from tests.builders import NODE_AE, NodeProcess, Peer, make_config
+from tests.conftest import REPOSITORY
+from tests.dicomnode.series_files import SeriesSpec, write_series
+from tests.peers_programs import Orthanc, data_set_bytes, free_port, send_with_dcmtk
+from tests.waiting import wait_until
+
+SLICES = 12
+OUTPUTS = 2 * SLICES + 1  # PT, RGB and one REG
+LIFE_TIMEOUT_S = 120.0
+SECTIONS: Mapping[str, Mapping[str, Any]] = {
+    "jobs": {"retry_first_s": 0.1, "attempts": 60, "lease_s": 5.0},
+    "send": {"retry_first_s": 0.1, "retry_ceiling_s": 0.5, "timeout_s": 1.0},
+    "registration": {"device": "cpu"},
+    "limits": {"disk_reserve_bytes": 0, "shutdown_s": 3.0},
+}
+
+
+class Bench:
+    """A storage root that outlives its nodes, a PACS that judges, and patients that are sent until they are taken."""
+
+    def __init__(self, folder: Path, orthanc: Orthanc) -> None:
+        self.folder = folder
+        self.orthanc = orthanc
+        self.port = free_port()
+        peers = [Peer("scanner", "SCANNER"), Peer("pacs", orthanc.ae_title, orthanc.port, ("receive",))]
+        self.config = make_config(folder, peers, self.port, SECTIONS)
+        self.settings = load_settings(self.config)
+        self.marks = folder / "marks"
+        self.marks.mkdir()
+        self.patients = 0
+        self.unsent: list[Path] = []
+
+    def make_node(self, fault: str, steps: Iterable[Step]) -> NodeProcess:
+        """Return a node that will meet a fault at these steps."""
+        node = NodeProcess(self.config, self.port)
+        node.command = [sys.executable, "-m", "tests.system.faulty_node", "serve", "--config", str(self.config)]
+        node.cwd = REPOSITORY
+        plan = {
+            "fault": fault,
+            "steps": [step.value for step in steps],
+            "marks": str(self.marks),
+            "database": str(self.settings.node.storage_root / "dicomnode.sqlite"),
+        }
+        node.environment["FAULT"] = json.dumps(plan)
+        return node
+
+    def add_patient(self) -> None:
+        """Write a PET and an MR of another patient, to be sent."""
+        self.patients += 1
+        number = self.patients
+
+        def name(header: pydicom.Dataset, _k: int) -> None:
+            header.PatientID, header.PatientName = f"T-{number}", f"Test^{number}"
+
+        for part, modality in enumerate(("MR", "PT")):
+            uid = f"1.2.826.0.1.3680043.8.498.{number}{part}"
+            spec = SeriesSpec(modality=modality, shape=(SLICES, 32, 30), uid=uid, change=name)
+            self.unsent += write_series(self.folder / "patients" / str(number) / modality, spec)
+
+    def send(self) -> None:
+        """Send what the node has not taken yet, as a modality does: what was not answered with Success stays."""
+        if self.unsent and send_with_dcmtk(self.unsent, self.port, called=NODE_AE, calling="SCANNER").all_stored:
+            self.unsent = []
+
+    def is_struck(self, step: Step) -> bool:
+        """Say whether the fault has come."""
+        return (self.marks / step.value).exists()
+
+    def live_until(self, fault: str, step: Step) -> None:
+        """Let a node live until it ends at a step: with work left over, before its port opens."""
+        node = self.make_node(fault, [step])
+        try:
+            node.start()
+            self.send()
+            wait_until(lambda: not node.is_running(), LIFE_TIMEOUT_S, f"it ends at {step.value}")
+        except AssertionError:
+            if node.is_running() or not self.is_struck(step):
+                raise
+        finally:
+            node.kill()
+        assert self.is_struck(step), node.output()
+
+    def live_to_the_end(self, node: NodeProcess) -> None:
+        """Let a node that runs deliver everything; then nothing is lost, doubled or changed."""
+
+        def is_delivered() -> bool:
+            self.send()
+            outbox = Counter(row["state"] for row in node.list_rows("outbox"))
+            return not self.unsent and outbox == {"sent": self.patients * OUTPUTS}
+
+        wait_until(is_delivered, LIFE_TIMEOUT_S, f"everything is delivered; so far {node.output()[-6000:]}")
+        database = open_database(self.settings.database_url)
+        with database.read() as connection:
+            jobs = fetch_jobs(connection)
+            outputs = [output for job in jobs for output in fetch_outputs(connection, job.id)]
+        database.close()
+        assert [job.state for job in jobs] == ["done"] * self.patients
+        root = self.settings.node.storage_root
+        written = {one.sop_instance_uid: data_set_bytes((root / one.path).read_bytes()) for one in outputs}
+        assert len(written) == self.patients * OUTPUTS
+        files = self.orthanc.fetch_files()
+        held = {uid: data_set_bytes(file) for uid, file in files.items() if uid in written}
+        assert held == written
+        assert self.orthanc.count_instances() == len(written)
+        assert list((root / "spool").rglob("*.dcm")) == []
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with Orthanc(tmp_path / "orthanc", "PACS") as orthanc:
+        yield Bench(tmp_path, orthanc)
+
+
+def test_every_step_is_reached_at_one_place() -> None:
+    reached: Counter[str] = Counter()
+    for path in (REPOSITORY / "dicomnode").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "reach":
+                reached[ast.unparse(node.args[0]).removeprefix("Step.")] += 1
+    assert reached == Counter(step.name for step in Step)
+
+
+@pytest.mark.parametrize("fault", ["kill_node", "terminate_node"])
+def test_a_node_that_ends_at_any_step_goes_on_in_its_next_life(bench: Bench, fault: str) -> None:
+    for step in Step:
+        bench.add_patient()
+        bench.live_until(fault, step)
+
+    with bench.make_node(fault, []) as node:
+        bench.live_to_the_end(node)
+
+
+def test_a_worker_killed_at_any_of_its_steps_costs_attempts_and_no_pair(bench: Bench) -> None:
+    bench.add_patient()
+    with bench.make_node("kill_worker", IN_WORKER) as node:
+        bench.live_to_the_end(node)
+        [job] = node.list_rows("jobs")
+
+    assert all(bench.is_struck(step) for step in IN_WORKER)
+    # The last step comes after the job is recorded: its death costs none.
+    assert job["attempts"] == len(IN_WORKER)
+
+
+@pytest.mark.parametrize("fault", ["fill_disk", "lock_database"])
+def test_a_full_disk_and_a_locked_database_at_any_step_delay_and_lose_nothing(bench: Bench, fault: str) -> None:
+    with bench.make_node(fault, Step) as node:
+        for _ in range(2):
+            bench.add_patient()
+            bench.live_to_the_end(node)
+
+    assert all(bench.is_struck(step) for step in Step)

@@ -1,0 +1,188 @@
+"""A destination that breaks off in the middle, or keeps its answer to itself, gets everything: once, and unchanged.
+
+Flow: SendService > [relay, which fails as told] > Orthanc, storescp
+Never: a time measured against anything but the same work in the same test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dicomnode.database.engine import Database
+from dicomnode.send.service import SendService
+from tests.peers_programs import LOOPBACK, Orthanc, StoreScp, data_set_bytes, free_port
+from tests.system.test_delivery_outbox import (
+    Clock,
+    _answering,
+    _are_all,
+    _hanging_up,
+    _owe,
+    _rows,
+    _settings,
+    _step_until_idle,
+    clock,
+    database,
+    start,
+)
+
+__all__ = ["clock", "database", "start"]
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: to close is to reset
+QUEUED = 500
+ROUNDS = 3
+LEAST_SHARE = 0.8
+
+
+class Relay:
+    """A TCP port in front of a destination. Each connection is reset after so many bytes one way; None: never."""
+
+    def __init__(self, to_port: int, resets_after: list[int], *, on_the_way_back: bool) -> None:
+        self.to_port = to_port
+        self.resets_after = resets_after
+        self.on_the_way_back = on_the_way_back
+        self.listener = socket.create_server((LOOPBACK, 0))
+        self.port: int = self.listener.getsockname()[1]
+
+    def serve(self) -> None:
+        """Carry connections until the listener is closed, and those that are open until they end."""
+        with ThreadPoolExecutor() as threads:
+            while True:
+                try:
+                    client, _ = self.listener.accept()
+                except OSError:
+                    return
+                limit = self.resets_after.pop(0) if self.resets_after else None
+                threads.submit(self._carry, client, limit)
+
+    def _carry(self, client: socket.socket, limit: int | None) -> None:
+        is_reset = threading.Event()
+        there, back = (None, limit) if self.on_the_way_back else (limit, None)
+        with client, socket.create_connection((LOOPBACK, self.to_port)) as peer:
+            other_way = threading.Thread(target=_pump, args=(peer, client, back, is_reset))
+            other_way.start()
+            _pump(client, peer, there, is_reset)
+            other_way.join()
+
+
+def _pump(source: socket.socket, sink: socket.socket, limit: int | None, is_reset: threading.Event) -> None:
+    """Carry bytes until the source ends, or the limit is reached: then both ends are reset when they are closed."""
+    carried = 0
+    with contextlib.suppress(OSError):  # the other direction ended it
+        while data := source.recv(4096):
+            carried += len(data)
+            if limit is not None and carried > limit:
+                is_reset.set()
+                for end in (source, sink):
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                    end.shutdown(socket.SHUT_RD)  # wakes the other direction, and tells the peer nothing
+                return
+            sink.sendall(data)
+        if not is_reset.is_set():
+            sink.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def _relaying(to_port: int, resets_after: list[int], *, on_the_way_back: bool) -> Iterator[Relay]:
+    relay = Relay(to_port, resets_after, on_the_way_back=on_the_way_back)
+    thread = threading.Thread(target=relay.serve)
+    thread.start()
+    try:
+        yield relay
+    finally:
+        relay.listener.shutdown(socket.SHUT_RDWR)
+        relay.listener.close()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("on_the_way_back", "resets_after"),
+    [(False, [900, 3000, 9000]), (True, [250, 400, 600])],
+    ids=["reset in the middle of a data set", "takes an instance and resets before it says so"],
+)
+def test_a_destination_that_resets_gets_everything_once_and_unchanged(
+    start: Callable[..., SendService],
+    database: Database,
+    tmp_path: Path,
+    clock: Clock,
+    on_the_way_back: bool,
+    resets_after: list[int],
+) -> None:
+    paths = _owe(database, tmp_path, ["pacs"], slices=24)
+
+    with (
+        Orthanc(tmp_path / "orthanc", "PACS") as orthanc,
+        _relaying(orthanc.port, resets_after, on_the_way_back=on_the_way_back) as relay,
+    ):
+        service = start(pacs=relay.port)
+        for _ in range(8):
+            _step_until_idle(service)
+            clock.now += 100.0
+        held = [data_set_bytes(file) for file in orthanc.fetch_files().values()]
+
+    assert resets_after == []
+    assert _are_all(database, "pacs", "sent")
+    assert max(row.attempts for row in _rows(database, "pacs")) > 1
+    assert sorted(held) == sorted(data_set_bytes(path.read_bytes()) for path in paths)
+
+
+def test_five_hundred_queued_instances_cost_one_attempt_a_step_and_then_flow_as_ever(
+    database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    port = free_port()
+    always_up, back_again = [], []
+    service = SendService(_settings(tmp_path, {"pacs": port}), database, clock, np.random.default_rng(0))
+    with _hanging_up() as (dead_port, connections):
+        for round_number in range(1, ROUNDS + 1):
+            with StoreScp(tmp_path / f"up{round_number}", "PACS", port):
+                _owe(database, tmp_path, ["pacs"], slices=QUEUED)
+                always_up.append(_measure(service))
+            _owe(database, tmp_path, ["pacs"], slices=QUEUED)
+            service.reload(_settings(tmp_path, {"pacs": dead_port}))
+            for step in range(3):
+                _step_until_idle(service)
+                _step_until_idle(service)
+                assert len(connections) == 3 * (round_number - 1) + step + 1
+                clock.now += 100.0
+            with StoreScp(tmp_path / f"back{round_number}", "PACS", port):
+                service.reload(_settings(tmp_path, {"pacs": port}))
+                back_again.append(_measure(service))
+            assert _are_all(database, "pacs", "sent")
+    service.stop(5.0)
+
+    assert min(back_again) * LEAST_SHARE <= min(always_up), f"s: {always_up} while it was up, {back_again} once back"
+
+
+def _measure(service: SendService) -> float:
+    started = time.perf_counter()
+    _step_until_idle(service)
+    return time.perf_counter() - started
+
+
+def test_a_destination_that_accepts_and_then_fails_loses_nothing(
+    start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    _owe(database, tmp_path, ["pacs"], slices=24)
+    failing = [True]
+
+    with _answering(lambda _event: 0xA700 if failing[0] else 0x0000) as port:
+        service = start(pacs=port)
+        for _ in range(2):
+            _step_until_idle(service)
+            clock.now += 100.0
+        assert not any(row.state == "sent" for row in _rows(database, "pacs"))
+        failing[0] = False
+        for _ in range(4):
+            _step_until_idle(service)
+            clock.now += 100.0
+
+    assert _are_all(database, "pacs", "sent")
