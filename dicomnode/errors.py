@@ -50,7 +50,7 @@ class PermanentError(DicomnodeError):
 
 
 class StorageFullError(TransientError):
-    """The storage root has no room above its reserve."""
+    """The storage root has no room above its reserve, or this process has no descriptor left for a file."""
 
     store_status = StoreStatus.OUT_OF_RESOURCES
 

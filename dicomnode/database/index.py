@@ -97,7 +97,7 @@ class Recorded(Enum):
     IDENTICAL = "identical"  # the same bytes are indexed: nothing changed
     CONFLICT = "conflict"  # other bytes are indexed: the file belongs to the conflicts
     KNOWN_CONFLICT = "known conflict"  # and these other bytes are kept there already: nothing changed
-    OWN_OUTPUT = "own output"  # the node made it, and somebody sent it back: nothing changed
+    OWN_OUTPUT = "own output"  # the node made it, and somebody sent it back: only counted
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def record_instance(connection: Connection, header: InstanceHeader, file: Stored
     connection : Connection
         Of `Database.write`; nothing is known to be durable before it commits.
     """
-    if is_own_output(connection, header.sop_instance_uid):
+    if count_own_output(connection, header.sop_instance_uid):
         return Recording(Recorded.OWN_OUTPUT)
     known = _judge_known(connection, header, file, arrival)
     if known is not None:
@@ -215,10 +215,10 @@ def insert_new(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
     return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
 
 
-def is_own_output(connection: Connection, sop_instance_uid: str) -> bool:
-    """Say whether the node itself made this instance: a result that was routed back."""
-    query = select(outputs.c.id).where(outputs.c.sop_instance_uid == sop_instance_uid)
-    return connection.execute(query).first() is not None
+def count_own_output(connection: Connection, sop_instance_uid: str) -> bool:
+    """Say whether the node itself made this instance, and count it there: a result that was routed back."""
+    is_ours = outputs.c.sop_instance_uid == sop_instance_uid
+    return connection.execute(update(outputs).where(is_ours).values(returned=outputs.c.returned + 1)).rowcount > 0
 
 
 def is_indexed(connection: Connection, file_name: str) -> bool:

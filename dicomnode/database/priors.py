@@ -72,11 +72,13 @@ def record_priors(connection: Connection, query: Query, found: Iterable[FoundSer
 def fetch_seekers(connection: Connection, settled_before: float, fetches_at_most: int) -> list[int]:
     """Return the ids of the series for which a prior is to be chosen now.
 
-    That is, once no search for it runs: those with priors that nobody has judged; and those that are unpaired still,
-    though what was chosen has come and been judged, or did not come by `settled_before` (UTC epoch seconds), as long as
-    fewer than `fetches_at_most` were chosen.
+    That is, once every peer was asked and nothing is on its way: those with priors that nobody has judged; and those
+    that are unpaired still, though what was chosen has come and been judged, or did not come by `settled_before` (UTC
+    epoch seconds), as long as fewer than `fetches_at_most` were chosen. A peer that is down is not waited for.
     """
-    asking = select(queries.c.series_id).where(queries.c.state.in_(UNANSWERED), queries.c.kind != "count")
+    is_first = (queries.c.kind == "priors") & (queries.c.state == "owed")
+    is_fetched = (queries.c.kind == "fetch") & queries.c.state.in_(UNANSWERED)
+    asking = select(queries.c.series_id).where(is_first | is_fetched)
     found = select(priors.c.series_id).where(priors.c.state == "found")
     chosen = select(priors.c.series_id).where(priors.c.state == "chosen")
     coming = (
@@ -92,9 +94,10 @@ def fetch_seekers(connection: Connection, settled_before: float, fetches_at_most
         select(priors.c.series_id)
         .join(series, series.c.id == priors.c.series_id)
         .where(priors.c.state == "lost", series.c.state == "unpaired")
-        .where(priors.c.series_id.in_(chosen), priors.c.series_id.not_in(coming), priors.c.series_id.not_in(many))
+        .where(priors.c.series_id.in_(chosen), priors.c.series_id.not_in(many))
     )
-    seekers = select(series.c.id).where(series.c.id.not_in(asking), series.c.id.in_(found) | series.c.id.in_(next_best))
+    is_settled = series.c.id.not_in(asking) & series.c.id.not_in(coming)
+    seekers = select(series.c.id).where(is_settled, series.c.id.in_(found) | series.c.id.in_(next_best))
     return list(connection.execute(seekers.order_by(series.c.id)).scalars())
 
 

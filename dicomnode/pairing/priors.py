@@ -54,7 +54,7 @@ class _Seen:
 
 
 def choose_prior(
-    seeker: IdentifiedSeries, found: Sequence[Prior], settings: PairingSettings
+    seeker: IdentifiedSeries, priors: Sequence[Prior], settings: PairingSettings
 ) -> tuple[PriorDecision, ...]:
     """Choose the best of what peers have for a series without a partner.
 
@@ -62,18 +62,23 @@ def choose_prior(
     ----------
     seeker : IdentifiedSeries
         An MR that needs a PET, or the reverse.
-    found : sequence of Prior
-        From every peer that was asked, in any order.
+    priors : sequence of Prior
+        All that were found for it, at every peer and in any order; those chosen or refused before stay what they are.
     settings : PairingSettings
         Window, site's choices, and the largest prior that is fetched.
 
     Returns
     -------
     decisions : tuple of PriorDecision
-        One for each of `found`; at most one is `chosen`. All are `lost` when the series has a partner by now.
+        One for each of the others; at most one is `chosen`. All are `lost` when the series has a partner by now, or
+        `FETCHES_AT_MOST` were fetched for it.
     """
+    found = [prior for prior in priors if prior.state in ("found", "lost")]
+    fetched = sum(prior.state == "chosen" for prior in priors)
     if seeker.row.state != "unpaired":
         return tuple(PriorDecision(prior, "lost", f"not needed: the series is {seeker.row.state}") for prior in found)
+    if fetched >= FETCHES_AT_MOST:
+        return tuple(PriorDecision(prior, "lost", f"{fetched} were fetched already") for prior in found)
     seen = [_see(seeker, prior, settings) for prior in found]
     fitting = sorted((one for one in seen if not one.refusal), key=lambda one: one.rank)
     rules = _RULES["MR" if seeker.row.modality == "PT" else "PT"]

@@ -140,10 +140,10 @@ def _look_for_priors(connection: Connection, series_id: int, settings: Settings,
 
 def _choose_prior(connection: Connection, series_id: int, settings: Settings, now: float) -> None:
     seeker = fetch_series_by_id(connection, series_id)
-    found = [prior for prior in fetch_priors(connection, series_id) if prior.state in ("found", "lost")]
-    for decision in choose_prior(seeker, found, settings.pairing):
+    priors = fetch_priors(connection, series_id)
+    for decision in choose_prior(seeker, priors, settings.pairing):
         prior = decision.prior
         set_prior_state(connection, prior.id, decision.state, decision.reason)
         if decision.state == "chosen":
             add_query(connection, "fetch", series_id, prior.peer, now, prior_id=prior.id)
-            log.info("pairing.prior_chosen", series_uid=seeker.row.series_uid, peer=prior.peer, found=len(found))
+            log.info("pairing.prior_chosen", series_uid=seeker.row.series_uid, peer=prior.peer, found=len(priors))

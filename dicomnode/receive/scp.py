@@ -40,7 +40,9 @@ log = get_logger()
 
 ASSOCIATE_TIMEOUT_S = 30.0  # ARTIM, PS3.8 9.1.5
 NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
+DESCRIPTORS_AT_ONCE = 8  # of an association and of the first instance it stores
 STARVED_S = 0.05
+TOLD_AGAIN_S = 60.0
 CONNECTIONS_MAX = 10_000  # pynetdicom counts silent sockets too: `limits.associations` counts those admitted
 
 
@@ -49,18 +51,16 @@ class _Server(ThreadedAssociationServer):
     daemon_threads = True  # they only make associations, and shake hands before that
     associations: Associations
     waiting: WaitingConnections
-    is_starved = False  # of descriptors
+    told_again_at = 0.0  # monotonic seconds: that descriptors are short is not said for each caller
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        """Accept a connection; without a descriptor for it, take one from who has waited longest."""
+        """Accept a connection; without a descriptor for it, take some from those who wait."""
         try:
-            accepted = super().get_request()
+            return super().get_request()
         except OSError as error:
             if error.errno in NO_DESCRIPTOR:
-                self._free_descriptor(error)
+                self.free_descriptors(error)
             raise
-        self.is_starved = False
-        return accepted
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Let a connection wait from here on, whether or not there is a thread for it yet."""
@@ -76,13 +76,15 @@ class _Server(ThreadedAssociationServer):
         """Say in one line why a connection came to nothing."""
         log.error("receive.no_association", address=str(client_address[0]), why=str(sys.exc_info()[1]))
 
-    def _free_descriptor(self, error: OSError) -> None:
-        if not self.is_starved:
-            self.associations.counts.add(STARVATIONS)
+    def free_descriptors(self, error: OSError) -> None:
+        """Cut who has waited longest, so that the next caller has what it needs, and give them a moment to end."""
+        self.associations.counts.add(STARVATIONS)
+        if time.monotonic() >= self.told_again_at:
+            self.told_again_at = time.monotonic() + TOLD_AGAIN_S
             log.error("receive.no_descriptor", why=f"{error.strerror}; raise LimitNOFILE, or lower limits.associations")
-        self.is_starved = True
-        self.waiting.cut_oldest()
-        time.sleep(STARVED_S)  # the caller is accepted as soon as there is one
+        for _ in range(DESCRIPTORS_AT_ONCE):
+            self.waiting.cut_oldest()
+        time.sleep(STARVED_S)
 
 
 class _RequestHandler(RequestHandler):
@@ -90,10 +92,17 @@ class _RequestHandler(RequestHandler):
 
     def handle(self) -> None:
         """Make an association of a connection, and start it; who only connects, as health checks do, costs none."""
-        if self._has_spoken():
-            self.server.associations.start(self._create_association(), self.request)
-        else:
+        if not self._has_spoken():
             self.server.shutdown_request(self.request)
+            return
+        try:
+            self.server.associations.start(self._create_association(), self.request)
+        except OSError as error:
+            if error.errno not in NO_DESCRIPTOR:
+                raise
+            self.server.waiting.remove(self.request)  # lest it is cut for itself
+            self.server.free_descriptors(error)
+            self.server.associations.start(self._create_association(), self.request)
 
     def _has_spoken(self) -> bool:
         """Wait for the first byte; by TLS there was a handshake already."""

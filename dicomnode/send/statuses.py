@@ -28,7 +28,11 @@ STATUSES: tuple[tuple[int, int, Meaning, str], ...] = (
     (0x0213, 0x0213, "transient", "resource limitation"),  # PS3.7 C.5.18
     (0xA700, 0xA7FF, "transient", "out of resources"),
     (0xA900, 0xA9FF, "permanent", "data set does not match SOP class"),
-    (0xB000, 0xBFFF, "sent", "the destination changed or warned about it"),
+    (0xB000, 0xB000, "sent", "coercion of data elements"),
+    (0xB001, 0xB005, "sent", "a warning"),
+    (0xB006, 0xB006, "sent", "elements discarded"),
+    (0xB007, 0xB007, "sent", "data set does not match SOP class, but is stored"),
+    (0xB008, 0xBFFF, "sent", "a warning"),
     (0xC000, 0xCFFF, "permanent", "cannot understand"),
 )
 

@@ -24,7 +24,6 @@ from dicomnode.database.index import (
     close_lost_associations,
     is_conflict,
     is_indexed,
-    is_own_output,
     open_association,
     record_instance,
 )
@@ -125,7 +124,7 @@ def test_other_content_is_a_conflict_kept_once(database: Database, association_i
         assert not is_indexed(connection, other.file_name)
 
 
-def test_our_own_output_is_not_recorded(database: Database, association_id: int) -> None:
+def test_our_own_output_is_counted_and_not_recorded(database: Database, association_id: int) -> None:
     record(database, make_header(), make_file(), make_arrival(association_id))
     values = {"kind": "pt", "sop_class_uid": "1.2", "series_uid": "1.2", "transfer_syntax_uid": "1.2", "path": "x"}
     with database.write() as connection:
@@ -134,12 +133,13 @@ def test_our_own_output_is_not_recorded(database: Database, association_id: int)
         connection.execute(insert(jobs).values(id=1, pair_id=1, state="done", not_before=0.0, created_at=1.0))
         uid = f"{ROOT}.99.1"
         connection.execute(insert(outputs).values(job_id=1, sop_instance_uid=uid, size_bytes=1, sha256="s", **values))
-        assert is_own_output(connection, uid)
-        assert not is_own_output(connection, f"{ROOT}.99.2")
     before = dump(database)
     returned = make_header(1, series=f"{ROOT}.99")
     assert record(database, returned, make_file("b"), make_arrival(association_id)).kind is Recorded.OWN_OUTPUT
-    assert dump(database) == before
+    after = dump(database)
+    assert [row.returned for row in after.pop("outputs")] == [1]
+    del before["outputs"]
+    assert after == before
 
 
 @pytest.mark.parametrize("is_same", [True, False])

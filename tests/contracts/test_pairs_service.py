@@ -9,6 +9,7 @@ from itertools import count
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from dicomnode.database.engine import Database
 from dicomnode.database.index import close_association
@@ -92,6 +93,19 @@ def test_a_conflict_is_held_without_a_job(database: Database) -> None:
     ]
     assert _jobs(database) == []
     assert series_state(database, PET) == ("paired", "PatientSex differs between the MR and the PET")
+
+
+def test_how_identities_agree_is_not_logged(database: Database) -> None:
+    for sent in (MR, replace(PET, patient=replace(PET.patient, sex="M")), replace(PET, study=9, study_date="20240101")):
+        receive(database, sent, now=100.0)
+    stranger = replace(MR, study=10, patient=replace(MR.patient, issuer="ELSEWHERE"))
+    receive(database, stranger, now=100.0)
+
+    with capture_logs() as logs:
+        step(database, SETTINGS, now=200.0)
+
+    assert {log["event"] for log in logs} == {"pairing.series_complete", "pairing.paired", "pairing.series"}
+    assert not any(word in str(logs) for word in ("Patient", "Issuer", "4711", "HOSPITAL", "ELSEWHERE", "Doe"))
 
 
 def test_a_refused_series_says_why(database: Database) -> None:

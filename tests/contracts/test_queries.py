@@ -154,6 +154,14 @@ def test_a_prior_is_chosen_when_no_search_runs_and_the_next_when_the_last_was_of
         set_series_state(connection, series_id, "unpaired")
     assert seekers() == [series_id]
     with database.write() as connection:
+        add_query(connection, "priors", series_id, "archive", 30.0)
+    assert seekers() == []  # another peer was not asked yet
+    down = claim_query(database, "archive", 30.0, LEASE_S)
+    assert down is not None
+    with database.write() as connection:
+        put_query_off(connection, down, 3600.0, "nobody listens")
+    assert seekers() == [series_id]  # it is not waited for
+    with database.write() as connection:
         first, second, third = (prior.id for prior in fetch_priors(connection, series_id))
         for prior_id, state in ((first, "chosen"), (second, "lost"), (third, "lost")):
             set_prior_state(connection, prior_id, state, "")
@@ -165,6 +173,11 @@ def test_a_prior_is_chosen_when_no_search_runs_and_the_next_when_the_last_was_of
     assert [seekers(now) for now in (39.0, 41.0)] == [[], [series_id]]  # it may still be on its way, or did not come
     receive(database, replace(MR, study=7), now=45.0)
     assert seekers(50.0) == []  # it is being received
+    with database.write() as connection:
+        record_priors(connection, replace(search, peer="archive"), [replace(FOUND, series_uid="1.2.3.11.1")])
+    assert seekers(50.0) == []  # though the peer that was down has answered
+    with database.write() as connection:
+        set_prior_state(connection, fetch_priors(connection, series_id)[-1].id, "refused", "")
     with database.write() as connection:
         set_series_state(connection, fetch_series(connection, "1.2.3.7.1").row.id, "refused", "a localizer")
     assert seekers(50.0) == [series_id]

@@ -41,11 +41,11 @@ SECTIONS: Mapping[str, Mapping[str, Any]] = {
 class Bench:
     """A storage root that outlives its nodes, a PACS that judges, and patients that are sent until they are taken."""
 
-    def __init__(self, folder: Path, orthanc: Orthanc) -> None:
+    def __init__(self, folder: Path, orthanc: Orthanc, port: int | None = None) -> None:
         self.folder = folder
         self.orthanc = orthanc
-        self.port = free_port()
-        peers = [Peer("scanner", "SCANNER"), Peer("pacs", orthanc.ae_title, orthanc.port, ("receive",))]
+        self.port = port or free_port()
+        peers = [Peer("scanner", "SCANNER"), Peer("pacs", orthanc.ae_title, orthanc.port, ("receive", "store"))]
         self.config = make_config(folder, peers, self.port, SECTIONS)
         self.settings = load_settings(self.config)
         self.marks = folder / "marks"
@@ -125,7 +125,7 @@ class Bench:
         held = {uid: data_set_bytes(file) for uid, file in files.items() if uid in written}
         assert held == written
         assert self.orthanc.count_instances() == len(written)
-        assert list((root / "spool").rglob("*.dcm")) == []
+        wait_until(lambda: not list((root / "spool").rglob("*.dcm")), LIFE_TIMEOUT_S, "the spool is empty")
 
 
 @pytest.fixture

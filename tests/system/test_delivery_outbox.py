@@ -284,7 +284,7 @@ def test_a_refused_instance_is_dead_at_once_and_the_others_arrive(
     rows = _rows(database, "pacs")
     assert [row.state for row in rows] == ["sent", "dead", "sent", "sent", "sent", "sent"]
     assert rows[1].reason == "pacs: 0xC000 cannot understand"
-    assert rows[2].reason.startswith("pacs: 0xB000")
+    assert rows[2].reason == "pacs: 0xB000 coercion of data elements"
 
 
 def test_a_full_destination_is_left_alone_and_resumed_with_what_is_missing(

@@ -112,7 +112,7 @@ def test_a_hundred_and_thirty_associations_store_at_once(tmp_path: Path) -> None
             assert answer is not None
             assert struct.pack("<HHLH", 0, 0x0900, 2, 0) in answer
         assert memory_bytes(node) - before < 100 * MIB
-        assert [row["instance_count"] for row in node.list_rows("series")] == [130]
+        wait_until(lambda: [row["instance_count"] for row in node.list_rows("series")] == [130], 20, "130 rows")
 
 
 def test_ten_thousand_who_connect_and_leave_cost_no_memory(tmp_path: Path) -> None:

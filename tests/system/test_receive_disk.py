@@ -233,6 +233,8 @@ def test_without_a_descriptor_the_node_goes_on_and_says_so(tmp_path: Path, disk:
         assert store(raw, 1) == SUCCESS
         used = len(list(Path(f"/proc/{node.pid}/fd").iterdir()))
         _, most = resource.prlimit(node.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(node.pid, resource.RLIMIT_NOFILE, (used, most))
+        assert store(raw, 2) in (SUCCESS, OUT_OF_RESOURCES)  # files that are open already may serve it
         resource.prlimit(node.pid, resource.RLIMIT_NOFILE, (used + 12, most))
         for _ in range(40):
             held.enter_context(socket.create_connection((LOOPBACK, node.port), timeout=10))

@@ -163,3 +163,18 @@ def test_a_dead_row_is_owed_again(run: Run, config: Path, database: Database) ->
     assert run("outbox", "retry", row.id, "--config", config).out == f"outbox row {row.id}: owed\n"
     again = run("outbox", "show", row.id, "--config", config, "--json").json
     assert (again["state"], again["attempts"]) == ("owed", 0)
+
+
+def test_an_ended_job_is_registered_again_beside_the_old_result(run: Run, config: Path, database: Database) -> None:
+    job_id, _ = add_finished_job(database, ("pt",), state="review")
+    again = run("jobs", "reprocess", job_id, "--profile", "paper", "--config", config)
+    assert again.out == f"job {job_id + 1}: waiting, in place of job {job_id}\n"
+    new = run("jobs", "show", job_id + 1, "--config", config, "--json").json
+    assert (new["reprocess_of"], new["profile"], new["state"]) == (job_id, "paper", "waiting")
+    old = run("jobs", "show", job_id, "--config", config, "--json").json
+    assert (old["reprocessed_by"], old["state"], len(old["outputs"])) == ([job_id + 1], "done", 1)
+    refused = run("jobs", "reprocess", job_id + 1, "--config", config)
+    assert (
+        refused.err
+        == f"dicomnode: job {job_id + 1}: it is waiting, done or failed or review is needed to reprocess it\n"
+    )

@@ -103,6 +103,21 @@ def test_nothing_is_fetched_for_a_series_that_has_a_partner_by_now() -> None:
     assert _decide(pet(state="paired"), [_prior(1)]) == {1: ("lost", "not needed: the series is paired")}
 
 
+def test_what_was_chosen_or_refused_before_stays_so_and_the_next_best_is_chosen() -> None:
+    before = [replace(_prior(1), state="chosen"), replace(_prior(2), state="refused"), replace(_prior(3), state="lost")]
+
+    assert _decide(LONELY_PET, [*before, _prior(4, description="t2")]) == {
+        3: ("chosen", "best by every rule"),
+        4: ("lost", "T1 weighting"),
+    }
+
+
+def test_no_more_than_three_are_fetched() -> None:
+    fetched = [replace(_prior(n), state="chosen") for n in (1, 2, 3)]
+
+    assert _decide(LONELY_PET, [*fetched, _prior(4)]) == {4: ("lost", "3 were fetched already")}
+
+
 @given(order=st.randoms())
 def test_the_order_of_answers_changes_nothing(order: Random) -> None:
     found = [_prior(n, **study(n, f"202602{n:02d}"), description=("t1", "t2")[n % 2]) for n in range(1, 9)]
