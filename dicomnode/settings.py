@@ -1,121 +1,39 @@
 """What an administrator decides, read from one TOML file and checked when built.
 
-Flow: cli|app > [settings] > errors
+Flow: cli|app > [settings] > setting_values
 Never: a default that changes a result in silence; the environment, save for `DICOMNODE_DATABASE__URL` style overrides
 of the same keys. `config/dicomnode.example.toml` lists every key with its default and unit; a test compares.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from dicomnode.uids import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, find_keyword
+from dicomnode.setting_values import (
+    AETitle,
+    Compression,
+    Description,
+    Host,
+    OutputObjects,
+    Pattern,
+    PeerHost,
+    Permission,
+    Port,
+    Profile,
+    Service,
+    Sha256,
+    SopClass,
+    Subject,
+    TransferSyntax,
+    is_loopback,
+)
 
-AE_TITLE_MAX_CHARACTERS = 16  # PS3.5 6.2, VR AE
 ENV_PREFIX = "DICOMNODE_"
-SHA256_DIGITS = 64
 ASSOCIATIONS_AT_MOST = 16  # with one destination at one time
-
-
-def check_ae_title(value: str) -> str:
-    """Return an AE title without its insignificant spaces, or say what is wrong with it (PS3.5 6.2, VR AE)."""
-    title = value.strip(" ")
-    if not title:
-        raise ValueError("an AE title is 1 to 16 characters, this one is empty")
-    if len(title) > AE_TITLE_MAX_CHARACTERS:
-        raise ValueError(f"an AE title is 1 to 16 characters, this one has {len(title)}")
-    if bad := sorted({c for c in title if c == "\\" or not " " <= c <= "~"}):
-        raise ValueError(f"an AE title holds printable ASCII without backslash, this one holds {bad[0]!r}")
-    return title
-
-
-def _check_host(value: str) -> str:
-    host = value.strip()
-    if not host or any(c.isspace() or c == "/" for c in host):
-        raise ValueError(f"a host is a name or an IP address, this is {value!r}")
-    return host
-
-
-def _check_peer_host(value: str) -> str:
-    if "/" not in value:
-        return _check_host(value)
-    try:
-        return str(ipaddress.ip_network(value.strip()))
-    except ValueError as error:
-        raise ValueError(f"a network is written as 10.1.2.0/24, this is {value!r}: {error}") from error
-
-
-def _check_sha256(value: str) -> str:
-    digits = value.strip().replace(":", "").lower()
-    if digits and not re.fullmatch(f"[0-9a-f]{{{SHA256_DIGITS}}}", digits):
-        raise ValueError(
-            f"a SHA-256 fingerprint is {SHA256_DIGITS} hexadecimal digits, with colons or without, this has "
-            f"{len(digits)} characters; openssl x509 -noout -fingerprint -sha256 -in FILE shows it"
-        )
-    return digits
-
-
-def _check_description(value: str) -> str:
-    text = value.strip()
-    if not text or not text.isprintable() or set(re.sub(r"\{(pet|mr)\}", "", text)) & set("\\{}"):
-        raise ValueError(f"a description is one line of text, which may hold {{pet}} and {{mr}}, this is {value!r}")
-    return text
-
-
-def _check_objects(value: tuple[OutputObject, ...]) -> tuple[OutputObject, ...]:
-    if twice := sorted({kind for kind in value if value.count(kind) > 1}):
-        raise ValueError(f"each object stands once, {twice[0]!r} stands {value.count(twice[0])} times")
-    return tuple(kind for kind in get_args(OutputObject) if kind in value)  # their order means nothing
-
-
-def check_subject(value: str) -> str:
-    """Return a certificate's subject without insignificant spaces, or say how one is written."""
-    subject = re.sub(r"\s*([,=+])\s*", r"\1", value.strip().removeprefix("subject="))
-    if subject and "=" not in subject:
-        raise ValueError(
-            f'a subject is written as "O = Hospital, CN = mr.example.org", this is {value!r}; '
-            "openssl x509 -noout -subject -in FILE shows it"
-        )
-    return subject
-
-
-def _check_sop_class(value: str) -> str:
-    return find_keyword(STORAGE_SOP_CLASSES, value)
-
-
-def _check_transfer_syntax(value: str) -> str:
-    return find_keyword(TRANSFER_SYNTAXES, value)
-
-
-def _check_pattern(value: str) -> str:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise ValueError(f"a regular expression is needed, {value!r} is none: {error}") from error
-    return value
-
-
-AETitle = Annotated[str, AfterValidator(check_ae_title)]
-Host = Annotated[str, AfterValidator(_check_host)]
-PeerHost = Annotated[str, AfterValidator(_check_peer_host)]
-Description = Annotated[str, AfterValidator(_check_description), Field(max_length=64)]  # PS3.5 6.2, VR LO
-Sha256 = Annotated[str, AfterValidator(_check_sha256)]
-Subject = Annotated[str, AfterValidator(check_subject)]
-SopClass = Annotated[str, AfterValidator(_check_sop_class)]
-TransferSyntax = Annotated[str, AfterValidator(_check_transfer_syntax)]
-Pattern = Annotated[str, Field(max_length=200), AfterValidator(_check_pattern)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Permission = Literal["store", "receive"]
-Service = Literal["find", "move", "get"]
-Profile = Literal["default", "paper"]
-OutputObject = Literal["reg", "pt", "rgb", "multiframe", "blending"]
-Compression = Literal["none", "jpeg-ls", "jpeg-2000"]
 
 
 class Section(BaseModel):
@@ -195,7 +113,7 @@ class DestinationSettings(Section):
     """A peer that gets results; it must be allowed to `receive`. No `objects` is all that are made."""
 
     peer: str
-    objects: Annotated[tuple[OutputObject, ...], AfterValidator(_check_objects)] = ()
+    objects: OutputObjects = ()
     compression: Compression = "none"
     associations: Annotated[int, Field(ge=1, le=ASSOCIATIONS_AT_MOST)] = 2
     registration_object: Literal["last", "first"] = "last"
@@ -222,7 +140,7 @@ class RuleSettings(Section):
     pet_from: tuple[AETitle, ...] = ()
     description: Pattern = ""
     verdict: Literal["", "accept", "review"] = ""
-    objects: Annotated[tuple[OutputObject, ...], AfterValidator(_check_objects)] = ()
+    objects: OutputObjects = ()
     destinations: tuple[str, ...]
 
 
@@ -276,7 +194,7 @@ class SeriesNameSettings(Section):
 class OutputSettings(Section):
     """What the results are, and what they look like."""
 
-    objects: Annotated[tuple[OutputObject, ...], AfterValidator(_check_objects), Field(min_length=1)] = (
+    objects: Annotated[OutputObjects, Field(min_length=1)] = (
         "reg",
         "pt",
         "rgb",
@@ -466,11 +384,3 @@ def _find_service_problem(peer: PeerSettings) -> str:
     if "move" in peer.answers and "store" not in peer.may:
         return 'what it moves to us comes by C-STORE; add "store" to its may = [...]'
     return ""
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether an address or name means this machine only."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

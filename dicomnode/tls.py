@@ -14,7 +14,8 @@ from pathlib import Path
 
 from dicomnode.certificates import PeerCertificate, Validity, read_validities
 from dicomnode.errors import ConfigurationError
-from dicomnode.settings import PeerSettings, TlsSettings, check_subject
+from dicomnode.setting_values import check_subject
+from dicomnode.settings import PeerSettings, TlsSettings
 
 # PS3.15 annex B, BCP 195 RFC 8996, 9325 profile: for TLS 1.2 ephemeral keys and AEAD alone, and no key below 112 bits
 # of security. TLS 1.3 has no other suites.

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from dicomnode.settings import Permission, Profile, Service
+from dicomnode.setting_values import Permission, Profile, Service
 
 CONFIG = Path("/etc/dicomnode/dicomnode.toml")
 DISTRIBUTION = "dicomnode-fusion"

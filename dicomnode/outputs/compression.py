@@ -16,7 +16,7 @@ from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless
 from dicomnode.errors import StorageFailedError
 from dicomnode.logs import get_logger
 from dicomnode.outputs.files import encode_instance, sync_folder, write_file
-from dicomnode.settings import Compression, OutputObject
+from dicomnode.setting_values import Compression, OutputObject
 
 log = get_logger()
 

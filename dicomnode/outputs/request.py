@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from dicomnode.outputs.uids import make_fingerprint
-from dicomnode.settings import OutputObject as Kind
+from dicomnode.setting_values import OutputObject as Kind
 from dicomnode.settings import OutputSettings
 from dicomnode.volumes.series import SeriesVolume
 from registration.transforms import RigidTransform

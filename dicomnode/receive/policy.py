@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dicomnode.certificates import PeerCertificate
-from dicomnode.settings import PeerSettings, Settings, check_ae_title
+from dicomnode.setting_values import check_ae_title
+from dicomnode.settings import PeerSettings, Settings
 from dicomnode.status import RejectReason
 from dicomnode.tls import is_proven, show_needed_certificate
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from dicomnode.outputs.compression import SYNTAXES, find_copy_path
 from dicomnode.send.pdus import ContextKey
 from dicomnode.send.scu import Instance
-from dicomnode.settings import Compression
+from dicomnode.setting_values import Compression
 
 Copies = tuple[Instance, ...]  # one instance in the forms it can be sent in, the wanted one first
 

@@ -12,7 +12,8 @@ from dicomnode.database.engine import Database
 from dicomnode.database.queries import Kind, Query, add_query, fetch_queries
 from dicomnode.database.series import fetch_series
 from dicomnode.send.queries import QueryService
-from dicomnode.settings import NodeSettings, PeerSettings, SendSettings, Service, Settings
+from dicomnode.setting_values import Service
+from dicomnode.settings import NodeSettings, PeerSettings, SendSettings, Settings
 from tests.peers_programs import LOOPBACK, free_port
 from tests.rows import PET, receive
 from tests.waiting import wait_until

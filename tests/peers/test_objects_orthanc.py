@@ -27,14 +27,15 @@ from dicomnode.outputs.modules import PLANS
 from dicomnode.outputs.objects import OutputFile, write_outputs
 from dicomnode.routes import owe_results
 from dicomnode.send.service import SendService
-from dicomnode.settings import Compression, DestinationSettings, NodeSettings, PeerSettings, Settings
+from dicomnode.setting_values import Compression
+from dicomnode.settings import DestinationSettings, NodeSettings, PeerSettings, Settings
 from tests.dicomnode.outputs.known_inputs import INPUTS
 from tests.peers_programs import LOOPBACK, Orthanc, data_set_bytes
 from tests.rows import add_waiting_job
 from tests.waiting import wait_until
 
 DELIVERY_S = 120.0
-ORIENTED = ("axial", "coronal", "sagittal half millimetre", "oblique")
+ORIENTED = ("axial", "coronal", "sagittal half millimetre", "oblique", "Enhanced")
 
 
 @pytest.fixture

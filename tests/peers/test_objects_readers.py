@@ -27,7 +27,7 @@ from tests.dicomnode.series_files import SeriesSpec, write_series
 sitk: Any = SimpleITK  # untyped
 Items = list[tuple[str, NDArray[np.float64]]]
 ON_GRID_MM = 1e-3
-ORIENTED = {name: INPUTS[name] for name in ("axial", "coronal", "sagittal half millimetre", "oblique")}
+ORIENTED = {name: INPUTS[name] for name in ("axial", "coronal", "sagittal half millimetre", "oblique", "Enhanced")}
 
 
 @pytest.fixture(scope="module", params=list(ORIENTED.values()), ids=list(ORIENTED))

@@ -24,13 +24,17 @@ from dicomnode.outputs.modules import PLANS
 from dicomnode.outputs.objects import make_outputs
 from dicomnode.outputs.quantity import GE_REFERENCE_TIME, PHILIPS_ACTIVITY_FACTOR, PHILIPS_SUV_FACTOR
 from dicomnode.receive.contexts import VERIFICATION, make_contexts
-from dicomnode.send.statuses import STATUSES
+from dicomnode.send.fetch import STUDY_ROOT_GET, STUDY_ROOT_MOVE
+from dicomnode.send.find import STUDY_ROOT_FIND
+from dicomnode.send.statuses import QUERY_STATUSES, STATUSES
 from dicomnode.settings import OutputSettings, Settings
-from dicomnode.status import RejectReason, StoreStatus
+from dicomnode.status import BusyReason, RejectReason, StoreStatus
 from tests.dicomnode.outputs.known_inputs import INPUTS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")
 NEXT = {"sent": "sent", "transient": "tried again", "permanent": "given up"}
+NEXT_QUESTION = {"answered": "answered", "transient": "asked again", "permanent": "given up"}
+ASKED = {STUDY_ROOT_FIND, STUDY_ROOT_MOVE, STUDY_ROOT_GET}
 
 
 def read_table(heading: str, first_column: str) -> list[list[str]]:
@@ -62,10 +66,10 @@ def test_sop_classes_and_roles() -> None:
     rows = {uid: (name, scu, scp) for name, uid, scu, scp in read_table("## 1. Overview", "SOP class")}
     sent = {str(plan.sop_class_uid) for plan in PLANS.values()}
     taken = {str(context.abstract_syntax) for context in make_contexts()}
-    assert set(rows) == sent | taken | {VERIFICATION}
+    assert set(rows) == sent | taken | ASKED
     for uid, (name, scu, scp) in rows.items():
         assert UID(uid).name.removesuffix(" SOP Class") == name
-        assert (scu == "yes") == (uid in sent | {VERIFICATION}), name
+        assert (scu == "yes") == (uid in sent | ASKED | {VERIFICATION}), name
         assert (scp == "yes") == (uid in taken), name
 
 
@@ -80,6 +84,8 @@ def test_associations() -> None:
     assert rows["Time for an answer of a destination, s, by default"] == f"{settings.send.timeout_s:g}"
     reasons = read_table("### 2.2 Associations", "A-ASSOCIATE-RJ by the service user")
     assert [int(code) for _, code in reasons] == list(RejectReason)
+    reasons = read_table("### 2.2 Associations", "A-ASSOCIATE-RJ for now, by the service provider")
+    assert [int(code) for _, code in reasons] == list(BusyReason)
 
 
 def test_transfer_syntaxes() -> None:
@@ -115,16 +121,19 @@ def test_statuses_that_are_answered() -> None:
 
 def test_statuses_that_are_understood() -> None:
     rows = read_table("### 2.6 Storage as SCU", "status of the answer")
-    wanted = []
-    for first, last, meaning, name in STATUSES:
-        code = f"{first:04X}" if first == last else f"{first:04X} to {last:04X}"
-        wanted.append([code, f"{NEXT[meaning]}: {name}" if name else NEXT[meaning]])
-    assert rows == wanted
+    assert rows == [spell(first, last, NEXT[meaning], name) for first, last, meaning, name in STATUSES]
+    rows = read_table("### 2.7 Query/Retrieve as SCU", "last status")
+    assert rows == [spell(first, last, NEXT_QUESTION[meaning], name) for first, last, meaning, name in QUERY_STATUSES]
+
+
+def spell(first: int, last: int, what: str, name: str) -> list[str]:
+    code = f"{first:04X}" if first == last else f"{first:04X} to {last:04X}"
+    return [code, f"{what}: {name}" if name else what]
 
 
 def test_configuration() -> None:
     settings = Settings()
-    for key, default, _ in read_table("### 2.7 Configuration", "key"):
+    for key, default, _ in read_table("### 2.8 Configuration", "key"):
         section, name = key.split(".")
         value: Any = getattr(getattr(settings, section), name)
         assert json.loads(default) == (list(value) if isinstance(value, tuple) else value), key

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pydicom
 
 from dicomnode.outputs.request import OutputRequest
 from dicomnode.settings import OutputSettings
+from dicomnode.volumes.series import load_series
 from registration.confidence import Verdict
+from tests.dicomnode.enhanced_files import make_enhanced_series
 from tests.dicomnode.outputs.known_requests import EVERY_OBJECT, MR, PET, SMALL_MOTION, make_registration, make_request
-from tests.dicomnode.series_files import CORONAL, OBLIQUE, SAGITTAL, SeriesSpec, write_series
+from tests.dicomnode.series_files import CORONAL, OBLIQUE, SAGITTAL, SeriesSpec, write_files, write_series
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,22 @@ class Input:
     moving: SeriesSpec = PET
     settings: OutputSettings = EVERY_OBJECT
     verdict: Verdict = "accept"
+    is_enhanced: bool = False  # one multi-frame object a series
 
     def write(self, folder: Path) -> list[Path]:
         """Write both series below a folder and return their files."""
+        if self.is_enhanced:
+            objects = [make_enhanced_series(spec) for spec in (self.fixed, self.moving)]
+            return [*write_files(folder / "mr", objects[:1]), *write_files(folder / "pet", objects[1:])]
         return [*write_series(folder / "mr", self.fixed), *write_series(folder / "pet", self.moving)]
 
     def request(self) -> OutputRequest:
         """Return the request for all kinds of objects."""
         request = make_request(self.fixed, self.moving, settings=self.settings)
+        if self.is_enhanced:
+            with TemporaryDirectory() as folder:
+                mr, pet = self.write(Path(folder))
+                request = replace(request, fixed=load_series([mr]), moving=load_series([pet]))
         return replace(request, registration=make_registration(SMALL_MOTION, self.verdict))
 
 
@@ -88,5 +99,6 @@ INPUTS: dict[str, Input] = {
     "PET in counts": Input(AXIAL_MR, replace(PET, uid="1.2.3.6", change=counts)),
     "the PET's study": Input(AXIAL_MR, AXIAL_PET, EVERY_OBJECT.model_copy(update={"study": "pet"})),
     "a study of their own": Input(AXIAL_MR, AXIAL_PET, EVERY_OBJECT.model_copy(update={"study": "new"})),
+    "Enhanced": Input(replace(OBLIQUE_MR, uid="1.2.3.20"), replace(AXIAL_PET, uid="1.2.3.21"), is_enhanced=True),
     "not verified": Input(AXIAL_MR, AXIAL_PET, EVERY_OBJECT.model_copy(update={"review": "send"}), "review"),
 }

@@ -14,7 +14,8 @@ from typing import get_args
 import numpy as np
 
 from dicomnode.outputs.objects import OutputRequest
-from dicomnode.settings import OutputObject, OutputSettings
+from dicomnode.setting_values import OutputObject
+from dicomnode.settings import OutputSettings
 from dicomnode.volumes.series import SeriesVolume, load_series
 from registration.confidence import Verdict
 from registration.pipeline import Registration

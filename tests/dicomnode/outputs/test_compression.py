@@ -12,7 +12,7 @@ import pytest
 from dicomnode.errors import StorageFailedError
 from dicomnode.outputs.compression import find_copy_path, write_copies
 from dicomnode.outputs.objects import OutputFile, write_outputs
-from dicomnode.settings import Compression
+from dicomnode.setting_values import Compression
 from tests.dicomnode.outputs.known_requests import EVERY_OBJECT, MR, make_request
 
 

@@ -1,0 +1,122 @@
+"""What one value of the configuration may be: each kind with its check, and the words for what is wrong with it.
+
+Flow: settings > [setting_values] > uids
+Never: two values weighed against each other (`settings` does that); a secret in a message.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator, Field
+
+from dicomnode.uids import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, find_keyword
+
+AE_TITLE_MAX_CHARACTERS = 16  # PS3.5 6.2, VR AE
+SHA256_DIGITS = 64
+
+
+def check_ae_title(value: str) -> str:
+    """Return an AE title without its insignificant spaces, or say what is wrong with it (PS3.5 6.2, VR AE)."""
+    title = value.strip(" ")
+    if not title:
+        raise ValueError("an AE title is 1 to 16 characters, this one is empty")
+    if len(title) > AE_TITLE_MAX_CHARACTERS:
+        raise ValueError(f"an AE title is 1 to 16 characters, this one has {len(title)}")
+    if bad := sorted({c for c in title if c == "\\" or not " " <= c <= "~"}):
+        raise ValueError(f"an AE title holds printable ASCII without backslash, this one holds {bad[0]!r}")
+    return title
+
+
+def _check_host(value: str) -> str:
+    host = value.strip()
+    if not host or any(c.isspace() or c == "/" for c in host):
+        raise ValueError(f"a host is a name or an IP address, this is {value!r}")
+    return host
+
+
+def _check_peer_host(value: str) -> str:
+    if "/" not in value:
+        return _check_host(value)
+    try:
+        return str(ipaddress.ip_network(value.strip()))
+    except ValueError as error:
+        raise ValueError(f"a network is written as 10.1.2.0/24, this is {value!r}: {error}") from error
+
+
+def _check_sha256(value: str) -> str:
+    digits = value.strip().replace(":", "").lower()
+    if digits and not re.fullmatch(f"[0-9a-f]{{{SHA256_DIGITS}}}", digits):
+        raise ValueError(
+            f"a SHA-256 fingerprint is {SHA256_DIGITS} hexadecimal digits, with colons or without, this has "
+            f"{len(digits)} characters; openssl x509 -noout -fingerprint -sha256 -in FILE shows it"
+        )
+    return digits
+
+
+def _check_description(value: str) -> str:
+    text = value.strip()
+    if not text or not text.isprintable() or set(re.sub(r"\{(pet|mr)\}", "", text)) & set("\\{}"):
+        raise ValueError(f"a description is one line of text, which may hold {{pet}} and {{mr}}, this is {value!r}")
+    return text
+
+
+def _check_objects(value: tuple[OutputObject, ...]) -> tuple[OutputObject, ...]:
+    if twice := sorted({kind for kind in value if value.count(kind) > 1}):
+        raise ValueError(f"each object stands once, {twice[0]!r} stands {value.count(twice[0])} times")
+    return tuple(kind for kind in get_args(OutputObject) if kind in value)  # their order means nothing
+
+
+def check_subject(value: str) -> str:
+    """Return a certificate's subject without insignificant spaces, or say how one is written."""
+    subject = re.sub(r"\s*([,=+])\s*", r"\1", value.strip().removeprefix("subject="))
+    if subject and "=" not in subject:
+        raise ValueError(
+            f'a subject is written as "O = Hospital, CN = mr.example.org", this is {value!r}; '
+            "openssl x509 -noout -subject -in FILE shows it"
+        )
+    return subject
+
+
+def _check_sop_class(value: str) -> str:
+    return find_keyword(STORAGE_SOP_CLASSES, value)
+
+
+def _check_transfer_syntax(value: str) -> str:
+    return find_keyword(TRANSFER_SYNTAXES, value)
+
+
+def _check_pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"a regular expression is needed, {value!r} is none: {error}") from error
+    return value
+
+
+AETitle = Annotated[str, AfterValidator(check_ae_title)]
+Host = Annotated[str, AfterValidator(_check_host)]
+PeerHost = Annotated[str, AfterValidator(_check_peer_host)]
+Description = Annotated[str, AfterValidator(_check_description), Field(max_length=64)]  # PS3.5 6.2, VR LO
+Sha256 = Annotated[str, AfterValidator(_check_sha256)]
+Subject = Annotated[str, AfterValidator(check_subject)]
+SopClass = Annotated[str, AfterValidator(_check_sop_class)]
+TransferSyntax = Annotated[str, AfterValidator(_check_transfer_syntax)]
+Pattern = Annotated[str, Field(max_length=200), AfterValidator(_check_pattern)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Permission = Literal["store", "receive"]
+Service = Literal["find", "move", "get"]
+Profile = Literal["default", "paper"]
+OutputObject = Literal["reg", "pt", "rgb", "multiframe", "blending"]
+Compression = Literal["none", "jpeg-ls", "jpeg-2000"]
+OutputObjects = Annotated[tuple[OutputObject, ...], AfterValidator(_check_objects)]
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address or name means this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
