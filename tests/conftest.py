@@ -26,7 +26,7 @@ PACKAGES = {
     "postgres": "postgresql",
     "openssl": "openssl",
     "dcm2niix": "dcm2niix",
-    "gcc": "gcc",
+    "gcc": "gcc libc6-dev",
     "systemd-analyze": "systemd",
     "systemd-sysusers": "systemd",
     "systemd-tmpfiles": "systemd",

@@ -28,7 +28,7 @@ log = get_logger()
 
 FILES = 128  # made beforehand; at 2000 instances a second half of them last longer than making the others takes
 FILE_MODE = 0o640
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 
 
 class _EmptyFile(NamedTuple):
