@@ -16,11 +16,9 @@ from dicomnode.database.engine import Database
 from dicomnode.database.schema import instances, outputs
 from dicomnode.errors import DatabaseUnavailableError
 
+_UID = "sop_instance_uid"
 _KNOWN = union_all(
-    *(
-        select(table.c.id).where(table.c.sop_instance_uid == bindparam("sop_instance_uid"))
-        for table in (instances, outputs)
-    )
+    *(select(table.c.id).where(table.c.sop_instance_uid == bindparam(_UID)) for table in (instances, outputs))
 )
 
 
@@ -70,6 +68,5 @@ class KnownInstances:
             connection.close()
 
     def _parameters(self, sop_instance_uid: str) -> Any:
-        values = self._compiled.construct_params({"sop_instance_uid": sop_instance_uid})
-        names = self._compiled.positiontup
-        return values if names is None else tuple(values[name] for name in names)
+        names = self._compiled.positiontup  # where the driver takes parameters by their position
+        return {_UID: sop_instance_uid} if names is None else (sop_instance_uid,) * len(names)

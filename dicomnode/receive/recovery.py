@@ -25,7 +25,7 @@ from dicomnode.database.index import (
     is_indexed,
 )
 from dicomnode.database.store import Store, sync_folder
-from dicomnode.errors import InstanceNotUnderstoodError
+from dicomnode.errors import PermanentError
 from dicomnode.logs import get_logger
 from dicomnode.receive.header import read_header
 from dicomnode.receive.part10 import read_whole
@@ -131,7 +131,7 @@ def _read_entry(file_name: str, path: Path, senders: dict[tuple[str, str, float]
         return None
     try:
         header = read_header(whole.data, whole.transfer_syntax_uid)
-    except InstanceNotUnderstoodError as error:  # it was understood when it came
+    except PermanentError as error:  # it was understood when it came
         log.error("receive.unindexed", file_name=file_name, why=str(error))
         return None
     origin = whole.origin

@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import BinaryIO, NamedTuple
 
 from dicomnode.database.index import Recorded, Recording, StoredFile
-from dicomnode.database.store import Store, make_file_names, sync_folder
+from dicomnode.database.store import SUFFIX, Store, make_file_names, sync_folder
 from dicomnode.errors import StorageFailedError, StorageFullError
 from dicomnode.logs import get_logger
 from dicomnode.receive.part10 import FileMeta, Origin, encode_head
@@ -34,8 +34,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 class _EmptyFile(NamedTuple):
     """An open file that holds nothing yet, under a durable name."""
 
-    name: str
+    path: Path
     descriptor: int
+
+    def is_there(self) -> bool:
+        """Say whether its name still leads to it: the storage root may have been moved, or somebody removed it."""
+        with suppress(FileNotFoundError):
+            return self.path.stat().st_ino == os.fstat(self.descriptor).st_ino
+        return False
 
 
 @dataclass(frozen=True)
@@ -71,12 +77,17 @@ class Spool:
             file = self._take_file()
             try:
                 _write_durably(file.descriptor, head, data)
+                if not file.is_there():
+                    self.close_files()  # nor are the others that were made beforehand
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file.path))
             except BaseException:
-                self.store.spool_path(self.node, file.name).unlink(missing_ok=True)
+                with suppress(OSError):
+                    os.ftruncate(file.descriptor, 0)  # wherever it is found again, it is not whole
+                file.path.unlink(missing_ok=True)
                 raise
             finally:
                 os.close(file.descriptor)
-        return StoredFile(file.name, meta.transfer_syntax_uid, len(data), sha256.hexdigest())
+        return StoredFile(f"{file.path.name}{SUFFIX}", meta.transfer_syntax_uid, len(data), sha256.hexdigest())
 
     @property
     def folder(self) -> Path:
@@ -101,7 +112,7 @@ class Spool:
             try:
                 for name in make_file_names(FILES - self._empty.qsize()):
                     path = self.store.spool_path(self.node, name)
-                    made.append(_EmptyFile(name, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)))
+                    made.append(_EmptyFile(path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)))
                 sync_folder(self.folder)
             except BaseException:
                 _close_all(made)
@@ -110,7 +121,7 @@ class Spool:
                 self._empty.put(file)
 
     def close_files(self) -> None:
-        """Close the files that were made beforehand; nothing is written any more."""
+        """Close the files that were made beforehand."""
         _close_all(self._empty.get() for _ in range(self._empty.qsize()))
 
     def put_in_place(self, recordings: Iterable[tuple[str, Recording]]) -> None:

@@ -118,6 +118,33 @@ def test_a_uid_whose_first_bytes_could_not_be_written_is_free_again(intake: Inta
     assert send(intake, make_request(1), make_sender()) is Recorded.NEW
 
 
+@pytest.mark.parametrize("how", ["moved", "removed", "replaced"])
+def test_a_file_that_its_name_leads_to_no_more_is_not_answered_with_success(intake: Intake, how: str) -> None:
+    sender = make_sender()
+    assert send(intake, make_request(1), sender) is Recorded.NEW
+    wait_until(lambda: sender.unrecorded == 0, LIMIT_S, "the row")
+    folder = intake.spool.folder
+    away = folder.with_name("away")
+    if how == "moved":
+        folder.rename(away)
+    else:
+        for path in intake.spool.store.list_spool(intake.spool.node).values():
+            path.unlink()
+            if how == "replaced":
+                path.touch()
+    assert send(intake, make_request(2), sender) is StorageFailedError
+    if how == "moved":
+        assert not [path for path in away.iterdir() if path.stat().st_size]
+        away.rename(folder)
+    assert send(intake, make_request(3), sender) is Recorded.NEW
+    wait_until(lambda: sender.unrecorded == 0, LIMIT_S, "the row")
+    with intake.database.read() as connection:
+        assert connection.execute(select(instances.c.sop_instance_uid)).scalars().all() == [
+            f"{ROOT}.3.1",
+            f"{ROOT}.3.3",
+        ]
+
+
 def test_no_more_wait_for_rows_than_a_start_can_put_in_order(intake: Intake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake_module, "UNRECORDED_MAX", 5)
     sender = make_sender()
