@@ -173,7 +173,7 @@ def test_who_holds_most_of_the_memory_goes_and_small_instances_go_on(tmp_path: P
             data = encode(make_data_set(1, size=128))
             assert len(data) + 1_030_000 > 1 << 20
             assert store(small, data) == 0x0000
-            large.send_pdvs([[pdv(1, 0, bytes(18_000))]])
+            large.send_pdvs([[pdv(1, 0, bytes(18_500))]])
             assert is_aborted(large, NOT_SPECIFIED)
         (told,) = [row for row in logs if row.get("limit") == "memory_bytes"]
         assert told["why"].endswith("of them this one's; at most 1048576 are kept in memory")
