@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, Select, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, Select, func, insert, select, tuple_, update
 
 from dicomnode.database.engine import Database
 from dicomnode.database.schema import outbox, outputs
@@ -148,6 +148,17 @@ def record_sent(connection: Connection, row: OutboxRow, now: float, reason: str 
         If another sender claimed the row since; nothing changed. A second send is harmless.
     """
     _leave(connection, row, "sent", reason=reason, sent_at=now, attempts=row.attempts + 1)
+
+
+def record_all_sent(connection: Connection, rows: Iterable[OutboxRow], now: float) -> set[int]:
+    """Record that the destination has these instances, without a warning, and return the ids of those that were held.
+
+    The others were claimed by another sender since, and are unchanged.
+    """
+    claims = [(row.id, row.token) for row in rows]
+    held = tuple_(outbox.c.id, outbox.c.token).in_(claims) & outbox.c.state.in_(UNSENT)
+    values = {"state": "sent", "reason": "", "sent_at": now, "attempts": outbox.c.attempts + 1, "lease_until": None}
+    return set(connection.execute(update(outbox).where(held).values(values).returning(outbox.c.id)).scalars())
 
 
 def record_retry(connection: Connection, row: OutboxRow, not_before: float, reason: str) -> None:

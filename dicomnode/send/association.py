@@ -168,8 +168,8 @@ class _AnotherCertificateError(ssl.SSLError):
 class _Gate(threading.Event):
     """Keeps pynetdicom's reactor thread from an association's messages until it is opened.
 
-    `send_c_store` halts that thread for each message and sets it free after; before the next message it may still be
-    under way, and then takes the answer that `send_c_store` waits for (seen about once in 500 instances).
+    pynetdicom halts that thread for each message that is sent and sets it free after; before the next message it may
+    still be under way, and then takes the answer that the sender waits for (seen about once in 500 messages).
     """
 
     def set(self) -> None:
@@ -212,7 +212,7 @@ def _associate(
     gate, rejections = told
     handlers: list[evt.EventHandlerType] = [
         (evt.EVT_CONN_OPEN, _prepare_connection),
-        (evt.EVT_DATA_SENT, _acknowledge_at_once),
+        (evt.EVT_DATA_SENT, _acknowledge_answers),
         (evt.EVT_ESTABLISHED, _close_gate, [gate]),
         (evt.EVT_PDU_RECV, _note_rejection, [rejections]),
     ]
@@ -246,17 +246,36 @@ def _check_established(
     """
     if association.is_established:
         return
-    where = f"{peer.name} ({peer.ae_title} at {peer.host}:{peer.port})"
     for rejection in rejections:
-        words = f"{where} rejected the association: {rejection.reason_str}"
-        if rejection.result == REJECTED_TRANSIENT:
-            raise PeerBusyError(words)
-        raise PeerRejectedError(words)
+        raise explain_rejection(peer, rejection)
     if association.rejected_contexts and not association.accepted_contexts:
-        raise PeerRejectedError(f"{where} takes none of {len(association.rejected_contexts)} presentation contexts")
+        raise explain_contexts(peer, len(association.rejected_contexts))
     if tls_failure is not None:
-        raise PeerUnreachableError(f"{where}: {explain_tls(tls_failure)}") from tls_failure
-    raise PeerUnreachableError(f"{where}: no association; nobody listens there, or the peer broke it off")
+        raise PeerUnreachableError(f"{name_with_address(peer)}: {explain_tls(tls_failure)}") from tls_failure
+    raise explain_nothing(peer)
+
+
+def name_with_address(peer: PeerSettings) -> str:
+    """Return how a message names a peer and where it was looked for."""
+    return f"{peer.name} ({peer.ae_title} at {peer.host}:{peer.port})"
+
+
+def explain_rejection(peer: PeerSettings, rejection: A_ASSOCIATE_RJ) -> PeerBusyError | PeerRejectedError:
+    """Return what a peer's A-ASSOCIATE-RJ means."""
+    words = f"{name_with_address(peer)} rejected the association: {rejection.reason_str}"
+    return PeerBusyError(words) if rejection.result == REJECTED_TRANSIENT else PeerRejectedError(words)
+
+
+def explain_contexts(peer: PeerSettings, offered: int) -> PeerRejectedError:
+    """Return what it means that a peer accepted none of so many presentation contexts."""
+    return PeerRejectedError(f"{name_with_address(peer)} takes none of {offered} presentation contexts")
+
+
+def explain_nothing(peer: PeerSettings) -> PeerUnreachableError:
+    """Return what it means that no association came about, and the peer did not say why."""
+    return PeerUnreachableError(
+        f"{name_with_address(peer)}: no association; nobody listens there, or the peer broke it off"
+    )
 
 
 def explain_tls(failure: ssl.SSLError) -> str:
@@ -292,11 +311,16 @@ def _close_gate(event: Any, gate: _Gate) -> None:
     event.assoc._reactor_checkpoint = gate  # noqa: SLF001  pynetdicom has no public way; tests/peers holds it
 
 
-def _acknowledge_at_once(event: Any) -> None:
+def _acknowledge_answers(event: Any) -> None:
+    wrapped = event.assoc.dul.socket
+    if wrapped is not None and wrapped.socket is not None:
+        acknowledge_at_once(wrapped.socket)
+
+
+def acknowledge_at_once(connection: socket.socket) -> None:
     """Acknowledge the start of an answer at once: DCMTK and Orthanc leave Nagle on, and hold the rest back 40 ms else.
 
-    Linux forgets this whenever data is sent, so it is asked for after each PDU.
+    Linux forgets this whenever data is sent, so it is asked for after that, before each wait.
     """
-    wrapped = event.assoc.dul.socket
-    if wrapped is not None and wrapped.socket is not None and hasattr(socket, "TCP_QUICKACK"):
-        wrapped.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+    if hasattr(socket, "TCP_QUICKACK"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

@@ -27,6 +27,7 @@ from dicomnode.database.outbox import (
     extend_leases,
     fail_due_rows,
     fetch_unsent_contexts,
+    record_all_sent,
     record_dead,
     record_retry,
     record_sent,
@@ -53,7 +54,7 @@ from dicomnode.steps import Step, reach
 log = get_logger()
 
 Clock = Callable[[], float]
-RECORD_EVERY = 16  # outcomes
+RECORD_EVERY = 50  # outcomes
 MESSAGE_ID_AT_MOST = 0xFFFF  # PS3.7 9.3.1.1: two bytes
 # Besides two time-outs, for the association and for an answer, an instance needs a little to be recorded.
 LEASE_MARGIN_S = 5.0
@@ -85,6 +86,8 @@ class Delivery:
     destination: DestinationSettings
     lane: Lane
     is_over: Callable[[], bool]
+    # What became of the rows that were tried and is not recorded yet: those just sent, and what else is to be written.
+    sent: list[OutboxRow] = field(default_factory=list)
     outcomes: list[tuple[OutboxRow, Callable[[Connection], None]]] = field(default_factory=list)
 
     @property
@@ -95,8 +98,8 @@ class Delivery:
     def run(self, limit: int, when_taken: Callable[[], None]) -> bool:
         """Send what is due, `limit` rows claimed at a time; at the end none of them is held any more.
 
-        Returns whether something was due and nothing failed. `when_taken` is called when the destination has taken the
-        first of each claim.
+        Returns whether something was due and nothing failed. `when_taken` is called when the first of each claim
+        was answered.
         """
         left = deque(claim_outbox(self.database, self.due, limit))
         if not left:
@@ -149,36 +152,46 @@ class Delivery:
         when_taken: Callable[[], None],
     ) -> bool:
         """Send one after the other, taking from `left` what was tried; False when it is over before they all were."""
-        peer, lease_s, has_taken = self.settings.peer(self.destination.peer), self.due.lease_s, False
+        lease_s = self.due.lease_s
         leased_until = self.clock() + lease_s
+        is_first = True
         while left:
             if self.is_over():
                 return False
             is_late = leased_until - self.clock() < lease_s / 2
-            if is_late or len(self.outcomes) >= RECORD_EVERY:
+            if is_late or len(self.sent) + len(self.outcomes) >= RECORD_EVERY:
                 self._record()
             if is_late:
                 leased_until = self.clock() + lease_s
                 extend_leases(self.database, left, leased_until)
-            row, seen = left.popleft(), self.lane.breaker.failures
-            try:
-                copy = choose_copy(self._copies(row), association.contexts)
-                warning = send_instance(association, peer, copy, next(message_ids))
-            except PeerRejectedError as error:
-                self._note_dead(row, str(error))
-            except StorageFailedError as error:
-                self._note_retry(row, str(error))
-            except (PeerUnreachableError, PeerBusyError) as error:
-                self._note_retry(row, str(error))
-                self.lane.breaker.fail(self.clock(), seen, self.settings.send)
+            if not self._send_row(association, left.popleft(), next(message_ids)):
                 return False
-            else:
-                self.lane.breaker.succeed()
-                reach(Step.STORED, outbox_id=row.id, job_id=row.job_id, destination=row.destination)
+            if is_first:
+                is_first = False
+                when_taken()
+        return True
+
+    def _send_row(self, association: StoreAssociation, row: OutboxRow, message_id: int) -> bool:
+        """Send one instance and note what became of it; False when it is the destination that failed."""
+        seen, peer = self.lane.breaker.failures, self.settings.peer(self.destination.peer)
+        try:
+            copy = choose_copy(self._copies(row), association.contexts)
+            warning = send_instance(association, peer, copy, message_id)
+        except PeerRejectedError as error:
+            self._note_dead(row, str(error))
+        except StorageFailedError as error:
+            self._note_retry(row, str(error))
+        except (PeerUnreachableError, PeerBusyError) as error:
+            self._note_retry(row, str(error))
+            self.lane.breaker.fail(self.clock(), seen, self.settings.send)
+            return False
+        else:
+            self.lane.breaker.succeed()
+            reach(Step.STORED, outbox_id=row.id, job_id=row.job_id, destination=row.destination)
+            if warning:
                 self._note(row, partial(record_sent, row=row, now=self.clock(), reason=warning))
-                if not has_taken:
-                    has_taken = True
-                    when_taken()
+            else:
+                self.sent.append(row)
         return True
 
     def _fail_association(self, peer: PeerSettings, left: deque[OutboxRow], error: DicomnodeError, seen: int) -> None:
@@ -213,13 +226,18 @@ class Delivery:
 
     def _record(self) -> None:
         """Record what is noted; a row that another sender claimed meanwhile is left: it sends the same bytes."""
-        if not self.outcomes:
+        if not (self.sent or self.outcomes):
             return
         with self.database.write() as connection:
+            recorded = record_all_sent(connection, self.sent, self.clock())
+            for row in self.sent:
+                if row.id not in recorded:
+                    log.warning("send.lost", outbox_id=row.id)
             for row, record in self.outcomes:
                 try:
                     record(connection)
                 except LeaseLostError:
                     log.warning("send.lost", outbox_id=row.id)
+        self.sent.clear()
         self.outcomes.clear()
         reach(Step.SENT, destination=self.destination.peer)

@@ -78,11 +78,16 @@ def encode_association(calling: str, called: str, offered: Iterable[ContextKey])
 
 
 def decode_acceptance(pdu: bytes, offered: Iterable[ContextKey]) -> Acceptance:
-    """Return what an A-ASSOCIATE-AC accepts of what was offered, in the same order as to `encode_association`."""
+    """Return what an A-ASSOCIATE-AC accepts of what was offered, in the same order as to `encode_association`.
+
+    Raises what pynetdicom does, and `ValueError`, where the bytes are not that.
+    """
     decoded = A_ASSOCIATE_AC()
     decoded.decode(pdu)
     asked = {2 * number + 1: context for number, context in enumerate(offered)}
     results = [(item.context_id, item.result, str(item.transfer_syntax)) for item in decoded.presentation_context]
+    if not results:
+        raise ValueError("an acceptance that names no presentation context")
     accepted = {
         asked[number]: number
         for number, result, syntax in results

@@ -64,8 +64,7 @@ class SendService:
         for destination in self._in_force[0].destinations:
             senders = self._senders.get(destination.peer) or self._hire(destination.peer)
             self._collect(senders)
-            if not self._stopping.is_set():
-                self._set_going(senders, destination)
+            self._set_going(senders, destination)
 
     def stop(self, deadline_s: float) -> None:
         """Finish the instances on their way, or hang up after `deadline_s` seconds; the rest stays owed."""
@@ -98,6 +97,8 @@ class SendService:
 
     def _set_going(self, senders: _Senders, destination: DestinationSettings) -> None:
         """Start one sender, and the others once the destination has taken something: a failure costs one attempt."""
+        if self._stopping.is_set():
+            return
         now, send = self._clock(), self._in_force[0].send
         with senders.lock:
             allowed = senders.lane.breaker.allows(now, destination.associations, send)

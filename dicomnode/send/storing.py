@@ -12,6 +12,8 @@ import errno
 import os
 import socket
 import ssl
+import struct
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,9 +22,17 @@ from typing import BinaryIO
 
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 
-from dicomnode.errors import PeerBusyError, PeerRejectedError, PeerUnreachableError, StorageFailedError
+from dicomnode.errors import PeerRejectedError, PeerUnreachableError, StorageFailedError
 from dicomnode.send import pdus
-from dicomnode.send.association import REJECTED_TRANSIENT, Caller, explain_tls
+from dicomnode.send.association import (
+    Caller,
+    acknowledge_at_once,
+    explain_contexts,
+    explain_nothing,
+    explain_rejection,
+    explain_tls,
+    name_with_address,
+)
 from dicomnode.send.pdus import CONTEXTS_AT_MOST, Acceptance, ContextKey, StoreAnswer
 from dicomnode.settings import PeerSettings
 
@@ -30,6 +40,10 @@ PREAMBLE_BYTES = 132  # PS3.10 7.1, with the prefix
 # (0002,0000) UL is the first element, always explicit little endian: 8 bytes of header, 4 of value.
 GROUP_LENGTH_BYTES = 12
 RECEIVE_BYTES = 65536
+SHORTEST_WAIT_S = 0.001  # a socket takes 0 for "do not wait at all"
+# What pynetdicom raises where bytes are not the PDU they begin as.
+UNREADABLE = (ValueError, LookupError, AttributeError, TypeError, NotImplementedError, struct.error)
+_ENDED = "the association ended, or timed out, before an answer"
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,8 @@ class StoreAssociation:
         """Ask for the release, and wait for the peer's word or its end."""
         with contextlib.suppress(PeerUnreachableError):
             self._wire.send(pdus.RELEASE)
-            while self._wire.read_pdu()[0] not in (pdus.RELEASE_REQUEST, pdus.RELEASE_RESPONSE):
+            deadline = self._wire.find_deadline()
+            while self._wire.read_pdu(deadline)[0] not in (pdus.RELEASE_REQUEST, pdus.RELEASE_RESPONSE):
                 pass
 
     def abort(self) -> None:
@@ -114,9 +129,9 @@ class StoreAssociation:
         self._wire.hang_up()
 
     def _read_answer(self, message_id: int) -> StoreAnswer:
-        command = b""
+        command, deadline = b"", self._wire.find_deadline()
         while True:
-            kind, pdu = self._wire.read_pdu()
+            kind, pdu = self._wire.read_pdu(deadline)
             if kind != pdus.P_DATA:
                 raise PeerUnreachableError(f"{self._wire.name}: the association ended, by the peer, before an answer")
             try:
@@ -150,9 +165,9 @@ def open_store_association(
         raise ValueError(f"{len(offered)} presentation contexts, an association holds {CONTEXTS_AT_MOST}")
     if peer.tls and caller.tls is None:
         raise ValueError(f"{peer.name} is called by TLS, and the caller has no context for it")
-    where = f"{peer.name} ({peer.ae_title} at {peer.host}:{peer.port})"
-    with _connected(peer, caller, where) as connection:
-        association = StoreAssociation(*_associate(_Wire(connection, peer.name, where), peer, caller, offered))
+    with _connected(peer, caller) as connection:
+        wire = _Wire(connection, peer, caller.timeout_s)
+        association = StoreAssociation(wire, _associate(wire, peer, caller, offered))
         try:
             yield association
         except BaseException:
@@ -165,26 +180,32 @@ def open_store_association(
 class _Wire:
     """PDUs over a connected socket; every failure is `PeerUnreachableError`."""
 
-    def __init__(self, connection: socket.socket, name: str, where: str) -> None:
+    def __init__(self, connection: socket.socket, peer: PeerSettings, timeout_s: float) -> None:
         self._connection = connection
+        self._timeout_s = timeout_s
         self._received = bytearray()
-        self.name = name
-        self.where = where
+        self.name = peer.name
+        self.where = name_with_address(peer)
 
     def send(self, data: bytes) -> None:
-        """Send bytes, all within the connection's time-out."""
+        """Send bytes, all within the time-out."""
         try:
+            self._connection.settimeout(self._timeout_s)
             self._connection.sendall(data)
         except OSError as error:
             raise PeerUnreachableError(f"{self.name}: the association ended before the instance was sent") from error
 
-    def read_pdu(self) -> tuple[int, bytes]:
-        """Return the type of the next PDU, and the whole of it."""
-        self._fill(pdus.HEADER_BYTES)
+    def find_deadline(self) -> float:
+        """Return until when an answer may take that is asked for now, monotonic seconds."""
+        return time.monotonic() + self._timeout_s
+
+    def read_pdu(self, deadline: float) -> tuple[int, bytes]:
+        """Return the type of the next PDU, and the whole of it, however slowly its bytes come."""
+        self._fill(pdus.HEADER_BYTES, deadline)
         length = pdus.HEADER_BYTES + int.from_bytes(self._received[2:6], "big")
         if length > pdus.OUR_PDU_BYTES + pdus.HEADER_BYTES:
             raise PeerUnreachableError(f"{self.name}: a PDU of {length} bytes, at most {pdus.OUR_PDU_BYTES} were asked")
-        self._fill(length)
+        self._fill(length, deadline)
         pdu = bytes(self._received[:length])
         del self._received[:length]
         return pdu[0], pdu
@@ -194,11 +215,12 @@ class _Wire:
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
 
-    def _fill(self, size: int) -> None:
+    def _fill(self, size: int, deadline: float) -> None:
         """Receive until `size` bytes are there."""
         while len(self._received) < size:
-            _acknowledge_at_once(self._connection)
+            acknowledge_at_once(self._connection)
             try:
+                self._connection.settimeout(max(deadline - time.monotonic(), SHORTEST_WAIT_S))
                 received = self._connection.recv(RECEIVE_BYTES)
             except ssl.SSLError as error:
                 raise PeerUnreachableError(f"{self.where}: {explain_tls(error)}") from error
@@ -209,18 +231,15 @@ class _Wire:
             self._received += received
 
 
-_ENDED = "the association ended, or timed out, before an answer"
-
-
 @contextmanager
-def _connected(peer: PeerSettings, caller: Caller, where: str) -> Iterator[socket.socket]:
+def _connected(peer: PeerSettings, caller: Caller) -> Iterator[socket.socket]:
     """Connect, by TLS where the peer is called so, and close at the end."""
     try:
         plain = socket.create_connection((peer.host, peer.port), caller.timeout_s)
     except socket.gaierror as error:  # the host's name has no address
         raise PeerUnreachableError(f"{peer.name}: {peer.host}: {error.strerror}") from error
     except OSError as error:
-        raise PeerUnreachableError(_no_association(where)) from error
+        raise explain_nothing(peer) from error
     with plain:
         # A command would wait for the acknowledgement of the one before.
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -230,42 +249,36 @@ def _connected(peer: PeerSettings, caller: Caller, where: str) -> Iterator[socke
         try:
             secured = caller.tls.wrap_socket(plain, server_hostname=peer.host)
         except ssl.SSLError as error:
-            raise PeerUnreachableError(f"{where}: {explain_tls(error)}") from error
+            raise PeerUnreachableError(f"{name_with_address(peer)}: {explain_tls(error)}") from error
         except OSError as error:
-            raise PeerUnreachableError(_no_association(where)) from error
+            raise explain_nothing(peer) from error
         with secured:
             yield secured
 
 
-def _associate(wire: _Wire, peer: PeerSettings, caller: Caller, offered: list[ContextKey]) -> tuple[_Wire, Acceptance]:
+def _associate(wire: _Wire, peer: PeerSettings, caller: Caller, offered: list[ContextKey]) -> Acceptance:
     """Ask for the association; raise for every way in which it does not come about."""
     try:
         wire.send(pdus.encode_association(caller.ae_title, peer.ae_title, offered))
-        kind, pdu = wire.read_pdu()
+        kind, pdu = wire.read_pdu(wire.find_deadline())
     except PeerUnreachableError as error:
         if isinstance(error.__cause__, ssl.SSLError):
             raise
-        raise PeerUnreachableError(_no_association(wire.where)) from error
-    if kind == pdus.A_ASSOCIATE_REJECT:
-        raise _rejection(wire, pdu)
-    if kind != pdus.A_ASSOCIATE_ACCEPT:
-        raise PeerUnreachableError(_no_association(wire.where))
-    acceptance = pdus.decode_acceptance(pdu, offered)
+        raise explain_nothing(peer) from error
+    if kind not in (pdus.A_ASSOCIATE_REJECT, pdus.A_ASSOCIATE_ACCEPT):
+        raise explain_nothing(peer)
+    try:
+        if kind == pdus.A_ASSOCIATE_REJECT:
+            rejection = A_ASSOCIATE_RJ()
+            rejection.decode(pdu)
+            raise explain_rejection(peer, rejection)
+        acceptance = pdus.decode_acceptance(pdu, offered)
+    except UNREADABLE as error:
+        raise PeerUnreachableError(f"{wire.where}: its answer to the request for an association is broken") from error
     if not acceptance.contexts:
         wire.send(pdus.ABORT)
-        raise PeerRejectedError(f"{wire.where} takes none of {len(offered)} presentation contexts")
-    return wire, acceptance
-
-
-def _rejection(wire: _Wire, pdu: bytes) -> PeerBusyError | PeerRejectedError:
-    rejection = A_ASSOCIATE_RJ()
-    rejection.decode(pdu)
-    words = f"{wire.where} rejected the association: {rejection.reason_str}"
-    return PeerBusyError(words) if rejection.result == REJECTED_TRANSIENT else PeerRejectedError(words)
-
-
-def _no_association(where: str) -> str:
-    return f"{where}: no association; nobody listens there, or the peer broke it off"
+        raise explain_contexts(peer, len(offered))
+    return acceptance
 
 
 def _seek_data_set(file: BinaryIO) -> int:
@@ -277,12 +290,3 @@ def _seek_data_set(file: BinaryIO) -> int:
         raise OSError(errno.EINVAL, "not a DICOM file")
     file.seek(start)
     return length
-
-
-def _acknowledge_at_once(connection: socket.socket) -> None:
-    """Acknowledge the start of an answer at once: DCMTK and Orthanc leave Nagle on, and hold the rest back 40 ms else.
-
-    Linux forgets this whenever data is sent, so it is asked for before each wait.
-    """
-    if hasattr(socket, "TCP_QUICKACK"):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

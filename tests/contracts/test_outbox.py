@@ -19,6 +19,7 @@ from dicomnode.database.outbox import (
     fail_due_rows,
     fetch_outbox,
     fetch_outbox_row,
+    record_all_sent,
     record_dead,
     record_retry,
     record_sent,
@@ -189,6 +190,22 @@ def test_outcomes_are_recorded_with_their_reason(database: Database) -> None:
     assert rows[sent.id].sent_at == 41.0
     assert _claim(database, now=69.0) == []
     assert [row.id for row in _claim(database, now=70.0)] == [later.id]
+
+
+def test_what_was_sent_together_is_recorded_together_save_for_what_another_claimed_since(database: Database) -> None:
+    _owe(database, "pacs", kinds=("pt", "rgb", "rgb"))
+    lost, *kept = late = _claim(database)
+    release_rows(database, [lost])
+    [again] = _claim(database, now=41.0)
+
+    with database.write() as connection:
+        assert record_all_sent(connection, late, 42.0) == {row.id for row in kept}
+        assert record_all_sent(connection, [], 42.0) == set()
+
+    assert _row(database, lost.id) == again
+    for row in kept:
+        found = _row(database, row.id)
+        assert (found.state, found.attempts, found.sent_at, found.lease_until) == ("sent", 1, 42.0, None)
 
 
 def test_one_failed_association_puts_off_everything_due_to_the_destination(database: Database) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -226,18 +228,11 @@ def test_a_peer_that_aborts_is_unreachable(tmp_path: Path, option: str) -> None:
 
 
 def test_a_peer_that_does_not_answer_in_time_is_unreachable(tmp_path: Path) -> None:
-    release = threading.Event()
+    port = free_port()
+    command: list[str | Path] = [find_peer_program("storescp"), "--sleep-during", "30", "-od", tmp_path, str(port)]
 
-    def hold(_event: Any) -> int:
-        release.wait(30)
-        return 0x0000
-
-    with _answering(hold) as peer:
-        try:
-            with pytest.raises(PeerUnreachableError, match="timed out"):
-                _send(peer, _instances(tmp_path, slices=1), Caller("DICOMNODE", timeout_s=0.5))
-        finally:
-            release.set()
+    with Process(command, tmp_path / "log", (port,)), pytest.raises(PeerUnreachableError, match="timed out"):
+        _send(_peer(port), _instances(tmp_path / "out", slices=1), Caller("DICOMNODE", timeout_s=0.5))
 
 
 def test_a_file_that_is_gone_is_not_the_peers_fault(tmp_path: Path) -> None:
@@ -276,3 +271,55 @@ def test_echo(tmp_path: Path) -> None:
         send_echo(_peer(orthanc.port, orthanc.ae_title), CALLER)
     with pytest.raises(PeerUnreachableError):
         send_echo(_peer(free_port()), CALLER)
+
+
+@contextmanager
+def _saying(answers: list[bytes], each_byte_after_s: float = 0.0) -> Iterator[PeerSettings]:
+    """A peer that says these bytes, one after each message it gets, and then no more."""
+    is_over = threading.Event()
+    with socket.create_server((LOOPBACK, 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                for answer in answers:
+                    connection.recv(65536)
+                    for part in [answer] if not each_byte_after_s else [bytes([byte]) for byte in answer]:
+                        with contextlib.suppress(OSError):
+                            connection.sendall(part)
+                        is_over.wait(each_byte_after_s)
+                is_over.wait(30)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield _peer(listener.getsockname()[1])
+        finally:
+            is_over.set()
+            thread.join(30)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        bytes.fromhex("0200 00000010") + bytes(16),
+        bytes.fromhex("0300 00000004 00 09 09 09"),
+        bytes.fromhex("0200 7fffffff") + bytes(64),
+        bytes.fromhex("0700 00000004 00 00 00 00"),
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    ],
+    ids=["accepts nothing readable", "rejects for no known reason", "2 GiB", "aborts", "speaks HTTP"],
+)
+def test_an_answer_that_is_none_is_unreachable(tmp_path: Path, answer: bytes) -> None:
+    with _saying([answer]) as peer, pytest.raises(PeerUnreachableError, match="pacs"):
+        _send(peer, _instances(tmp_path, slices=1), Caller("DICOMNODE", timeout_s=1.0))
+
+
+def test_an_answer_byte_by_byte_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    rejection = bytes.fromhex("0300 00000004 00 01 01 03")
+    started = time.monotonic()
+
+    with _saying([rejection], each_byte_after_s=0.4) as peer, pytest.raises(PeerUnreachableError):
+        _send(peer, _instances(tmp_path, slices=1), Caller("DICOMNODE", timeout_s=1.0))
+
+    assert time.monotonic() - started < 3.0

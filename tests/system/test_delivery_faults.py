@@ -159,7 +159,9 @@ def test_five_hundred_queued_instances_cost_one_attempt_a_step_and_then_flow_as_
             assert _are_all(database, "pacs", "sent")
     service.stop(5.0)
 
-    assert min(back_again) * LEAST_SHARE <= min(always_up), f"s: {always_up} while it was up, {back_again} once back"
+    # What makes it slower would in every round; what else this machine does, in some.
+    shares = [up / back for up, back in zip(always_up, back_again, strict=True)]
+    assert max(shares) >= LEAST_SHARE, f"s: {always_up} while it was up, {back_again} once back"
 
 
 def _measure(service: SendService) -> float:

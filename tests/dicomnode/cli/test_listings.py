@@ -174,7 +174,4 @@ def test_an_ended_job_is_registered_again_beside_the_old_result(run: Run, config
     old = run("jobs", "show", job_id, "--config", config, "--json").json
     assert (old["reprocessed_by"], old["state"], len(old["outputs"])) == ([job_id + 1], "done", 1)
     refused = run("jobs", "reprocess", job_id + 1, "--config", config)
-    assert (
-        refused.err
-        == f"dicomnode: job {job_id + 1}: it is waiting, done or failed or review is needed to reprocess it\n"
-    )
+    assert refused.err.endswith(": it is waiting, done or failed or review is needed to reprocess it\n")
