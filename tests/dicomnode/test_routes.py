@@ -81,5 +81,5 @@ def test_a_rule_names_destinations_that_are_there_and_a_pattern_that_is_one() ->
         _settings(_rule(destinations=("elsewhere",)))
     with pytest.raises(ValueError, match=r"rules\.1\.name: the name 'one' stands twice"):
         _settings(_rule(), _rule())
-    with pytest.raises(ValueError, match="a regular expression is needed, this is '\\('"):
+    with pytest.raises(ValueError, match="a regular expression is needed, '\\(' is none"):
         _rule(description="(")
