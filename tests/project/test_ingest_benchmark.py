@@ -44,6 +44,12 @@ def test_a_ratio_is_the_median_of_those_of_the_rounds() -> None:
     assert (cpu.ratio, cpu.goal, cpu.met) == (0.5, "<= 0.4x", False)
 
 
+def test_a_peer_that_was_given_no_tick_of_the_clock_has_no_ratio() -> None:
+    found = {(ONE, name): measured(100.0, cpu_s=0.5 if name == NODE else 0.0) for name in EVERY}
+    row = rows_of(found, ORTHANC)[f"{ONE.name}, CPU of 1000"]
+    assert (row.ratio, row.met) == (None, None)
+
+
 def test_a_peer_that_flushes_nothing_is_no_goal() -> None:
     found = {(ONE, name): measured(100.0) for name in EVERY}
     assert {row.goal for row in rows_of(found, STORESCP).values()} == {""}

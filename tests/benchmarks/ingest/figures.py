@@ -111,7 +111,10 @@ def _make_row(
 ) -> Row:
     """Give medians; the ratio is the median of those of the rounds, each of which measured both."""
     ours, theirs = (statistics.median(values) for values in zip(*pairs, strict=True))
-    ratio = statistics.median(one / other if other else math.inf for one, other in pairs)
+    ratios = [
+        one / other for one, other in pairs if other
+    ]  # CPU is counted in ticks, of which a short run may get none
+    ratio = statistics.median(ratios) if ratios else None
     goal = f">= {least:g}x" if least else f"<= {most:g}x" if most < math.inf else ""
-    met = least <= ratio <= most if goal else None
+    met = least <= ratio <= most if goal and ratio is not None else None
     return Row("ingest", name, ours, unit, f"{peer} {theirs:.3g}", ratio, goal, met)
