@@ -143,9 +143,7 @@ class _TlsSocket(ssl.SSLSocket):
         """Connect and shake hands; a peer with another certificate than it is configured with is told nothing."""
         with self._remembering():
             super().connect(address)
-            shown = read_peer_certificate(self)
-            if not is_proven(self.peer, shown):
-                raise _AnotherCertificateError(f"it showed {shown}, but {show_needed_certificate(self.peer)} is needed")
+            check_certificate(self, self.peer)
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         """Receive; with TLS 1.3 this is where a peer that refuses our certificate is heard first."""
@@ -276,6 +274,13 @@ def explain_nothing(peer: PeerSettings) -> PeerUnreachableError:
     return PeerUnreachableError(
         f"{name_with_address(peer)}: no association; nobody listens there, or the peer broke it off"
     )
+
+
+def check_certificate(connection: ssl.SSLSocket, peer: PeerSettings) -> None:
+    """Raise `ssl.SSLError`, which `explain_tls` explains, where a peer shows another certificate than configured."""
+    shown = read_peer_certificate(connection)
+    if not is_proven(peer, shown):
+        raise _AnotherCertificateError(f"it showed {shown}, but {show_needed_certificate(peer)} is needed")
 
 
 def explain_tls(failure: ssl.SSLError) -> str:

@@ -31,6 +31,7 @@ from dicomnode.uids import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
 STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"  # PS3.4 C.6.2.1
 STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+ROWS_BEHIND_S = 1.0  # what came by C-MOVE is measured by its rows, which follow the answers (`receive.intake`)
 GET_CONTEXTS: frozenset[ContextKey] = frozenset(
     {(STUDY_ROOT_GET, IMPLICIT_LITTLE_ENDIAN)}
     | {(sop_class, syntax) for sop_class in STORAGE_SOP_CLASSES for syntax in TRANSFER_SYNTAXES}
@@ -88,6 +89,8 @@ def move_series(association: Association, peer: PeerSettings, subject: Subject, 
         If the peer did not answer in time, or could not send every instance now.
     """
     _follow(association, peer, "C-MOVE", STUDY_ROOT_MOVE, bounds, (_identify(subject), ae_title, STUDY_ROOT_MOVE))
+    time.sleep(ROWS_BEHIND_S)
+    _check_size(bounds)
 
 
 def get_series(association: Association, peer: PeerSettings, subject: Subject, bounds: Bounds) -> None:
@@ -109,15 +112,22 @@ def _follow(
     for status in _send(association, peer, service, request):
         if "Status" not in status:  # pynetdicom returns an empty data set on time-out or abort
             raise PeerUnreachableError(f"{peer.name}: no answer to {service} in {bounds.seconds:g} s, or it hung up")
-        size_bytes = bounds.measure()
-        if size_bytes > bounds.bytes_at_most:
+        try:
+            _check_size(bounds)
+        except PeerRejectedError:
             _cancel(association, model)
-            raise PeerRejectedError(f"{size_bytes} bytes of it came, at most {bounds.bytes_at_most} are fetched")
+            raise
         if status.Status not in PENDING:
             check_query_status(peer.name, service, status.Status, failed=status.get("NumberOfFailedSuboperations") or 0)
         elif time.monotonic() > deadline:
             _cancel(association, model)
             raise PeerRejectedError(f"{peer.name}: {service} took more than {bounds.seconds:g} s")
+
+
+def _check_size(bounds: Bounds) -> None:
+    size_bytes = bounds.measure()
+    if size_bytes > bounds.bytes_at_most:
+        raise PeerRejectedError(f"{size_bytes} bytes of it came, at most {bounds.bytes_at_most} are fetched")
 
 
 def _send(association: Association, peer: PeerSettings, service: str, request: Iterable[Any]) -> Iterator[Dataset]:

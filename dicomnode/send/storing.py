@@ -27,6 +27,7 @@ from dicomnode.send import pdus
 from dicomnode.send.association import (
     Caller,
     acknowledge_at_once,
+    check_certificate,
     explain_contexts,
     explain_nothing,
     explain_rejection,
@@ -253,6 +254,10 @@ def _connected(peer: PeerSettings, caller: Caller) -> Iterator[socket.socket]:
         except OSError as error:
             raise explain_nothing(peer) from error
         with secured:
+            try:
+                check_certificate(secured, peer)
+            except ssl.SSLError as error:
+                raise PeerUnreachableError(f"{name_with_address(peer)}: {explain_tls(error)}") from error
             yield secured
 
 
