@@ -16,6 +16,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +58,18 @@ def terminate_node() -> None:
 
 
 def fill_disk() -> None:
-    """Let the next flushes of this process fail as on a full disk."""
+    """Let the next flushes of this process, and writes that flush, fail as on a full disk."""
     left = [FULL_WRITES]
-    flushes: dict[str, Callable[[int], None]] = {"fsync": os.fsync, "fdatasync": os.fdatasync}
+    flushes: dict[str, Callable[..., Any]] = {"fsync": os.fsync, "fdatasync": os.fdatasync, "pwritev": os.pwritev}
 
-    def refuse(name: str, descriptor: int) -> None:
+    def refuse(name: str, *arguments: Any) -> Any:
         if left[0] > 0:
             left[0] -= 1
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        flushes[name](descriptor)
+        return flushes[name](*arguments)
 
     for name in flushes:
-        setattr(os, name, lambda descriptor, name=name: refuse(name, descriptor))
+        setattr(os, name, partial(refuse, name))
 
 
 def lock_database() -> None:

@@ -30,6 +30,7 @@ from tests.waiting import wait_until
 SLICES = 12
 OUTPUTS = 2 * SLICES + 1  # PT, RGB and one REG
 LIFE_TIMEOUT_S = 120.0
+PATIENTS_AT_MOST = 6
 SECTIONS: Mapping[str, Mapping[str, Any]] = {
     "jobs": {"retry_first_s": 0.1, "attempts": 60, "lease_s": 5.0},
     "send": {"retry_first_s": 0.1, "retry_ceiling_s": 0.5, "timeout_s": 1.0},
@@ -167,8 +168,10 @@ def test_a_worker_killed_at_any_of_its_steps_costs_attempts_and_no_pair(bench: B
 @pytest.mark.parametrize("fault", ["fill_disk", "lock_database"])
 def test_a_full_disk_and_a_locked_database_at_any_step_delay_and_lose_nothing(bench: Bench, fault: str) -> None:
     with bench.make_node(fault, Step) as node:
-        for _ in range(2):
+        for _ in range(PATIENTS_AT_MOST):  # a step that is not reached for one fault is reached for a later patient
             bench.add_patient()
             bench.live_to_the_end(node)
+            if all(bench.is_struck(step) for step in Step):
+                break
 
-    assert all(bench.is_struck(step) for step in Step)
+    assert [step for step in Step if not bench.is_struck(step)] == []
