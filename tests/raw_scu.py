@@ -11,13 +11,13 @@ import time
 from collections.abc import Sequence
 from io import BytesIO
 from types import TracebackType
-from typing import Self, cast
+from typing import Any, Self, cast
 
 from pydicom.uid import UID, ExplicitVRLittleEndian
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 
 from tests.peers_programs import LOOPBACK
 from tests.receiving import MR
@@ -44,10 +44,15 @@ class RawScu:
         self._port, self._called = port, called
         self._tls = None if tls is None else (tls, LOOPBACK)
         self._message_id = 0
+        self._rejections: list[A_ASSOCIATE_RJ] = []  # pynetdicom forgets one when it sees the closed connection first
 
     def __enter__(self) -> Self:
         self.association: Association = self._entity.associate(
-            LOOPBACK, self._port, ae_title=self._called, tls_args=self._tls
+            LOOPBACK,
+            self._port,
+            ae_title=self._called,
+            tls_args=self._tls,
+            evt_handlers=[(evt.EVT_PDU_RECV, self._note_rejection)],
         )
         return self
 
@@ -65,8 +70,12 @@ class RawScu:
     @property
     def rejection(self) -> tuple[int, int, int]:
         """Result, source and reason of A-ASSOCIATE-RJ: PS3.8 table 9-21."""
-        answer = cast(A_ASSOCIATE, self.association.acceptor.primitive)
-        return cast(tuple[int, int, int], (answer.result, answer.result_source, answer.diagnostic))
+        [answer] = self._rejections
+        return cast(tuple[int, int, int], (answer.result, answer.source, answer.reason_diagnostic))
+
+    def _note_rejection(self, event: Any) -> None:
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            self._rejections.append(event.pdu)
 
     def accepted(self) -> dict[str, str]:
         """Return the transfer syntax that was accepted for each SOP class."""
