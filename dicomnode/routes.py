@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from sqlalchemy import Connection
 
 from dicomnode.database.outbox import add_outbox_rows
 from dicomnode.database.pairs import fetch_pair
 from dicomnode.database.series import SeriesRow, fetch_series_by_id
+from dicomnode.setting_values import OutputObject
 from dicomnode.settings import RuleSettings, Settings
 
 
@@ -29,14 +31,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class Route:
-    """A destination, and the kinds of objects it is sent; none named is all."""
+    """A destination, and the kinds of objects it is sent: those that it takes, of what a rule names."""
 
     destination: str
     objects: frozenset[str]
-
-    def takes(self, kind: str) -> bool:
-        """Whether objects of this kind are sent there."""
-        return not self.objects or kind in self.objects
 
 
 @dataclass(frozen=True)
@@ -54,22 +52,19 @@ def find_routes(facts: Facts, settings: Settings) -> list[Route]:
 
     A destination that several rules name is sent what any of them says.
     """
-    found: dict[str, set[frozenset[str]]] = {}
+    found: dict[str, frozenset[str]] = {}
     for trace in trace_rules(facts, settings):
         for route in trace.routes:
-            found.setdefault(route.destination, set()).add(route.objects)
-    return [
-        Route(destination, frozenset() if frozenset() in objects else frozenset().union(*objects))
-        for destination, objects in found.items()
-    ]
+            found[route.destination] = found.get(route.destination, frozenset()) | route.objects
+    return [Route(destination, objects) for destination, objects in found.items()]
 
 
 def trace_rules(facts: Facts, settings: Settings) -> list[Trace]:
     """Say of each rule whether it applies to a pair, and why."""
     if not settings.rules:
-        routes = tuple(Route(destination.peer, frozenset()) for destination in settings.destinations)
-        return [Trace("", True, "there are no [[rules]]: every destination is sent everything", routes)]
-    return [_trace(rule, facts) for rule in settings.rules]
+        routes = _find_routes(settings, [destination.peer for destination in settings.destinations], ())
+        return [Trace("", True, "there are no [[rules]]: every destination is sent all that it takes", routes)]
+    return [_trace(rule, facts, settings) for rule in settings.rules]
 
 
 def owe_results(
@@ -94,22 +89,31 @@ def owe_results(
     """
     settings, now = where_and_when
     outputs = list(made)
-    takes = {destination.peer: destination.takes for destination in settings.destinations}
     pair = fetch_pair(connection, pair_id)
     mr, pet = (fetch_series_by_id(connection, key).row for key in (pair.fixed_series_id, pair.moving_series_id))
     owed = 0
     for route in find_routes(Facts(mr, pet, verdict), settings):
-        keys = [key for key, kind in outputs if route.takes(kind) and takes[route.destination](kind)]
+        keys = [key for key, kind in outputs if kind in route.objects]
         owed += add_outbox_rows(connection, keys, [route.destination], now)
     return owed
 
 
-def _trace(rule: RuleSettings, facts: Facts) -> Trace:
+def _find_routes(settings: Settings, names: Sequence[str], objects: Sequence[str]) -> tuple[Route, ...]:
+    """Return a route to each destination named, for the kinds given, or for every kind where none is."""
+    kinds = objects or get_args(OutputObject)
+    return tuple(
+        Route(destination.peer, frozenset(kind for kind in kinds if destination.takes(kind)))
+        for destination in settings.destinations
+        if destination.peer in names
+    )
+
+
+def _trace(rule: RuleSettings, facts: Facts, settings: Settings) -> Trace:
     judged = [judge(rule, facts) for name, judge in CONDITIONS.items() if getattr(rule, name)]
     failed = [why for matches, why in judged if not matches]
     if failed:
         return Trace(rule.name, False, "; ".join(failed), ())
-    routes = tuple(Route(destination, frozenset(rule.objects)) for destination in rule.destinations)
+    routes = _find_routes(settings, rule.destinations, rule.objects)
     return Trace(rule.name, True, "; ".join(why for _, why in judged) or "it asks for nothing", routes)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import tomlkit
 from tomlkit.items import Array
 
+from dicomnode.durable import sync_folder
 from dicomnode.errors import ConfigurationError, UsageError
 from dicomnode.settings import PeerSettings
 from dicomnode.settings_file import check_configuration
@@ -76,7 +77,7 @@ def replace_configuration(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(being_written).replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             Path(being_written).unlink()
@@ -111,11 +112,3 @@ def _remove_row(text: str, table: str, number: int) -> str:
     lines = text.splitlines(keepends=True)
     before, after = lines[: entries[0].start - 1], lines[entries[-1].end :]
     return "".join([*before, *(after[1:] if after and not after[0].strip() else after)])
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

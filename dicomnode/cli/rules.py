@@ -40,7 +40,8 @@ def explain_rules(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"{of}, verdict {one['verdict']}\n")
         write_rows(one["rules"], COLUMNS, "no rules")
         for route in one["routes"]:
-            sys.stdout.write(f"  to {show(route['destination'])}: {', '.join(route['objects']) or 'every object'}\n")
+            objects = ", ".join(route["objects"]) or "nothing, it takes none of these"
+            sys.stdout.write(f"  to {show(route['destination'])}: {objects}\n")
         if not one["routes"]:
             sys.stdout.write("  nothing is sent\n")
     return 0

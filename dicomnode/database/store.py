@@ -6,12 +6,12 @@ Never: a name that came from the data; file names are random and checked, so tha
 
 from __future__ import annotations
 
-import os
 import re
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from dicomnode.durable import sync_folder
 from dicomnode.errors import StorageFailedError
 
 SUFFIX = ".dcm"
@@ -110,15 +110,6 @@ class Store:
                 sync_folder(folder)
         except OSError as error:
             raise StorageFailedError(f"storage root {self.root}: {error.strerror}; it must be writable") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make what was created, renamed or removed in a folder survive power loss."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _checked(file_name: str) -> str:

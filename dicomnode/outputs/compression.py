@@ -13,9 +13,10 @@ import pydicom
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless
 
+from dicomnode.durable import sync_folder, write_file
 from dicomnode.errors import StorageFailedError
 from dicomnode.logs import get_logger
-from dicomnode.outputs.files import encode_instance, sync_folder, write_file
+from dicomnode.outputs.files import encode_instance
 from dicomnode.setting_values import Compression, OutputObject
 
 log = get_logger()

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pydicom
 
+from dicomnode.durable import sync_folder, write_file
 from dicomnode.errors import StorageFailedError
 from dicomnode.outputs.blending import make_blending
-from dicomnode.outputs.files import encode_instance, sync_folder, write_file
+from dicomnode.outputs.files import encode_instance
 from dicomnode.outputs.fused import make_fused_series
 from dicomnode.outputs.multiframe import make_multiframe
 from dicomnode.outputs.pet import make_pet_series

@@ -24,7 +24,8 @@ from dicomnode.database.index import (
     is_conflict,
     is_indexed,
 )
-from dicomnode.database.store import Store, sync_folder
+from dicomnode.database.store import Store
+from dicomnode.durable import sync_folder
 from dicomnode.errors import PermanentError
 from dicomnode.logs import get_logger
 from dicomnode.receive.header import read_header

@@ -19,7 +19,8 @@ from queue import Empty, SimpleQueue
 from typing import BinaryIO, NamedTuple
 
 from dicomnode.database.index import Recorded, Recording, StoredFile
-from dicomnode.database.store import SUFFIX, Store, make_file_names, sync_folder
+from dicomnode.database.store import SUFFIX, Store, make_file_names
+from dicomnode.durable import sync_folder
 from dicomnode.errors import StorageFailedError, StorageFullError
 from dicomnode.logs import get_logger
 from dicomnode.receive.part10 import FileMeta, Origin, encode_head

@@ -78,11 +78,7 @@ def open_association(
     PeerRejectedError
         If the peer rejects the association for good, or every context.
     """
-    offered = sorted(set(contexts))
-    if len(offered) > CONTEXTS_AT_MOST:
-        raise ValueError(f"{len(offered)} presentation contexts, an association holds {CONTEXTS_AT_MOST}")
-    if peer.tls and caller.tls is None:
-        raise ValueError(f"{peer.name} is called by TLS, and the caller has no context for it")
+    offered = make_offer(peer, caller, contexts)
     # What is asked and answered names patients.
     _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
     entity, gate = _make_entity(peer, caller), _Gate()
@@ -94,6 +90,16 @@ def open_association(
     finally:
         gate.open()
         entity.close_socket()
+
+
+def make_offer(peer: PeerSettings, caller: Caller, contexts: Iterable[ContextKey]) -> list[ContextKey]:
+    """Return the presentation contexts in the order they are offered in; raises ValueError for what cannot be asked."""
+    offered = sorted(set(contexts))
+    if len(offered) > CONTEXTS_AT_MOST:
+        raise ValueError(f"{len(offered)} presentation contexts, an association holds {CONTEXTS_AT_MOST}")
+    if peer.tls and caller.tls is None:
+        raise ValueError(f"{peer.name} is called by TLS, and the caller has no context for it")
+    return offered
 
 
 class _Entity(AE):
@@ -262,6 +268,15 @@ def explain_rejection(peer: PeerSettings, rejection: A_ASSOCIATE_RJ) -> PeerBusy
     """Return what a peer's A-ASSOCIATE-RJ means."""
     words = f"{name_with_address(peer)} rejected the association: {rejection.reason_str}"
     return PeerBusyError(words) if rejection.result == REJECTED_TRANSIENT else PeerRejectedError(words)
+
+
+def explain_unsent(peer: PeerSettings, service: str, error: Exception) -> PeerUnreachableError | PeerRejectedError:
+    """Return what it means that pynetdicom did not send a request.
+
+    RuntimeError: the association is gone; ValueError: the context was not accepted.
+    """
+    kind = PeerUnreachableError if isinstance(error, RuntimeError) else PeerRejectedError
+    return kind(f"{peer.name}: {service} could not be sent: {error}")
 
 
 def explain_contexts(peer: PeerSettings, offered: int) -> PeerRejectedError:

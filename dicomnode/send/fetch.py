@@ -7,7 +7,6 @@ survive power loss.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,9 +17,10 @@ from pydicom import Dataset
 from pynetdicom.association import Association
 
 from dicomnode.database.queries import Subject
-from dicomnode.database.store import make_file_name, sync_folder
+from dicomnode.database.store import make_file_name
+from dicomnode.durable import sync_folder, write_file
 from dicomnode.errors import PeerRejectedError, PeerUnreachableError
-from dicomnode.send.association import Storing
+from dicomnode.send.association import Storing, explain_unsent
 from dicomnode.send.find import PENDING
 from dicomnode.send.pdus import ContextKey
 from dicomnode.send.statuses import check_query_status
@@ -69,8 +69,7 @@ class Landing:
         path = self._folder / make_file_name()
         try:
             self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-            _write(path.with_suffix(".part"), data)
-            path.with_suffix(".part").rename(path)
+            write_file(path, data)
             sync_folder(self._folder)
         except OSError:
             path.with_suffix(".part").unlink(missing_ok=True)
@@ -134,9 +133,8 @@ def _send(association: Association, peer: PeerSettings, service: str, request: I
     send = association.send_c_move if service == "C-MOVE" else association.send_c_get
     try:
         responses = send(*request)
-    except (RuntimeError, ValueError) as error:  # pynetdicom: the association is gone; or the context was not accepted
-        kind = PeerUnreachableError if isinstance(error, RuntimeError) else PeerRejectedError
-        raise kind(f"{peer.name}: {service} could not be sent: {error}") from error
+    except (RuntimeError, ValueError) as error:
+        raise explain_unsent(peer, service, error) from error
     for status, _ in responses:
         yield status
 
@@ -151,10 +149,3 @@ def _identify(subject: Subject) -> Dataset:
     identifier.QueryRetrieveLevel = "SERIES"
     identifier.StudyInstanceUID, identifier.SeriesInstanceUID = subject.study_uid, subject.series_uid
     return identifier
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -18,6 +18,7 @@ from dicomnode.database.index import PatientIdentity
 from dicomnode.database.priors import FoundSeries
 from dicomnode.database.queries import Subject
 from dicomnode.errors import PeerRejectedError, PeerUnreachableError
+from dicomnode.send.association import explain_unsent
 from dicomnode.send.statuses import check_query_status
 from dicomnode.settings import PeerSettings
 
@@ -120,9 +121,8 @@ def _find(association: Association, peer: PeerSettings, identifier: Dataset, at_
     """Yield at most so many answers; the rest is cancelled, and a peer that goes on all the same is refused."""
     try:
         responses = association.send_c_find(identifier, STUDY_ROOT_FIND)
-    except (RuntimeError, ValueError) as error:  # pynetdicom: the association is gone; or the context was not accepted
-        kind = PeerUnreachableError if isinstance(error, RuntimeError) else PeerRejectedError
-        raise kind(f"{peer.name}: C-FIND could not be sent: {error}") from error
+    except (RuntimeError, ValueError) as error:
+        raise explain_unsent(peer, "C-FIND", error) from error
     for read, (status, answer) in enumerate(responses, start=1):
         if "Status" not in status:  # pynetdicom returns an empty data set on time-out or abort
             raise PeerUnreachableError(f"{peer.name}: no answer to C-FIND, or the association ended")

@@ -6,12 +6,15 @@ Never: a socket; this is the table.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, TypeVar
 
 from dicomnode.errors import PeerBusyError, PeerRejectedError
 
 Meaning = Literal["sent", "transient", "permanent"]
 QueryMeaning = Literal["answered", "transient", "permanent"]
+Refusal = Literal["permanent"]
+_Meaning = TypeVar("_Meaning", bound=str)
 
 # First and last status of a range, its meaning, its name: PS3.4 table B.2-1 and PS3.7 annex C.
 STATUSES: tuple[tuple[int, int, Meaning, str], ...] = (
@@ -39,10 +42,7 @@ STATUSES: tuple[tuple[int, int, Meaning, str], ...] = (
 
 def classify_status(status: int) -> tuple[Meaning, str]:
     """Return what a status means and its name; one that the standard does not give to C-STORE is a refusal."""
-    for first, last, meaning, name in STATUSES:
-        if first <= status <= last:
-            return meaning, name
-    return "permanent", "a status that C-STORE does not have"
+    return _find(STATUSES, status, "C-STORE")
 
 
 # The same for the last answer to a question: PS3.4 tables C.4-1, C.4-2 and C.4-3, and PS3.7 annex C.
@@ -70,10 +70,16 @@ def check_query_status(peer: str, service: str, status: int, failed: int = 0) ->
     PeerRejectedError
         If it never will.
     """
-    rows = (row for row in QUERY_STATUSES if row[0] <= status <= row[1])
-    _, _, meaning, name = next(rows, (status, status, "permanent", f"a status that {service} does not have"))
+    meaning, name = _find(QUERY_STATUSES, status, service)
     said = f"{peer}: {service} answered 0x{status:04X} {name}"
     if meaning == "permanent":
         raise PeerRejectedError(said)
     if meaning == "transient" or failed:
         raise PeerBusyError(f"{said}; {failed} instances failed" if failed else said)
+
+
+def _find(table: Iterable[tuple[int, int, _Meaning, str]], status: int, service: str) -> tuple[_Meaning | Refusal, str]:
+    for first, last, meaning, name in table:
+        if first <= status <= last:
+            return meaning, name
+    return "permanent", f"a status that {service} does not have"

@@ -32,9 +32,10 @@ from dicomnode.send.association import (
     explain_nothing,
     explain_rejection,
     explain_tls,
+    make_offer,
     name_with_address,
 )
-from dicomnode.send.pdus import CONTEXTS_AT_MOST, Acceptance, ContextKey, StoreAnswer
+from dicomnode.send.pdus import Acceptance, ContextKey, StoreAnswer
 from dicomnode.settings import PeerSettings
 
 PREAMBLE_BYTES = 132  # PS3.10 7.1, with the prefix
@@ -161,11 +162,7 @@ def open_store_association(
     PeerUnreachableError, PeerBusyError, PeerRejectedError
         As `association.open_association` does.
     """
-    offered = sorted(set(contexts))
-    if len(offered) > CONTEXTS_AT_MOST:
-        raise ValueError(f"{len(offered)} presentation contexts, an association holds {CONTEXTS_AT_MOST}")
-    if peer.tls and caller.tls is None:
-        raise ValueError(f"{peer.name} is called by TLS, and the caller has no context for it")
+    offered = make_offer(peer, caller, contexts)
     with _connected(peer, caller) as connection:
         wire = _Wire(connection, peer, caller.timeout_s)
         association = StoreAssociation(wire, _associate(wire, peer, caller, offered))

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from dicomnode.routes import Facts, Route, find_routes, trace_rules
-from dicomnode.settings import RuleSettings, Settings
+from dicomnode.settings import DestinationSettings, RuleSettings, Settings
 from tests.rows import settings_of
 from tests.values import MR_ROW, PET_ROW
 
+EVERY_KIND = frozenset({"reg", "pt", "rgb", "multiframe", "blending"})
 FACTS = Facts(MR_ROW, PET_ROW, "accept")  # from MR1 and PET1, "t1_mprage_sag" and "Brain AC"
 
 
@@ -24,7 +25,17 @@ def _rule(name: str = "one", destinations: tuple[str, ...] = ("research",), **va
 
 
 def test_without_rules_every_destination_is_sent_everything() -> None:
-    assert find_routes(FACTS, _settings()) == [Route("pacs", frozenset()), Route("research", frozenset())]
+    assert find_routes(FACTS, _settings()) == [Route("pacs", EVERY_KIND), Route("research", EVERY_KIND)]
+
+
+@pytest.mark.parametrize(
+    ("rules", "objects"), [((), {"pt", "reg"}), ((_rule(destinations=("pacs",), objects=("pt", "rgb")),), {"pt"})]
+)
+def test_a_destination_is_sent_no_more_than_it_takes(rules: tuple[RuleSettings, ...], objects: set[str]) -> None:
+    takes_two = (DestinationSettings(peer="pacs", objects=("pt", "reg")),)
+    settings = _settings(*rules).model_copy(update={"destinations": takes_two})
+
+    assert find_routes(FACTS, settings) == [Route("pacs", frozenset(objects))]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +66,7 @@ def test_a_rule_applies_when_all_that_it_asks_for_is_met(asked: dict[str, Any], 
     [trace] = trace_rules(FACTS, _settings(_rule(**asked)))
 
     assert (trace.applies, trace.why) == (applies, why)
-    assert find_routes(FACTS, _settings(_rule(**asked))) == ([Route("research", frozenset())] if applies else [])
+    assert find_routes(FACTS, _settings(_rule(**asked))) == ([Route("research", EVERY_KIND)] if applies else [])
 
 
 def test_a_destination_gets_what_any_of_its_rules_says() -> None:
@@ -65,9 +76,9 @@ def test_a_destination_gets_what_any_of_its_rules_says() -> None:
     routes = {route.destination: route for route in find_routes(FACTS, _settings(measured, looked_at))}
 
     assert routes["pacs"].objects == {"pt", "rgb"}
-    assert [routes["research"].takes(kind) for kind in ("pt", "rgb", "reg")] == [True, False, False]
+    assert routes["research"].objects == {"pt"}
     everything = _rule("everything", ("pacs",))
-    assert find_routes(FACTS, _settings(looked_at, everything)) == [Route("pacs", frozenset())]
+    assert find_routes(FACTS, _settings(looked_at, everything)) == [Route("pacs", EVERY_KIND)]
 
 
 def test_a_series_that_is_not_known_yet_meets_nothing() -> None:

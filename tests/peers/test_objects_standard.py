@@ -82,14 +82,14 @@ def test_dcentvfy_sees_what_differs(case: Case, tmp_path: Path, peer_program: Ca
 
 
 def test_every_type_1_attribute_has_a_value_and_every_type_2_attribute_is_there(case: Case) -> None:
+    problems = []
     for file in case.outputs:
         dataset = pydicom.dcmread(file.path)
         modules = get_iod_module_map()[get_sop_class_iod_map()[dataset.SOPClassUID]]
-        for module in modules:
-            if module["usage"] == "M":
-                for attribute in get_module_attribute_map()[module["key"]]:
-                    for problem in find_problems(dataset, attribute):
-                        pytest.fail(f"{file.path.name}: {module['key']}: {problem}")
+        for key in (module["key"] for module in modules if module["usage"] == "M"):
+            for attribute in get_module_attribute_map()[key]:
+                problems += [f"{file.path.name}: {key}: {found}" for found in find_problems(dataset, attribute)]
+    assert problems == []
 
 
 def find_problems(dataset: pydicom.Dataset, attribute: dict[str, object]) -> list[str]:

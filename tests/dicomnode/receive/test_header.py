@@ -206,8 +206,8 @@ def test_any_damage_is_read_or_refused(data: st.DataObject) -> None:
         header = read_header(bytes(good), data.draw(st.sampled_from(sorted(TRANSFER_SYNTAXES))))
     except DicomnodeError:
         return
-    json.dumps(header.series.summary, allow_nan=False)
-    header.patient.name.encode()
+    assert json.loads(json.dumps(header.series.summary, allow_nan=False)) == header.series.summary
+    assert header.patient.name.encode().decode() == header.patient.name
 
 
 def test_what_a_series_has_in_common_is_not_taken_for_what_differs() -> None:
