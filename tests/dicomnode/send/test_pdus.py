@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from contextlib import suppress
 from io import BytesIO
 
@@ -78,4 +79,13 @@ def test_bytes_that_are_no_answer_are_refused_and_nothing_else(junk: bytes) -> N
     with suppress(ValueError):
         assert pdus.decode_store_answer(junk).status <= 0xFFFF
     with suppress(ValueError):
-        assert b"".join(pdus.encode_pdv(*pdv)[pdus.HEADER_BYTES :] for pdv in pdus.decode_pdvs(junk)) == junk
+        assert _encode_body(pdus.decode_pdvs(junk)) == junk
+
+
+@given(st.lists(st.tuples(st.integers(0, 255), st.integers(0, 255), st.binary(max_size=50)), max_size=4))
+def test_several_values_of_one_pdu_are_read_as_they_were_sent(values: list[tuple[int, int, bytes]]) -> None:
+    assert list(pdus.decode_pdvs(_encode_body(values))) == values
+
+
+def _encode_body(values: Iterable[tuple[int, int, bytes]]) -> bytes:
+    return b"".join(pdus.encode_pdv(*value)[pdus.HEADER_BYTES :] for value in values)
