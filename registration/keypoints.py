@@ -22,7 +22,6 @@ FINEST_GRID = 5  # voxels between neighbours along an axis; finer than that, can
 CONTRAST = 0.015
 EDGE = 12.0
 FEWEST_POINTS = 12
-MARGIN_VOXELS = 1
 
 
 def find_fixed_points(cube: Cube, count: int, profile: Profile) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from pydicom.dataelem import DataElement
 from pydicom.multival import MultiValue
 from pydicom.valuerep import format_number_as_ds
 
-from dicomnode.volumes.headers import PARSE_ERRORS, read_word
+from dicomnode.volumes.headers import PARSE_ERRORS
 
 MAX_DEPTH = 8  # sequences within sequences; PET headers use 3
 # PS3.5 6.2: the longest value of each textual value representation, in characters.
@@ -96,11 +96,6 @@ def read_text(source: pydicom.Dataset, keyword: str) -> str:
     if isinstance(value, list):
         return " ".join(str(item) for item in value)
     return "" if value is None else str(value)
-
-
-def read_number_text(source: pydicom.Dataset, keyword: str) -> str:
-    """Read one number as the source spells it, empty where there is none."""
-    return read_word(source, keyword) if read_clean(source, keyword) is not None else ""
 
 
 def _clean_value(element: DataElement, depth: int) -> object | None:

@@ -26,7 +26,6 @@ EXCLUDED = ("spm12", "magia")  # a licence that does not suit weights; PET templ
 HELD_OUT_EVERY = 4  # of each folder's people, in the order of their names
 ROUNDS = 6  # of classification
 PRIOR_SIGMA_MM = 3.0
-CLASSES = ("grey", "white", "fluid")
 
 
 @dataclass(frozen=True, eq=False)
