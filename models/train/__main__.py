@@ -33,7 +33,7 @@ from registration.profiles import PROFILES
 
 log = logging.getLogger("models.train")
 
-STEPS = {"default": 3200, "paper": 1600}
+STEPS = {"default": 8000, "paper": 1600}
 CURVE_STEPS = 100
 SCALE_SUBJECTS, SCALE_PATCHES = 4, 128  # training people whose patches set the 8-bit scales
 LICENCES = """Sources: OpenfMRI ds000011 (PDDL 1.0; thanks to the OpenfMRI project and NSF OCI-1131441), studyforrest

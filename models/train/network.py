@@ -19,7 +19,7 @@ WIDTHS = (32, 96, 192, 128, 128)
 DESCRIPTOR = 256
 ALEXNET_WIDTHS = (64, 192, 384, 256, 256)
 ALEXNET_DESCRIPTOR = 4096
-NEGATIVE_APART_VOXELS = 5.0  # 10 mm: nearer points are the same place for matching
+NEGATIVE_APART_VOXELS = 4.0  # 8 mm: nearer points are the same place for matching
 
 
 class Stem(nn.Sequential):
@@ -93,7 +93,7 @@ def make_alexnet() -> DescriptorNetwork:
 def contrast(mr: Tensor, pet: Tensor, places: Tensor, scenes: Tensor, log_scale: Tensor) -> Tensor:
     """Symmetric InfoNCE: each MR descriptor shall be nearest to its own PET descriptor, and the other way round.
 
-    `places` (n, 3) are voxels, `scenes` (n,) tell which scene; other points of the same scene nearer than 10 mm are
+    `places` (n, 3) are voxels, `scenes` (n,) tell which scene; other points of the same scene nearer than 8 mm are
     neither right nor wrong and left out.
     """
     logits = mr @ pet.T * log_scale.clamp(max=4.6).exp()

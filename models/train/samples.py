@@ -38,6 +38,9 @@ POOL = 16  # scenes to choose from at any time
 DRAWS_OF_A_SCENE = 5
 CANDIDATES = 6000
 SHARE_KEPT_OUTSIDE = 0.3  # of points that are head but not brain
+AMYLOID_SHARE = 0.3  # of the scenes trained on: these are the harder ones
+SHARE_OF_A_DRAW = (0.15, 0.8)  # of a scene's points, those nearest to one of them, that a draw chooses from
+TURNS_OF_A_DRAW = 8  # poses among the pairs of one draw: a batch learns from many at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +109,8 @@ def make_generic_subject(rng: np.random.Generator) -> Subject:
 
 def make_scene(subject: Subject, rng: np.random.Generator, *, augment: bool) -> Scene:
     """Simulate a PET of one subject, and vary both volumes if asked."""
-    prepared = prepare_moving(simulate_pet(subject.tissue, subject.grid.affine, rng))
+    share = AMYLOID_SHARE if augment else 1 / 6
+    prepared = prepare_moving(simulate_pet(subject.tissue, subject.grid.affine, rng, amyloid_share=share))
     mr, pet = subject.mr, normalise(prepared.volume.array, prepared.bright)
     if augment:
         mr, pet = vary_mr(mr, rng), cut_view(vary(pet, rng), subject.foreground, rng)
@@ -159,31 +163,44 @@ class Pose:
     planes: tuple[int, ...]
 
 
+def choose_near(points: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Choose `count` of the points, mostly from one part of the head: neighbours are what is hard to tell apart."""
+    nearest = np.argsort(((points - points[rng.integers(len(points))]) ** 2).sum(axis=1))
+    near = nearest[: max(count, round(len(points) * rng.uniform(*SHARE_OF_A_DRAW)))]
+    return points[rng.choice(near, count, replace=False)]
+
+
 def draw_pairs(
     scene: Scene, points: NDArray[np.int64], pose: Pose, rng: np.random.Generator, *, augment: bool
 ) -> Pairs:
-    """Cut patches round points in newly drawn poses."""
-    tilt = draw_rotation(COMMON_TILT_DEG, rng) if augment else np.eye(3)
-    turn = draw_rotation(pose.degrees, rng)
+    """Cut patches round points in newly drawn poses: one for all, or `TURNS_OF_A_DRAW` if varied."""
+    count = TURNS_OF_A_DRAW if augment else 1
+    tilts = np.stack([draw_rotation(COMMON_TILT_DEG, rng) if augment else np.eye(3) for _ in range(count)])
+    turns = np.stack([draw_rotation(pose.degrees, rng) for _ in range(count)])
     places = points.astype(np.float64)
     landed = places + rng.standard_normal(places.shape) * (JITTER_VOXELS if augment else 0.25)
-    mr = cut_turned(scene.mr, places, tilt, pose.planes)
-    return Pairs(mr, cut_turned(scene.pet, landed, turn @ tilt, pose.planes), places)
+    mr = cut_turned(scene.mr, places, tilts, pose.planes)
+    return Pairs(mr, cut_turned(scene.pet, landed, turns @ tilts, pose.planes), places)
 
 
 def cut_turned(
-    volume: Tensor, places: NDArray[np.float64], rotation: NDArray[np.float64], planes: tuple[int, ...]
+    volume: Tensor, places: NDArray[np.float64], rotations: NDArray[np.float64], planes: tuple[int, ...]
 ) -> Tensor:
     """Cut the patches round each place as they would be if the volume were turned: (n, 3, 64, 64) float32.
 
-    `places` (n, 3) are voxels k, j, i; outside the volume is 0, as in `registration.patches`.
+    `places` (n, 3) are voxels k, j, i; `rotations` (r, 3, 3) serve them in r groups of one size, in their order.
+    Outside the volume is 0, as in `registration.patches`.
     """
-    axis = np.arange(PATCH_VOXELS) - HALF
-    row, column = (part.ravel() for part in np.meshgrid(axis, axis, indexing="ij"))
-    nothing = np.zeros_like(row)
-    offsets = np.array([[nothing, row, column], [row, nothing, column], [row, column, nothing]]).transpose(0, 2, 1)
-    index = places[:, None, None, :] + offsets[list(planes)] @ rotation  # a row times a rotation: turned back
-    grid = torch.from_numpy((index[..., ::-1] * (2 / (CUBE_VOXELS - 1)) - 1).astype(np.float32))
+    axis = torch.arange(PATCH_VOXELS, dtype=torch.float32) - HALF
+    row, column = (part.ravel() for part in torch.meshgrid(axis, axis, indexing="ij"))
+    nothing = torch.zeros_like(row)
+    offsets = torch.stack(
+        [torch.stack(plane, dim=1) for plane in ((nothing, row, column), (row, nothing, column), (row, column, nothing))]
+    )[list(planes)].reshape(-1, 3)
+    scale = 2 / (CUBE_VOXELS - 1)
+    middles = torch.from_numpy((places[:, ::-1] * scale - 1).astype(np.float32))
+    turned = offsets @ torch.from_numpy((rotations[:, :, ::-1] * scale).astype(np.float32))  # a row: turned back
+    grid = middles.reshape(len(rotations), -1, 1, 3) + turned[:, None]
     grid = grid.reshape(1, len(places) * len(planes), PATCH_VOXELS, PATCH_VOXELS, 3)
     patches = functional.grid_sample(volume[None, None], grid, align_corners=True)
     patches = patches.reshape(len(places), len(planes), PATCH_VOXELS, PATCH_VOXELS)

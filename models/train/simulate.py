@@ -34,10 +34,10 @@ class Scanner:
     noise: float
 
 
-def draw_tracer(rng: np.random.Generator) -> Tracer:
-    """Draw a tracer: mostly FDG-like; one in six has the white matter above the grey (amyloid-negative)."""
+def draw_tracer(rng: np.random.Generator, amyloid_share: float) -> Tracer:
+    """Draw a tracer: FDG-like, or with this probability one with the white matter above the grey (amyloid-negative)."""
     fluid, soft = rng.uniform(0.02, 0.15), rng.uniform(0.04, 0.35)
-    if rng.random() < 1 / 6:
+    if rng.random() < amyloid_share:
         return Tracer(rng.uniform(0.45, 0.75), 1.0, fluid, soft)
     return Tracer(1.0, rng.uniform(0.22, 0.5), fluid, soft)
 
@@ -110,10 +110,12 @@ def smooth_noise(shape: tuple[int, int, int], knots: int, rng: np.random.Generat
     return np.asarray(stretched, dtype=np.float32).reshape(k, j, i)
 
 
-def simulate_pet(tissue: NDArray[np.uint8], affine: NDArray[np.float64], rng: np.random.Generator) -> Volume:
+def simulate_pet(
+    tissue: NDArray[np.uint8], affine: NDArray[np.float64], rng: np.random.Generator, *, amyloid_share: float = 1 / 6
+) -> Volume:
     """Simulate one PET of a person on the grid the tissue lies on."""
     spacing_mm = spacing_of(affine)
-    uptake = make_uptake(tissue, spacing_mm, draw_tracer(rng), rng)
+    uptake = make_uptake(tissue, spacing_mm, draw_tracer(rng, amyloid_share), rng)
     return Volume(scan(uptake, spacing_mm, draw_scanner(rng), rng), affine)
 
 
