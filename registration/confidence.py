@@ -23,8 +23,8 @@ LEAST_OVERLAP_TO_ACCEPT = 0.5
 LEAST_MATCHES_TO_ACCEPT = 20
 # How similarity falls off the pose: see `registration.evidence.measure_peak`. Of PETs of another person (simulated,
 # people never trained on) none reaches both; of right poses nearly all do.
-LEAST_SHARPNESS_TO_ACCEPT = 1.09
-LEAST_EARLY_FALL_TO_ACCEPT = 0.36
+LEAST_SHARPNESS_TO_ACCEPT = 1.12
+LEAST_EARLY_FALL_TO_ACCEPT = 0.42
 
 # Fitted by `python -m models.train.calibrate --runs 200`, 2026-11-25: see models/MODEL_CARD.md. 0 where a signal adds
 # nothing to the others.
@@ -48,8 +48,8 @@ def signals(metrics: Mapping[str, float]) -> dict[str, float]:
         "match_share": metrics["match_share"],
         "matches_near": -math.log1p(min(metrics["match_apart_mm"], 50.0)),
         "overlap": min(metrics["overlap"], 1.0),
-        "sharpness": 20.0 * math.log(min(max(metrics["sharpness"], 0.9), 1.3)),  # as wide as the others
-        "early_fall": 20.0 * (min(max(metrics["early_fall"], 0.2), 0.6) - 0.25),
+        "sharpness": 10.0 * math.log(min(max(metrics["sharpness"], 0.9), 1.5)),  # as wide as the others
+        "early_fall": 20.0 * (min(max(metrics["early_fall"], 0.25), 0.6) - 0.25),
     }
 
 
@@ -84,4 +84,6 @@ def is_doubtful(metrics: Mapping[str, float]) -> bool:
         metrics["starts_apart_mm"] > DOUBT_STARTS_MM
         or metrics["fresh_to_final_mm"] > DOUBT_FRESH_MM
         or metrics["match_share"] < DOUBT_SHARE
+        or metrics["sharpness"] < LEAST_SHARPNESS_TO_ACCEPT
+        or metrics["early_fall"] < LEAST_EARLY_FALL_TO_ACCEPT
     )

@@ -7,6 +7,7 @@ Never: a verdict; a transform changed by what is found.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +25,7 @@ REUSE_MM = 4.0  # a look from a pose this near is as good as a new one
 STARTS_COUNTED = 3  # those whose climbs ended most alike: do they agree?
 FAR_MM = 99.0  # stands for "no estimate" in metrics
 AXES = np.vstack([np.eye(3), -np.eye(3)])
-SMALL_TURN_DEG, LARGER_TURN_DEG = 4.0, 8.0
+SMALL_TURN_DEG, LARGER_TURN_DEG = 6.0, 12.0
 SHARPEST = 5.0
 NO_FALL = 0.25  # a parabola's, which says nothing
 NO_FRESH_LOOK: Mapping[str, float] = {
@@ -70,7 +71,7 @@ def gather(
         "starts_apart_mm": min(float(np.median(apart)), FAR_MM),
         "overlap": overlap,
         "similarity": best.similarity,
-        **measure_peak(problem, best),
+        **measure_peak(problem, best.fixed_from_moving),
         "inliers": float(features.inliers),
     }
     if look is None or problem.displacement_mm(look.fixed_from_moving, best.fixed_from_moving) > REUSE_MM:
@@ -82,28 +83,34 @@ def gather(
     return Evidence({**metrics, **fresh}, matches, look)
 
 
-def measure_peak(problem: Problem, pose: Pose) -> Mapping[str, float]:
+def measure_peak(problem: Problem, fixed_from_moving: RigidTransform) -> Mapping[str, float]:
     """Measure how fast the volumes get less alike when the moving one is turned off the pose.
 
     The folds of one head lie on one another only where the turn is right to a few degrees: likeness falls at once. Two
     heads are alike in the large alone: turned a little, they are hardly less alike, and turned twice as far, four times
-    as much less.
+    as much less. It shows where both are hardly smoothed, and in many voxels.
     """
-    small, larger = (find_fall(problem, pose, turn_deg) for turn_deg in (SMALL_TURN_DEG, LARGER_TURN_DEG))
+    here, *around = measure_turned(problem, fixed_from_moving)
+    small, larger = (find_fall(here, values) for values in (around[: len(AXES)], around[len(AXES) :]))
     early = np.log(small) / np.log(larger) if larger > small > 1 else NO_FALL
     return {"sharpness": small, "early_fall": float(early)}
 
 
-def find_fall(problem: Problem, pose: Pose, turn_deg: float) -> float:
-    """Return how far similarity stands above that of the pose turned about each axis, in multiples of the latter."""
-    turned = [
-        RigidTransform.from_parameters(np.radians(axis * turn_deg), np.zeros(3), problem.centre_mm)
-        @ pose.fixed_from_moving
-        for axis in AXES
+def measure_turned(problem: Problem, fixed_from_moving: RigidTransform) -> list[float]:
+    """Return the similarity of a pose, then turned about each axis by the small and by the larger angle."""
+    turns = [axis * turn_deg for turn_deg in (SMALL_TURN_DEG, LARGER_TURN_DEG) for axis in AXES]
+    poses = [
+        RigidTransform.from_parameters(np.radians(turn), np.zeros(3), problem.centre_mm) @ fixed_from_moving
+        for turn in (np.zeros(3), *turns)
     ]
-    values = [measure(problem.fine, transform.inverse().matrix) for transform in turned]
-    around = [value - 1 for value in values if value > NO_SOLUTION]
-    return min((pose.similarity - 1) / max(float(np.mean(around)), 1e-3), SHARPEST) if around else 1.0
+    with ThreadPoolExecutor(problem.network.threads) as pool:
+        return list(pool.map(lambda pose: measure(problem.finest, pose.inverse().matrix), poses))
+
+
+def find_fall(here: float, around: Sequence[float]) -> float:
+    """Return how far a similarity stands above those around it, in multiples of the latter; both counted from 1."""
+    known = [value - 1 for value in around if value > NO_SOLUTION]
+    return min((here - 1) / max(float(np.mean(known)), 1e-3), SHARPEST) if known else 1.0
 
 
 def match_afresh(problem: Problem, best: RigidTransform, look: Look) -> tuple[Mapping[str, float], Matches]:

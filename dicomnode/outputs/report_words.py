@@ -25,7 +25,7 @@ from registration.confidence import (
     LEAST_SHARPNESS_TO_ACCEPT,
     REJECT_BELOW,
 )
-from registration.evidence import FAR_MM, RIGHT_MATCH_MM
+from registration.evidence import FAR_MM, LARGER_TURN_DEG, RIGHT_MATCH_MM, SMALL_TURN_DEG
 from registration.pipeline import Registration
 
 NOT_FOR_DIAGNOSIS = "Not for diagnosis"
@@ -80,10 +80,14 @@ SIGNALS: Mapping[str, Signal] = {
     "overlap": Signal("of the head lies in the PET's field of view", "{:.0%}", least=LEAST_OVERLAP_TO_ACCEPT),
     "similarity": Signal("mutual information, normalised: 1 unrelated, 2 alike", "{:.3f}"),
     "sharpness": Signal(
-        "times the likeness of the same pose turned by 4 degrees", "{:.2f}", least=LEAST_SHARPNESS_TO_ACCEPT
+        f"times the likeness of the same pose turned by {SMALL_TURN_DEG:.0f} degrees",
+        "{:.2f}",
+        least=LEAST_SHARPNESS_TO_ACCEPT,
     ),
     "early_fall": Signal(
-        "of the likeness lost at 8 degrees is lost in the first 4", "{:.0%}", least=LEAST_EARLY_FALL_TO_ACCEPT
+        f"of the likeness lost at {LARGER_TURN_DEG:.0f} degrees is lost in the first {SMALL_TURN_DEG:.0f}",
+        "{:.0%}",
+        least=LEAST_EARLY_FALL_TO_ACCEPT,
     ),
 }
 

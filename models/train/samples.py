@@ -167,7 +167,7 @@ def choose_near(points: NDArray[np.int64], count: int, rng: np.random.Generator)
     """Choose `count` of the points, mostly from one part of the head: neighbours are what is hard to tell apart."""
     nearest = np.argsort(((points - points[rng.integers(len(points))]) ** 2).sum(axis=1))
     near = nearest[: max(count, round(len(points) * rng.uniform(*SHARE_OF_A_DRAW)))]
-    return points[rng.choice(near, count, replace=False)]
+    return np.asarray(points[rng.choice(near, count, replace=False)])
 
 
 def draw_pairs(
@@ -194,9 +194,8 @@ def cut_turned(
     axis = torch.arange(PATCH_VOXELS, dtype=torch.float32) - HALF
     row, column = (part.ravel() for part in torch.meshgrid(axis, axis, indexing="ij"))
     nothing = torch.zeros_like(row)
-    offsets = torch.stack(
-        [torch.stack(plane, dim=1) for plane in ((nothing, row, column), (row, nothing, column), (row, column, nothing))]
-    )[list(planes)].reshape(-1, 3)
+    of_plane = ((nothing, row, column), (row, nothing, column), (row, column, nothing))
+    offsets = torch.cat([torch.stack(of_plane[plane], dim=1) for plane in planes])
     scale = 2 / (CUBE_VOXELS - 1)
     middles = torch.from_numpy((places[:, ::-1] * scale - 1).astype(np.float32))
     turned = offsets @ torch.from_numpy((rotations[:, :, ::-1] * scale).astype(np.float32))  # a row: turned back

@@ -116,9 +116,10 @@ def _draw_ahead(stream: SceneStream, pose: Pose, steps: int) -> Iterator[_Batch]
 
 
 def _draw_batch(stream: SceneStream, pose: Pose, rng: np.random.Generator) -> _Batch:
-    drawn = []
-    for scene in (stream.next_scene(), stream.next_scene()):
-        drawn.append(draw_pairs(scene, choose_near(scene.points, PAIRS_OF_A_SCENE, rng), pose, rng, augment=True))
+    drawn = [
+        draw_pairs(scene, choose_near(scene.points, PAIRS_OF_A_SCENE, rng), pose, rng, augment=True)
+        for scene in (stream.next_scene(), stream.next_scene())
+    ]
     mr, pet = torch.cat([pairs.mr for pairs in drawn]), torch.cat([pairs.pet for pairs in drawn])
     places = torch.from_numpy(np.concatenate([pairs.places for pairs in drawn]))
     return _Batch(mr, pet, places, torch.arange(2).repeat_interleave(PAIRS_OF_A_SCENE))

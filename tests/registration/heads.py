@@ -31,7 +31,7 @@ GYRI = 60
 
 
 def make_head(spacing_mm: tuple[float, float, float] = (2.0, 2.0, 2.0), *, is_pet: bool, seed: int = 0) -> Volume:
-    """Make a head on its own grid, k towards S, j towards P, i towards L, origin in the middle."""
+    """Make a head on its own grid, k towards S, j towards P, i towards L, origin in the middle; a seed is a person."""
     shape = tuple(int(200 / step) for step in spacing_mm)
     affine = np.zeros((4, 4))
     affine[[2, 1, 0], [0, 1, 2]] = spacing_mm
@@ -40,13 +40,24 @@ def make_head(spacing_mm: tuple[float, float, float] = (2.0, 2.0, 2.0), *, is_pe
     z, y, x = (np.arange(n) * step - (n - 1) / 2 * step for n, step in zip(shape, spacing_mm, strict=True))
     grid = (x[None, None, :], y[None, :, None], z[:, None, None])
     array = np.zeros(shape, dtype=np.float32)
-    for middle, radii, mr, pet in [*PARTS, *make_gyri(seed)]:
+    for middle, radii, mr, pet in [*make_parts(seed), *make_gyri(seed)]:
         squares = [((axis - at) / radius) ** 2 for axis, at, radius in zip(grid, middle, radii, strict=True)]
         array[squares[0] + squares[1] + squares[2] < 1] = pet if is_pet else mr
     if is_pet:
         array = blur(array, np.array(2.5) / np.array(spacing_mm))
     noise = np.random.default_rng(seed + 1).standard_normal(array.shape, dtype=np.float32)
     return Volume(np.maximum(array + 0.02 * noise, 0) * 1000, affine)
+
+
+def make_parts(seed: int) -> list[Part]:
+    """Return the parts as they are for person 0, and of other size and place for others, as between two real heads."""
+    rng = np.random.default_rng(seed)
+    varied = []
+    for middle, radii, mr, pet in PARTS if seed else []:
+        x, y, z = (np.array(middle) + rng.uniform(-5, 5, 3)).tolist()
+        a, b, c = (np.array(radii) * rng.uniform(0.88, 1.12, 3)).tolist()
+        varied.append(((x, y, z), (a, b, c), mr, pet))
+    return varied or PARTS
 
 
 def make_gyri(seed: int) -> list[Part]:

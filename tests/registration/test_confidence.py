@@ -12,8 +12,8 @@ GOOD = {
     "match_apart_mm": 2.5,
     "matches_kept": 170.0,
     "overlap": 0.9,
-    "sharpness": 1.22,
-    "early_fall": 0.43,
+    "sharpness": 1.3,
+    "early_fall": 0.52,
 }
 BAD = {
     "fresh_to_final_mm": 99.0,
@@ -22,8 +22,8 @@ BAD = {
     "match_apart_mm": 60.0,
     "matches_kept": 40.0,
     "overlap": 0.4,
-    "sharpness": 1.02,
-    "early_fall": 0.29,
+    "sharpness": 1.05,
+    "early_fall": 0.35,
 }
 WORSE = {
     "fresh_to_final_mm": 40.0,
@@ -31,8 +31,8 @@ WORSE = {
     "match_share": 0.1,
     "match_apart_mm": 25.0,
     "overlap": 0.36,
-    "sharpness": 1.02,
-    "early_fall": 0.29,
+    "sharpness": 1.05,
+    "early_fall": 0.35,
 }
 
 
@@ -48,7 +48,7 @@ def test_no_signal_that_gets_worse_raises_the_confidence(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("overlap", 0.45), ("matches_kept", 12.0), ("sharpness", 1.08), ("early_fall", 0.34)]
+    ("name", "value"), [("overlap", 0.45), ("matches_kept", 12.0), ("sharpness", 1.11), ("early_fall", 0.41)]
 )
 def test_thin_evidence_is_never_accepted(name: str, value: float) -> None:
     assert verdict(0.999, {**GOOD, name: value}) == "review"
@@ -63,6 +63,8 @@ def test_doubt_calls_for_more_starts() -> None:
     assert is_doubtful({**GOOD, "starts_apart_mm": 20.0})
     assert is_doubtful({**GOOD, "fresh_to_final_mm": 30.0})
     assert is_doubtful({**GOOD, "match_share": 0.05})
+    assert is_doubtful({**GOOD, "sharpness": 1.1})
+    assert is_doubtful({**GOOD, "early_fall": 0.4})
 
 
 def test_every_coefficient_has_its_signal_and_all_are_finite() -> None:

@@ -19,16 +19,16 @@ GOOD = {
     "match_apart_mm": 3.0,
     "matches_kept": 150.0,
     "overlap": 0.9,
-    "sharpness": 1.2,
-    "early_fall": 0.43,
+    "sharpness": 1.3,
+    "early_fall": 0.52,
 }
 BAD = {
     **GOOD,
     "fresh_to_final_mm": 30.0,
     "starts_apart_mm": 20.0,
     "match_share": 0.1,
-    "sharpness": 1.03,
-    "early_fall": 0.3,
+    "sharpness": 1.06,
+    "early_fall": 0.35,
 }
 
 
