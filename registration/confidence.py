@@ -19,6 +19,7 @@ REJECT_BELOW = 0.3
 DOUBT_STARTS_MM = 4.0
 DOUBT_FRESH_MM = 15.0
 DOUBT_SHARE = 0.15
+DOUBT_SHARPNESS, DOUBT_EARLY_FALL = 1.12, 0.42
 LEAST_OVERLAP_TO_ACCEPT = 0.5
 LEAST_MATCHES_TO_ACCEPT = 20
 # How similarity falls off the pose: see `registration.evidence.measure_peak`. Of PETs of another person (simulated,
@@ -84,6 +85,6 @@ def is_doubtful(metrics: Mapping[str, float]) -> bool:
         metrics["starts_apart_mm"] > DOUBT_STARTS_MM
         or metrics["fresh_to_final_mm"] > DOUBT_FRESH_MM
         or metrics["match_share"] < DOUBT_SHARE
-        or metrics["sharpness"] < LEAST_SHARPNESS_TO_ACCEPT
-        or metrics["early_fall"] < LEAST_EARLY_FALL_TO_ACCEPT
+        or metrics["sharpness"] < DOUBT_SHARPNESS
+        or metrics["early_fall"] < DOUBT_EARLY_FALL
     )

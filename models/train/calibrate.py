@@ -29,6 +29,7 @@ from models.train.card import make_table, write_section
 from models.train.cases import HARD_SETS, SETS, Case, make_case
 from models.train.plot import Panel, Points, draw
 from models.train.simulate import draw_rotation, smooth_noise
+from registration import confidence
 from registration.confidence import COEFFICIENTS, signals, verdict
 from registration.descriptors import Network
 from registration.errors import RegistrationError
@@ -54,6 +55,7 @@ MIRRORED = "mirrored"  # a head is nearly symmetric: told apart in the tables, a
 WRONG_TOP = "searched far off"  # the right PET, whose search never comes near
 BAD_KINDS = (OTHER_HEAD, WRONG_TOP, OTHER_HEAD, MIRRORED, OTHER_HEAD, WRONG_TOP, "phantom", "blobs")
 FAR_OFF_DEG = (50.0, 130.0)
+RUNS = "calibration.jsonl"  # beside the card: a line of JSON for each run, after one with what they were made by
 PLOT = "docs/benchmarks/confidence-roc.svg"  # from the folder above the card's
 CASE_KINDS = (*SETS, *SETS, *HARD_SETS)
 KIND_COLUMNS = ("kind", "runs", "TRE mm, median / max", "right", "accept", "review", "reject", "wrong but accepted")
@@ -64,9 +66,9 @@ def main() -> None:
     """Run or load the runs, fit, judge by leaving out one person at a time, and write the card's section."""
     parser = argparse.ArgumentParser(prog="python -m models.train.calibrate", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of T1 volumes (NIfTI) and one template")
-    parser.add_argument("--output", type=Path, default=Path("models"), help="folder of the card (%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("models"), help="folder of card and runs (%(default)s)")
     cache = Path(os.environ.get("XDG_CACHE_HOME", tempfile.gettempdir())) / "dicomnode-train"
-    parser.add_argument("--cache", type=Path, default=cache, help="folder for prepared people and runs (%(default)s)")
+    parser.add_argument("--cache", type=Path, default=cache, help="folder for prepared people (%(default)s)")
     parser.add_argument(
         "--runs", type=int, default=300, help="registrations; half of them meant to be bad (%(default)s)"
     )
@@ -90,9 +92,11 @@ def main() -> None:
 
 
 def load_runs(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the runs, each registered once and kept beside the prepared people while nothing behind it changes."""
-    path = arguments.cache / f"runs-{find_version()}.jsonl"
-    runs = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    """Return the runs, each registered once and kept beside the card while nothing behind it changes."""
+    path, version = arguments.output / RUNS, find_version()
+    runs = read_runs(path, version)
+    if not runs:
+        path.write_text(json.dumps({"version": version}) + "\n", encoding="utf-8")
     make = functools.partial(_make_numbered, arguments.data, arguments.cache)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.workers, spawn) as pool, path.open("a", encoding="utf-8") as file:
@@ -104,12 +108,20 @@ def load_runs(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return [run for run in runs[: arguments.runs] if run["metrics"]]
 
 
+def read_runs(path: Path, version: str) -> list[dict[str, Any]]:
+    """Return the runs that a file holds if they are of this version, none otherwise."""
+    first, *rest = path.read_text(encoding="utf-8").splitlines() if path.is_file() else ["{}"]
+    return [json.loads(line) for line in rest] if json.loads(first).get("version") == version else []
+
+
 def find_version() -> str:
     """Return a checksum of what a run depends on: the network, how it is used, and what the cases are made by.
 
-    Not the coefficients and levels in `confidence`: they judge what was measured.
+    Of `confidence` only when doubt makes it search on: its coefficients and levels judge what was measured.
     """
     digest = hashlib.sha256(Network.load(device="cpu").sha256.encode())
+    doubt = {name: value for name, value in sorted(vars(confidence).items()) if name.startswith("DOUBT_")}
+    digest.update(json.dumps(doubt).encode())
     registration = [path for path in sorted(REGISTRATION.glob("*.py")) if path.name != "confidence.py"]
     for path in (*registration, *(HERE / name for name in ("anatomy.py", "cases.py", "simulate.py"))):
         digest.update(path.read_bytes())
@@ -141,8 +153,8 @@ def make_run(number: int, people: Sequence[Person], network: Network) -> dict[st
         found, metrics = search_far_off(case, network, rng) if bad == WRONG_TOP else search(case, network)
     except RegistrationError as error:
         return {**run, "tre_mm": None, "error": type(error).__name__, "metrics": {}}
-    has_answer = bad is None or bad == WRONG_TOP
-    return {**run, "tre_mm": case.tre_mm(found) if has_answer else None, "metrics": dict(metrics)}
+    tre_mm = round(case.tre_mm(found), 3) if bad in (None, WRONG_TOP) else None
+    return {**run, "tre_mm": tre_mm, "metrics": {name: round(value, 4) for name, value in metrics.items()}}
 
 
 def search(case: Case, network: Network) -> tuple[RigidTransform, Mapping[str, float]]:

@@ -9,6 +9,7 @@ import pytest
 
 from models.train import calibrate
 from models.train.calibrate import MIRRORED, OTHER_HEAD, describe_runs, find_area, find_rocs, fit, judge_by_others
+from registration import confidence
 from registration.confidence import COEFFICIENTS
 
 NAMES = list(COEFFICIENTS)
@@ -120,7 +121,19 @@ def test_runs_are_made_again_when_what_made_them_changes_and_not_for_a_coefficie
 
     (copy / "confidence.py").write_text("INTERCEPT = 7.0\n")
     judged_otherwise = calibrate.find_version()
+    monkeypatch.setattr(confidence, "DOUBT_SHARE", 0.5)
+    in_doubt_otherwise = calibrate.find_version()
     (copy / "evidence.py").write_text("")
 
     assert judged_otherwise == before
-    assert calibrate.find_version() != before
+    assert len({before, in_doubt_otherwise, calibrate.find_version()}) == 3
+
+
+def test_runs_are_read_again_only_if_they_are_of_this_version(tmp_path: Path) -> None:
+    path = tmp_path / calibrate.RUNS
+    assert calibrate.read_runs(path, "one") == []
+
+    path.write_text('{"version": "one"}\n{"kind": "blobs"}\n')
+
+    assert calibrate.read_runs(path, "one") == [{"kind": "blobs"}]
+    assert calibrate.read_runs(path, "two") == []
