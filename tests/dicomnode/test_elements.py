@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
 
-from dicomnode.errors import InstanceNotUnderstoodError, LimitExceededError
-from dicomnode.receive.elements import (
+from dicomnode.elements import (
     DEPTH_MAX,
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
@@ -19,6 +18,7 @@ from dicomnode.receive.elements import (
     Encoding,
     collect_values,
 )
+from dicomnode.errors import InstanceNotUnderstoodError, LimitExceededError
 from tests.receiving import encode, make_data_set, nested_sequences
 
 PATIENT_ID, ROWS, PIXELS = 0x00100020, 0x00280010, 0x7FE00010
