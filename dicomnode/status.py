@@ -36,14 +36,12 @@ class CommitmentStatus(IntEnum):
 
 
 class FailureReason(IntEnum):
-    """Why an instance is not committed: PS3.3 C.14.1.1."""
+    """Why the node does not commit an instance: PS3.3 C.14.1.1."""
 
     PROCESSING_FAILURE = 0x0110
     NO_SUCH_OBJECT_INSTANCE = 0x0112
     CLASS_INSTANCE_CONFLICT = 0x0119
-    REFERENCED_SOP_CLASS_NOT_SUPPORTED = 0x0122
     DUPLICATE_TRANSACTION_UID = 0x0131
-    RESOURCE_LIMITATION = 0x0213
 
 
 class RejectReason(IntEnum):

@@ -26,6 +26,7 @@ from tests.waiting import wait_until
 NODE_AE = "DICOMNODE"
 WELL_KNOWN_INSTANCE = "1.2.840.10008.1.20.1.1"
 ANSWER_S = 20.0
+NO_ANSWER = -1
 Named = tuple[str, str]  # SOP class UID, SOP instance UID
 
 
@@ -112,7 +113,7 @@ class Modality:
         uid = transaction_uid or str(generate_uid())
         information = make_information(uid, named)
         status, _ = association.send_n_action(information, action_type, StorageCommitmentPushModel, instance)
-        return int(status.Status), uid
+        return int(status.get("Status", NO_ANSWER)), uid
 
     def report(self, information: Dataset, event_type: int = 1) -> int:
         """Report to the node, as if it had asked; return the status."""
@@ -124,15 +125,18 @@ class Modality:
         return int(status.Status)
 
     @contextmanager
-    def associated(self, roles: Sequence[Any] = ()) -> Iterator[Association]:
-        """Give an association with the node, which closes with the block."""
+    def associated(self, roles: Sequence[Any] = (), stores: str = "") -> Iterator[Association]:
+        """Give an association with the node, which closes with the block; it may store a SOP class, too."""
         entity = AE(self.ae_title)
         contexts = [build_context(StorageCommitmentPushModel, ImplicitVRLittleEndian)]
+        if stores:
+            contexts.append(build_context(stores, ExplicitVRLittleEndian))
         handlers: list[evt.EventHandlerType] = [(evt.EVT_N_EVENT_REPORT, self._take)]
         association = entity.associate(
             LOOPBACK, self.node_port, contexts, ae_title=NODE_AE, ext_neg=list(roles), evt_handlers=handlers
         )
-        assert association.is_established
+        if not association.is_established:
+            raise ConnectionError("no association with the node")
         try:
             yield association
         finally:
@@ -244,4 +248,4 @@ class Pacs:
         status, _ = association.send_n_event_report(
             information, event_type, StorageCommitmentPushModel, WELL_KNOWN_INSTANCE
         )
-        self.report_statuses.append(int(status.get("Status", -1)))
+        self.report_statuses.append(int(status.get("Status", NO_ANSWER)))

@@ -28,7 +28,7 @@ from dicomnode.database.commitments import take_report
 from dicomnode.database.engine import Database
 from dicomnode.errors import CommitmentRefusedError, DicomnodeError, PeerUnreachableError
 from dicomnode.logs import get_logger
-from dicomnode.send.association import Service, explain_unsent
+from dicomnode.send.association import Caller, Service, explain_unsent, open_association
 from dicomnode.send.pdus import ContextKey
 from dicomnode.send.statuses import check_commitment_status
 from dicomnode.settings import PeerSettings
@@ -70,6 +70,12 @@ def send_report(association: Association, peer: PeerSettings, report: Report, me
     except (RuntimeError, ValueError) as error:
         raise explain_unsent(peer, "N-EVENT-REPORT", error) from error
     _check(peer, "N-EVENT-REPORT", status)
+
+
+def check_commitment_peer(peer: PeerSettings, caller: Caller) -> None:
+    """See whether a peer takes requests for storage commitment, without one; raises as `open_association` does."""
+    with open_association(peer, caller, COMMITMENT_CONTEXTS):
+        pass
 
 
 def make_report_service(database: Database, peer: PeerSettings, instances_at_most: int) -> Service:

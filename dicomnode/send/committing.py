@@ -54,7 +54,7 @@ from dicomnode.steps import Step, reach
 log = get_logger()
 
 CLAIM_AT_MOST = 20  # over one association
-LEASE_MARGIN_S = 600.0  # to read back what a report is about
+LEASE_MARGIN_S = 5.0  # besides an association, a request and its answer
 # A peer that reports over the association it was asked over does so at once; others are waited for no longer.
 SAME_ASSOCIATION_S, POLL_S = 10.0, 0.2
 

@@ -11,19 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 
 from dicomnode.database.engine import Database, open_database
-from dicomnode.database.jobs import JobClaim, claim_job, move_claimed_job, record_outputs
 from dicomnode.database.migrate import migrate
-from dicomnode.database.outbox import OutboxRow, add_outbox_rows, fetch_outbox
+from dicomnode.database.outbox import OutboxRow, fetch_outbox
 from dicomnode.send.service import SendService
 from dicomnode.settings import DestinationSettings, NodeSettings, PeerSettings, SendSettings, Settings
 from tests.certificates import Authority
-from tests.dicomnode.series_files import SeriesSpec, write_series
 from tests.peers_programs import LOOPBACK, Orthanc, StoreScp, data_set_bytes, free_port
 from tests.rows import owe_files
 from tests.waiting import wait_until
