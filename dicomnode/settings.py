@@ -300,22 +300,16 @@ class Settings(BaseSettings):
                 raise ValueError(f'{key}: peer {name!r} may not receive; add "receive" to its may = [...]')
             if name in destinations[:number]:
                 raise ValueError(f"{key}: peer {name!r} is a destination twice; remove one")
-            if problem := self._find_commitment_problem(self.destinations[number].commitment):
-                raise ValueError(f"destinations.{number}.commitment: {problem}")
+            asked = self.destinations[number].commitment
+            if asked and asked not in (hosts := [peer.name for peer in self.peers if not peer.is_network]):
+                words = f"no peer that can be called is named {asked!r}; peers with a host: {', '.join(hosts)}"
+                raise ValueError(f"destinations.{number}.commitment: {words}")
         if self.receive.accept == "any" and not is_loopback(self.node.bind):
             raise ValueError(
                 f"receive.accept: 'any' is for a loopback address, node.bind is {self.node.bind}; "
                 'list the callers under [[peers]] and set accept = "configured"'
             )
         return self
-
-    def _find_commitment_problem(self, name: str) -> str:
-        asked = next((peer for peer in self.peers if peer.name == name), None)
-        if name and asked is None:
-            return f"no peer is named {name!r}; peers: {', '.join(peer.name for peer in self.peers)}"
-        if asked is not None and asked.is_network:
-            return f"peer {name!r} is a network, which cannot be asked; name one host"
-        return ""
 
     @model_validator(mode="after")
     def _check_objects_agree(self) -> Self:

@@ -167,10 +167,8 @@ def _look_at_commitment(settings: Settings) -> Iterator[Finding]:
         return
     with suppress(DicomnodeError), open_node_database(settings) as database, database.read() as connection:
         for destination, count in fetch_uncommitted(connection).items():
-            text = (
-                f"{destination} was sent {count} instances that are not committed, though it was asked more than once"
-            )
-            yield Finding("commitment", "warning", f"{text}; see: dicomnode outbox list --state sent")
+            text = f"{destination} was sent {count} instances and has not committed them, though asked more than once"
+            yield Finding("commitment", "warning", f"{text}; dicomnode outbox list --state sent")
 
 
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (

@@ -24,8 +24,8 @@ from tests.receiving import encode, nested_sequences
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 SYNTAXES = (EXPLICIT, IMPLICIT)
-UIDS = st.from_regex(r"[12]\.[1-9][0-9]{0,8}(\.[1-9][0-9]{0,12}){1,3}", fullmatch=True)
-REFERENCES = st.lists(st.builds(Reference, UIDS, UIDS), min_size=1, max_size=8, unique=True)
+UIDS = st.integers(min_value=1, max_value=10**30).map(lambda number: f"2.25.{number}")
+REFERENCES = st.lists(st.builds(Reference, UIDS, UIDS), min_size=1, max_size=5, unique=True)
 TRANSACTION = "2.25.17"
 NAMED = Reference("1.2.840.10008.5.1.4.1.1.4", "1.2.3.4")
 
