@@ -233,6 +233,7 @@ outbox = Table(
     Column("commitment_id", ForeignKey("commitments.id"), nullable=True, index=True),  # the last that was asked for it
     UniqueConstraint("output_id", "destination"),
     Index("ix_outbox_state_destination", "state", "destination"),
+    Index("ix_outbox_commitment_owed", "is_commitment_owed", "destination", "state"),
 )
 
 priors = Table(

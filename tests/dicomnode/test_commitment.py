@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset
 
@@ -27,6 +27,8 @@ SYNTAXES = (EXPLICIT, IMPLICIT)
 UIDS = st.integers(min_value=1, max_value=10**30).map(lambda number: f"2.25.{number}")
 REFERENCES = st.lists(st.builds(Reference, UIDS, UIDS), min_size=1, max_size=5, unique=True)
 TRANSACTION = "2.25.17"
+# A busy machine takes its time.
+UNHURRIED = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 NAMED = Reference("1.2.840.10008.5.1.4.1.1.4", "1.2.3.4")
 
 
@@ -50,6 +52,7 @@ def refuse(found: Message, at_most: int = 10) -> CommitmentStatus:
     return caught.value.status
 
 
+@UNHURRIED
 @given(UIDS, REFERENCES, st.sampled_from(SYNTAXES), st.booleans())
 def test_a_request_is_read_as_it_was_made(uid: str, references: list[Reference], syntax: str, is_open: bool) -> None:
     data = write(make_request(uid, references), syntax, is_open=is_open)
@@ -57,6 +60,7 @@ def test_a_request_is_read_as_it_was_made(uid: str, references: list[Reference],
     assert read_request(message(data, syntax), 8) == Request(uid, tuple(references))
 
 
+@UNHURRIED
 @given(UIDS, REFERENCES, st.data(), st.sampled_from(SYNTAXES), st.booleans())
 def test_a_report_is_read_as_it_was_made(
     uid: str, references: list[Reference], data: st.DataObject, syntax: str, is_open: bool
@@ -87,6 +91,7 @@ def test_what_failed_is_not_committed_whatever_else_is_said() -> None:
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
+@UNHURRIED
 @given(cut=st.integers(min_value=1, max_value=200))
 def test_what_is_cut_off_is_refused(syntax: str, cut: int) -> None:
     data = write(make_request(TRANSACTION, [NAMED, Reference("1.2", "1.2.3.5")]), syntax)

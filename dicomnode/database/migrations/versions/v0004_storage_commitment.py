@@ -63,11 +63,14 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("commitment_id", sa.Integer(), nullable=True))
         batch_op.create_foreign_key("fk_outbox_commitment_id", "commitments", ["commitment_id"], ["id"])
         batch_op.create_index(batch_op.f("ix_outbox_commitment_id"), ["commitment_id"], unique=False)
+        owed = ["is_commitment_owed", "destination", "state"]
+        batch_op.create_index("ix_outbox_commitment_owed", owed, unique=False)
 
 
 def downgrade() -> None:
     """Go back to the revision before."""
     with op.batch_alter_table("outbox", schema=None) as batch_op:
+        batch_op.drop_index("ix_outbox_commitment_owed")
         batch_op.drop_index(batch_op.f("ix_outbox_commitment_id"))
         batch_op.drop_constraint("fk_outbox_commitment_id", type_="foreignkey")
         batch_op.drop_column("commitment_id")
