@@ -24,6 +24,7 @@ from dicomnode.jobs.service import JobService
 from dicomnode.logs import get_logger
 from dicomnode.pairing import service as pairing
 from dicomnode.receive.scp import StorageScp
+from dicomnode.send.commitments import CommitmentService
 from dicomnode.send.queries import QueryService
 from dicomnode.send.service import SendService
 from dicomnode.settings import Settings
@@ -137,6 +138,10 @@ class Node:
             started.callback(lambda: queries.stop(self._remaining_s()))
             self._reloads.append(queries.reload)
             steps["queries"] = queries.step
+            commitments = CommitmentService(settings, database, clock, default_rng())
+            started.callback(lambda: commitments.stop(self._remaining_s()))
+            self._reloads.append(commitments.reload)
+            steps["commitments"] = commitments.step
         if "pair" in self.roles:
             steps["pair"] = lambda: pairing.step(database, self.settings, clock())
         scp = StorageScp(settings, database, store, clock) if "receive" in self.roles else None

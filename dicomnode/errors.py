@@ -22,6 +22,7 @@
        +- PeerRejectedError
        +- PeerProtocolError
        |  +- LimitExceededError
+       +- CommitmentRefusedError
        +- StateError
 
 Flow: every part > [errors] > status
@@ -32,7 +33,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from dicomnode.status import AbortReason, StoreStatus
+from dicomnode.status import AbortReason, CommitmentStatus, StoreStatus
 
 
 class DicomnodeError(Exception):
@@ -143,6 +144,14 @@ class LimitExceededError(PeerProtocolError):
     def __init__(self, limit: str, message: str, reason: AbortReason = AbortReason.NOT_SPECIFIED) -> None:
         super().__init__(reason, message)
         self.limit = limit
+
+
+class CommitmentRefusedError(PermanentError):
+    """A peer's request for storage commitment, or its report, is not taken; `status` is what it is told."""
+
+    def __init__(self, status: CommitmentStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class StateError(PermanentError):

@@ -15,6 +15,7 @@ REFUSED_ASSOCIATIONS = "dicomnode_receive_refused_associations"  # by `rule`, as
 REFUSED_CONTEXTS = "dicomnode_receive_refused_contexts"  # kept out by the settings of a peer
 ASSOCIATIONS = "dicomnode_receive_associations"  # admitted
 STARVATIONS = "dicomnode_receive_descriptor_starvations"  # times that there was none for the next caller
+COMMITMENT_MESSAGES = "dicomnode_receive_commitment_messages"  # by `kind` (request, report) and `status`
 INSTANCES = "dicomnode_receive_instances"  # by `status`, as the sender was told
 
 

@@ -110,13 +110,17 @@ class PeerSettings(Section):
 
 
 class DestinationSettings(Section):
-    """A peer that gets results; it must be allowed to `receive`. No `objects` is all that are made."""
+    """A peer that gets results; it must be allowed to `receive`. No `objects` is all that are made.
+
+    `commitment` names the peer that is asked to keep safe what this one was sent: mostly this one itself.
+    """
 
     peer: str
     objects: OutputObjects = ()
     compression: Compression = "none"
     associations: Annotated[int, Field(ge=1, le=ASSOCIATIONS_AT_MOST)] = 2
     registration_object: Literal["last", "first"] = "last"
+    commitment: str = ""
 
     def takes(self, kind: str) -> bool:
         """Whether it gets objects of this kind."""
@@ -214,6 +218,7 @@ class SendSettings(Section):
     retry_first_s: Annotated[float, Field(gt=0)] = 10.0
     retry_ceiling_s: Annotated[float, Field(gt=0)] = 3600.0
     timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    commitment_s: Annotated[float, Field(gt=0)] = 3600.0
 
 
 class LimitSettings(Section):
@@ -224,6 +229,7 @@ class LimitSettings(Section):
     associations_per_minute: Annotated[int, Field(ge=1)] = 3000
     association_instances: Annotated[int, Field(ge=1)] = 100000
     association_bytes: Annotated[int, Field(ge=1048576)] = 68719476736
+    commitment_instances: Annotated[int, Field(ge=1, le=1000000)] = 100000
     waiting_connections: Annotated[int, Field(ge=1, le=1000)] = 100
     associate_bytes: Annotated[int, Field(ge=4096, le=1048576)] = 262144
     pdu_bytes: Annotated[int, Field(ge=4096, le=1048576)] = 131072
@@ -294,6 +300,10 @@ class Settings(BaseSettings):
                 raise ValueError(f'{key}: peer {name!r} may not receive; add "receive" to its may = [...]')
             if name in destinations[:number]:
                 raise ValueError(f"{key}: peer {name!r} is a destination twice; remove one")
+            asked = self.destinations[number].commitment
+            if asked and asked not in (hosts := [peer.name for peer in self.peers if not peer.is_network]):
+                words = f"no peer that can be called is named {asked!r}; peers with a host: {', '.join(hosts)}"
+                raise ValueError(f"destinations.{number}.commitment: {words}")
         if self.receive.accept == "any" and not is_loopback(self.node.bind):
             raise ValueError(
                 f"receive.accept: 'any' is for a loopback address, node.bind is {self.node.bind}; "

@@ -22,6 +22,28 @@ class StoreStatus(IntEnum):
     CANNOT_UNDERSTAND = 0xC000  # PS3.4 table B.2-1
 
 
+class CommitmentStatus(IntEnum):
+    """Answers to N-ACTION and N-EVENT-REPORT of storage commitment: PS3.7 10.1.4.1.10, 10.1.1.1.8 and annex C."""
+
+    SUCCESS = 0x0000
+    PROCESSING_FAILURE = 0x0110  # PS3.7 C.5.10
+    NO_SUCH_SOP_INSTANCE = 0x0112  # PS3.7 C.5.12: not the well-known one of PS3.4 J.3.5
+    NO_SUCH_EVENT_TYPE = 0x0113  # PS3.7 C.5.13
+    INVALID_ARGUMENT_VALUE = 0x0115  # PS3.7 C.5.15
+    NO_SUCH_ACTION = 0x0123  # PS3.7 C.5.14
+    NOT_AUTHORISED = 0x0124  # PS3.7 C.5.11
+    RESOURCE_LIMITATION = 0x0213  # PS3.7 C.5.18
+
+
+class FailureReason(IntEnum):
+    """Why the node does not commit an instance: PS3.3 C.14.1.1."""
+
+    PROCESSING_FAILURE = 0x0110
+    NO_SUCH_OBJECT_INSTANCE = 0x0112
+    CLASS_INSTANCE_CONFLICT = 0x0119
+    DUPLICATE_TRANSACTION_UID = 0x0131
+
+
 class RejectReason(IntEnum):
     """Reasons for A-ASSOCIATE-RJ by the service user, source 1: PS3.8 9.3.4, table 9-21."""
 

@@ -21,6 +21,8 @@ class Step(Enum):
     SPOOLED = "receive.spooled"  # an instance's bytes are on disk; the sender is told next
     INDEXED = "receive.indexed"  # its row is committed, with those of others
     PLACED = "receive.placed"  # their files stand in the store
+    REQUESTED = "receive.commitment_requested"  # a sender's request for storage commitment is committed
+    TOLD = "commitment.told"  # the sender has taken our report on it
     COMPLETED = "pairing.completed"  # a series was judged complete, committed
     PAIRED = "pairing.paired"  # a pair and its job are committed
     CLAIMED = "job.claimed"  # a job is leased, its worker does not know yet
@@ -32,6 +34,10 @@ class Step(Enum):
     ASSOCIATED = "send.associated"  # a destination has accepted an association
     STORED = "send.stored"  # it has answered for an instance
     SENT = "send.recorded"  # its answers are committed
+    OWED = "commitment.owed"  # the transaction is committed, under which it is asked to keep what was sent
+    ASKED = "commitment.asked"  # it has taken the request
+    REPORTED = "commitment.reported"  # its report is committed
+    SETTLED = "commitment.settled"  # what the report says of each instance is committed
 
 
 IN_WORKER = frozenset({Step.LOADED, Step.REGISTERED, Step.WRITTEN, Step.RECORDED})

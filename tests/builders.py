@@ -145,6 +145,7 @@ class Peer:
     ae_title: str
     port: int = 104
     may: tuple[str, ...] = ("store",)
+    commitment: str = ""  # whom it is asked of to keep safe what this one receives
 
 
 def make_config(
@@ -176,7 +177,7 @@ def make_config(
         keys = {"name": peer.name, "ae_title": peer.ae_title, "host": LOOPBACK, "port": peer.port, "may": [*peer.may]}
         lines.append(_table("[[peers]]", keys))
         if "receive" in peer.may:
-            lines.append(_table("[[destinations]]", {"peer": peer.name}))
+            lines.append(_table("[[destinations]]", {"peer": peer.name, "commitment": peer.commitment}))
     (folder / "storage").mkdir(parents=True, exist_ok=True)
     path = folder / "dicomnode.toml"
     path.write_text("\n".join(lines), encoding="utf-8")

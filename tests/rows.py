@@ -6,10 +6,13 @@ Never: SQL of its own; the node's own functions write, so that a row here is one
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import pydicom
 
 from dicomnode.database.engine import Database
 from dicomnode.database.index import (
@@ -24,11 +27,12 @@ from dicomnode.database.index import (
     record_instance,
 )
 from dicomnode.database.jobs import JobClaim, add_job, claim_job, fetch_jobs, move_claimed_job, record_outputs
-from dicomnode.database.outbox import Due
+from dicomnode.database.outbox import Due, add_outbox_rows
 from dicomnode.database.pairs import NewPair, add_pair, fetch_input_digest
 from dicomnode.database.series import fetch_series
 from dicomnode.database.store import make_file_name
 from dicomnode.settings import DestinationSettings, NodeSettings, PeerSettings, RuleSettings, Settings
+from tests.dicomnode.series_files import SeriesSpec, write_series
 
 PATIENT = PatientIdentity("4711", "HOSPITAL", "Doe^Jane", "19700102", "F")
 MR_CLASS = "1.2.840.10008.5.1.4.1.1.4"
@@ -178,3 +182,31 @@ def output_row(job_id: int, number: int, kind: str, path: Path | None = None) ->
         "size_bytes": 1000,
         "sha256": "0" * 64,
     }
+
+
+def owe_files(database: Database, root: Path, destinations: list[str], *, slices: int = 6) -> list[Path]:
+    """Make a job with real output files, the last a "reg", and owe them; return the files in order."""
+    job_id = add_waiting_job(database)
+    job = claim_job(database, 500.0, lease_s=60.0)
+    assert job is not None
+    folder = root / "outputs" / str(job_id)
+    paths = write_series(folder, SeriesSpec(shape=(slices, 24, 20), uid=f"1.2.826.0.1.3680043.8.498.{job_id}"))
+    rows = []
+    for number, path in enumerate(paths):
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        rows.append(
+            {
+                "kind": "reg" if number == slices - 1 else "pt",
+                "sop_instance_uid": str(header.SOPInstanceUID),
+                "sop_class_uid": str(header.SOPClassUID),
+                "series_uid": str(header.SeriesInstanceUID),
+                "transfer_syntax_uid": str(header.file_meta.TransferSyntaxUID),
+                "path": str(path.relative_to(root)),
+                "size_bytes": path.stat().st_size,
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            }
+        )
+    with database.write() as connection:
+        move_claimed_job(connection, JobClaim(job.id, job.token), "done")
+        add_outbox_rows(connection, record_outputs(connection, job.id, rows), destinations, 500.0)
+    return paths

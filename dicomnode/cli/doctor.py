@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +22,11 @@ from typing import Literal
 
 from dicomnode.cli.listings import open_node_database
 from dicomnode.cli.output import show, write_json
+from dicomnode.database.commitments import fetch_uncommitted
 from dicomnode.errors import DicomnodeError
 from dicomnode.jobs.pipeline import load_network
 from dicomnode.running import find_running_nodes, read_counts
+from dicomnode.send.commitment import check_commitment_peer
 from dicomnode.send.scu import make_caller, send_echo
 from dicomnode.settings import PeerSettings, Settings
 from dicomnode.settings_file import load_settings
@@ -150,6 +153,24 @@ def _ask(peer: PeerSettings, settings: Settings) -> Finding:
     return Finding("peer", "ok", f"{peer.name} answers C-ECHO")
 
 
+def _look_at_commitment(settings: Settings) -> Iterator[Finding]:
+    """Say which peers that are asked to commit cannot be, and what of all that was sent is not committed in time."""
+    asked = {destination.commitment for destination in settings.destinations if destination.commitment}
+    for name in sorted(asked):
+        try:
+            check_commitment_peer(settings.peer(name), make_caller(settings))
+        except DicomnodeError as error:
+            yield Finding("commitment", "warning", str(error))
+        else:
+            yield Finding("commitment", "ok", f"{name} takes requests for storage commitment")
+    if not asked:
+        return
+    with suppress(DicomnodeError), open_node_database(settings) as database, database.read() as connection:
+        for destination, count in fetch_uncommitted(connection).items():
+            text = f"{destination} was sent {count} instances and has not committed them, though asked more than once"
+            yield Finding("commitment", "warning", f"{text}; dicomnode outbox list --state sent")
+
+
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _look_at_storage,
     _look_at_database,
@@ -158,4 +179,5 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _look_at_certificates,
     _look_at_model,
     _look_at_peers,
+    _look_at_commitment,
 )

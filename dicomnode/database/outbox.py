@@ -13,19 +13,20 @@ from typing import Any, Literal
 from sqlalchemy import Connection, RowMapping, Select, func, insert, select, tuple_, update
 
 from dicomnode.database.engine import Database
-from dicomnode.database.schema import outbox, outputs
+from dicomnode.database.schema import commitments, outbox, outputs
 from dicomnode.errors import LeaseLostError, StateError
 
-# DESIGN section 5. `sent` becomes `committed` when the destination does storage commitment.
+# DESIGN section 5. `sent` becomes `committed`, or is sent again or given up, by the report of a destination that does
+# storage commitment (`database/commitments`).
 OUTBOX_MOVES: Mapping[str, frozenset[str]] = {
     "owed": frozenset({"sent", "retry", "dead"}),
     "retry": frozenset({"sent", "retry", "dead"}),
-    "sent": frozenset({"committed"}),
+    "sent": frozenset({"committed", "retry", "dead"}),
     "committed": frozenset(),
     "dead": frozenset(),
 }
-# Only a person asks again for what a destination refused.
-OUTBOX_MOVES_BY_PERSON: Mapping[str, frozenset[str]] = {"dead": frozenset({"owed"})}
+# Only a person asks again for what a destination refused, or did not commit however often it was asked.
+OUTBOX_MOVES_BY_PERSON: Mapping[str, frozenset[str]] = {"dead": frozenset({"owed"}), "sent": frozenset({"owed"})}
 UNSENT = ("owed", "retry")
 REGISTRATION = "reg"  # the kind of the Spatial Registration object, which refers to the others
 
@@ -69,6 +70,8 @@ class OutboxRow:
     lease_until: float | None
     not_before: float
     sent_at: float | None
+    is_commitment_owed: bool
+    commitment_id: int | None
     kind: str
     sop_instance_uid: str
     sop_class_uid: str
@@ -139,25 +142,34 @@ def extend_leases(database: Database, rows: Iterable[OutboxRow], lease_until: fl
             connection.execute(update(outbox).where(_is_held(row)).values(lease_until=lease_until))
 
 
-def record_sent(connection: Connection, row: OutboxRow, now: float, reason: str = "") -> None:
+def record_sent(
+    connection: Connection, row: OutboxRow, now: float, reason: str = "", *, owes_commitment: bool = False
+) -> None:
     """Record that the destination has an instance; `reason` holds its warning, if it gave one.
+
+    With `owes_commitment` a peer is asked to commit it.
 
     Raises
     ------
     LeaseLostError
         If another sender claimed the row since; nothing changed. A second send is harmless.
     """
-    _leave(connection, row, "sent", reason=reason, sent_at=now, attempts=row.attempts + 1)
+    said = {"reason": reason, "is_commitment_owed": owes_commitment}
+    _leave(connection, row, "sent", sent_at=now, attempts=row.attempts + 1, **said)
 
 
-def record_all_sent(connection: Connection, rows: Iterable[OutboxRow], now: float) -> set[int]:
+def record_all_sent(
+    connection: Connection, rows: Iterable[OutboxRow], now: float, *, owes_commitment: bool = False
+) -> set[int]:
     """Record that the destination has these instances, without a warning, and return the ids of those that were held.
 
-    The others were claimed by another sender since, and are unchanged.
+    The others were claimed by another sender since, and are unchanged. With `owes_commitment` a peer is asked to commit
+    them.
     """
     claims = [(row.id, row.token) for row in rows]
     held = tuple_(outbox.c.id, outbox.c.token).in_(claims) & outbox.c.state.in_(UNSENT)
     values = {"state": "sent", "reason": "", "sent_at": now, "attempts": outbox.c.attempts + 1, "lease_until": None}
+    values["is_commitment_owed"] = owes_commitment
     return set(connection.execute(update(outbox).where(held).values(values).returning(outbox.c.id)).scalars())
 
 
@@ -195,11 +207,20 @@ def release_rows(database: Database, rows: Iterable[OutboxRow]) -> None:
 
 
 def retry_outbox_row(connection: Connection, row_id: int, now: float) -> None:
-    """Owe a dead row again, on a person's word; raises `StateError` if there is no such row or it is not dead."""
+    """Owe a row again, on a person's word.
+
+    Raises
+    ------
+    StateError
+        If there is no such row, or it is neither dead nor sent and given up to be committed.
+    """
     row = fetch_outbox_row(connection, row_id)
-    if "owed" not in OUTBOX_MOVES_BY_PERSON.get(row.state, frozenset()):
-        raise StateError(f"outbox row {row_id}: it is {row.state}, dead is needed")
-    values = {"state": "owed", "attempts": 0, "not_before": now}
+    asked = select(commitments.c.state).where(commitments.c.id == row.commitment_id)
+    is_hopeless = row.state != "sent" or connection.execute(asked).scalar_one_or_none() == "dead"
+    if "owed" not in OUTBOX_MOVES_BY_PERSON.get(row.state, frozenset()) or not is_hopeless:
+        words = "dead is needed, or sent with a reason why it was not committed"
+        raise StateError(f"outbox row {row_id}: it is {row.state}, {words}")
+    values = {"state": "owed", "attempts": 0, "not_before": now, "commitment_id": None}
     connection.execute(update(outbox).where(outbox.c.id == row_id).values(values))
 
 

@@ -21,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 metadata = MetaData(
@@ -173,6 +174,48 @@ outputs = Table(
     Column("returned", Integer, nullable=False, server_default="0"),  # how often somebody sent it back to us
 )
 
+commitments = Table(
+    "commitments",
+    metadata,
+    # Storage commitment that is asked of a peer: a row for each transaction, before the request is sent.
+    Column("id", Integer, primary_key=True),
+    Column("transaction_uid", UID, nullable=False, unique=True),
+    Column("destination", Text, nullable=False),  # whose outbox rows it is about
+    Column("peer", Text, nullable=False),  # who is asked
+    Column("state", STATE, nullable=False),  # owed asked reported settled failed dead
+    Column("reason", Text, nullable=False, default=""),
+    Column("attempts", Integer, nullable=False, default=0),  # those of the transactions before it too
+    Column("token", Integer, nullable=False, default=0),
+    Column("lease_until", Double, nullable=True),
+    Column("not_before", Double, nullable=False),  # once it is asked: until when its report is waited for
+    Column("report", JSON, nullable=True),  # as the peer gave it, until it is settled
+    Column("created_at", Double, nullable=False),
+    Index("ix_commitments_state_peer", "state", "peer"),
+)
+
+commitment_requests = Table(
+    "commitment_requests",
+    metadata,
+    # Storage commitment that a peer asks of us, until it has our report, and after that for when it asks again.
+    Column("id", Integer, primary_key=True),
+    Column("transaction_uid", UID, nullable=False),
+    Column("peer", Text, nullable=False),  # who asked, and is told
+    Column("digest", String(64), nullable=False),  # of what the request names: the same again is no other request
+    Column("is_duplicate", Boolean, nullable=False),  # its transaction was in use already, for other instances
+    Column("instances", JSON, nullable=False),  # SOP class and instance UID of each; empty once it is reported
+    Column("instance_count", Integer, nullable=False),
+    Column("state", STATE, nullable=False),  # owed retry reported failed
+    Column("reason", Text, nullable=False, default=""),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("token", Integer, nullable=False, default=0),
+    Column("lease_until", Double, nullable=True),
+    Column("not_before", Double, nullable=False),
+    Column("requested_at", Double, nullable=False),
+    Column("reported_at", Double, nullable=True),
+    UniqueConstraint("peer", "transaction_uid", "digest"),
+    Index("ix_commitment_requests_state_peer", "state", "peer"),
+)
+
 outbox = Table(
     "outbox",
     metadata,
@@ -186,8 +229,11 @@ outbox = Table(
     Column("lease_until", Double, nullable=True),
     Column("not_before", Double, nullable=False),
     Column("sent_at", Double, nullable=True),
+    Column("is_commitment_owed", Boolean, nullable=False, server_default=false()),  # sent, and not asked for yet
+    Column("commitment_id", ForeignKey("commitments.id"), nullable=True, index=True),  # the last that was asked for it
     UniqueConstraint("output_id", "destination"),
     Index("ix_outbox_state_destination", "state", "destination"),
+    Index("ix_outbox_commitment_owed", "is_commitment_owed", "destination", "state"),
 )
 
 priors = Table(

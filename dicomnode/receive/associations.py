@@ -23,6 +23,7 @@ from pynetdicom.presentation import PresentationContext
 
 from dicomnode.certificates import read_peer_certificate
 from dicomnode.errors import (
+    CommitmentRefusedError,
     DatabaseUnavailableError,
     DicomnodeError,
     LimitExceededError,
@@ -32,6 +33,7 @@ from dicomnode.errors import (
 from dicomnode.logs import get_logger
 from dicomnode.metrics import (
     ASSOCIATIONS,
+    COMMITMENT_MESSAGES,
     INSTANCES,
     LIMIT_CROSSINGS,
     PROTOCOL_ERRORS,
@@ -39,6 +41,7 @@ from dicomnode.metrics import (
     REFUSED_CONTEXTS,
     Counts,
 )
+from dicomnode.receive.commitment import TAKE, read_message
 from dicomnode.receive.contexts import find_kept_out, make_contexts
 from dicomnode.receive.ingest import StoreRequest, ingest
 from dicomnode.receive.intake import Intake
@@ -49,7 +52,7 @@ from dicomnode.receive.upper_layer import UpperLayer, attach
 from dicomnode.receive.usage import Memory, Usage
 from dicomnode.receive.waiting import WaitingConnections
 from dicomnode.settings import Settings
-from dicomnode.status import BusyReason, StoreStatus
+from dicomnode.status import BusyReason, CommitmentStatus, StoreStatus
 from dicomnode.storage_root import find_storage_problem
 
 log = get_logger()
@@ -164,6 +167,25 @@ class Associations:
             self._connections[event.assoc].break_off(error)
             return int(error.store_status)  # pynetdicom wants one; after the abort nothing is sent
 
+    def handle_commitment(self, event: Event) -> tuple[int, None]:
+        """Answer an N-ACTION or N-EVENT-REPORT (`EVT_N_ACTION`, `EVT_N_EVENT_REPORT`)."""
+        sender, (kind, message) = self._senders.get(event.assoc), read_message(event)
+        status = CommitmentStatus.SUCCESS
+        try:
+            if sender is None:
+                raise NotAuthorisedError("the association was not admitted")
+            TAKE[kind](self._intake, message, sender, self.rules.settings, self._clock())
+        except DicomnodeError as error:
+            status = CommitmentStatus.PROCESSING_FAILURE
+            if isinstance(error, CommitmentRefusedError):
+                status = error.status
+            if status is CommitmentStatus.RESOURCE_LIMITATION:
+                self.counts.add(LIMIT_CROSSINGS, limit="commitment_instances")
+            where = {"association_id": _id_of(sender), "status": f"{status:04X}"}
+            log.warning(f"receive.commitment_{kind}_refused", **where, why=str(error))
+        self.counts.add(COMMITMENT_MESSAGES, kind=kind, status=f"{status:04X}")
+        return int(status), None
+
     def store(self, association: Association, request: StoreRequest) -> int:
         """Answer a C-STORE with a status of PS3.4 B.2.3, whatever happens; raises `PeerProtocolError` for an abort."""
         sender = self._senders.get(association)
@@ -254,7 +276,8 @@ class Associations:
         return StoreStatus.SUCCESS
 
     def _add_sender(self, association: Association, admission: Admission, caller: Caller) -> None:
-        sender = Sender(admission.ae_title, caller.address, admission.may_store, opened_at=self._clock())
+        who = (admission.ae_title, caller.address, admission.may_store)
+        sender = Sender(*who, opened_at=self._clock(), names=admission.names)
         with self._lock:
             self._senders[association] = sender
         self.counts.add(ASSOCIATIONS)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pynetdicom.presentation import PresentationContext, build_context
 
+from dicomnode.commitment import ENCODINGS, PUSH_MODEL
 from dicomnode.uids import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
 
 VERIFICATION = "1.2.840.10008.1.1"  # PS3.4 annex A
@@ -17,10 +18,13 @@ UNCOMPRESSED = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 
 
 def make_contexts(sop_classes: Sequence[str] = (), transfer_syntaxes: Sequence[str] = ()) -> list[PresentationContext]:
-    """Return C-ECHO and the storage classes, those of these keywords only where there are any."""
+    """Return C-ECHO, storage commitment and the storage classes, those of these keywords only where there are any."""
     syntaxes = _select(TRANSFER_SYNTAXES, transfer_syntaxes)
     storage = [build_context(uid, syntaxes) for uid in _select(STORAGE_SOP_CLASSES, sop_classes)]
-    return [build_context(VERIFICATION, list(UNCOMPRESSED)), *storage]
+    commitment = build_context(PUSH_MODEL, list(ENCODINGS))
+    # Who asks us is the SCU there, who reports to us the SCP, over an association of its own (PS3.4 J.3.3).
+    commitment.scu_role = commitment.scp_role = True
+    return [build_context(VERIFICATION, list(UNCOMPRESSED)), commitment, *storage]
 
 
 def find_kept_out(

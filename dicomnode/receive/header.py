@@ -1,6 +1,6 @@
 """Reads from a data set's bytes what identifies it and what the index keeps.
 
-Flow: receive.scp > [header] > receive.elements, database.index
+Flow: receive.scp > [header] > elements, database.index
 Never: a pydicom Dataset (slow, and it recurses into hostile sequences); an identity in the summary or in a message;
 a refusal because of a character set or a value that nobody needs.
 """
@@ -21,14 +21,14 @@ from pydicom.charset import decode_bytes, python_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from dicomnode.database.index import InstanceHeader, PatientIdentity, SeriesHeader, StudyHeader
-from dicomnode.errors import InstanceNotUnderstoodError, SopClassMismatchError
-from dicomnode.receive.elements import (
+from dicomnode.elements import (
     DEPTH_MAX,
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
     collect_values,
 )
+from dicomnode.errors import InstanceNotUnderstoodError, SopClassMismatchError
 
 UID_MAX_CHARACTERS = 64  # PS3.5 9.1
 TEXT_MAX_BYTES = 600  # a PN of three groups and 64 characters each fits; three of them fit a PostgreSQL index entry

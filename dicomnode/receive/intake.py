@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -101,6 +102,22 @@ class Intake:
         if not isinstance(outcome, Recording):
             raise outcome or AssertionError
         return outcome
+
+    def await_rows(self, sop_instance_uids: Iterable[str]) -> None:
+        """Return when what has come of these has its rows.
+
+        Raises
+        ------
+        DatabaseUnavailableError
+            If the rows cannot be written now.
+        """
+        named = set(sop_instance_uids)
+        with self._progress:
+            while not named.isdisjoint(self._claims):
+                if self._failure is not None:
+                    raise DatabaseUnavailableError(f"rows wait to be written: {self._failure}") from self._failure
+                self._hurry()
+                self._progress.wait()
 
     def close(self, sender: Sender, now: float) -> None:
         """Close the row of an association, if it has one, after those of its instances.

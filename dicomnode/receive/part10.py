@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import BinaryIO
 
+from dicomnode.elements import EXPLICIT_LITTLE, collect_values
 from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicomnode.receive.elements import EXPLICIT_LITTLE, collect_values
 
 PREAMBLE_BYTES = 128  # PS3.10 7.1: for the use of the implementation that wrote the file
 _MAGIC = b"DCMNODE1"

@@ -39,6 +39,7 @@ class Admission:
     may_store: bool
     sop_classes: tuple[str, ...] = ()  # empty: all that the node takes
     transfer_syntaxes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()  # of every configured peer that the caller is by AE title, address and certificate
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ def admit(settings: Settings, addresses: Addresses, caller: Caller) -> Admission
         message = f"{caller.address} called us as {calling!a}: {error}"
         return Refusal(RejectReason.CALLING_AE_TITLE_NOT_RECOGNISED, "calling AE title", message)
     if settings.receive.accept == "any":
-        return Admission(calling, "", may_store=True)
+        found = _admit_configured(settings.peers, addresses, calling, caller)
+        names = found.names if isinstance(found, Admission) else ()
+        return Admission(calling, "", may_store=True, names=names)
     return _admit_configured(settings.peers, addresses, calling, caller)
 
 
@@ -114,7 +117,8 @@ def _admit_configured(
             f"{calling!a} called us from {address} {shown}, but is configured with {needed}",
         )
     peer = next((peer for peer in proven if "store" in peer.may), proven[0])
-    return Admission(calling, peer.name, "store" in peer.may, peer.sop_classes, peer.transfer_syntaxes)
+    names = tuple(one.name for one in proven)
+    return Admission(calling, peer.name, "store" in peer.may, peer.sop_classes, peer.transfer_syntaxes, names)
 
 
 def _is_within(address: str, places: frozenset[str]) -> bool:

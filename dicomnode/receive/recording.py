@@ -39,6 +39,7 @@ class Sender:
     address: str
     may_store: bool
     opened_at: float
+    names: tuple[str, ...] = ()  # of the configured peers that it is
     association_id: int | None = None
     unrecorded: int = 0  # instances whose rows are not committed yet
     is_closed: bool = False  # in its row

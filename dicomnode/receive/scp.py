@@ -253,6 +253,8 @@ def _open_port(kind: type[_Kind], settings: Settings, place: tuple[str, int], as
     handlers: list[evt.EventHandlerType] = [
         (evt.EVT_REQUESTED, associations.handle_request),
         (evt.EVT_C_STORE, associations.handle_store),
+        (evt.EVT_N_ACTION, associations.handle_commitment),
+        (evt.EVT_N_EVENT_REPORT, associations.handle_commitment),
     ]
     key, port = place
     try:

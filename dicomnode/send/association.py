@@ -40,11 +40,12 @@ class Caller:
 
 
 @dataclass(frozen=True)
-class Storing:
-    """What a peer may send us over an association that we opened, and who answers its C-STORE with a status."""
+class Service:
+    """What we do for a peer over an association that we opened: the SOP classes whose SCP we are, and who answers."""
 
-    sop_classes: tuple[str, ...]
-    handle: Callable[[Any], int]
+    scp_of: tuple[str, ...] = ()
+    event: evt.EventType | None = None
+    handle: Callable[[Any], Any] | None = None
 
 
 def make_caller(settings: Settings) -> Caller:
@@ -62,11 +63,12 @@ def make_caller(settings: Settings) -> Caller:
 
 @contextmanager
 def open_association(
-    peer: PeerSettings, caller: Caller, contexts: Iterable[ContextKey], storing: Storing | None = None
+    peer: PeerSettings, caller: Caller, contexts: Iterable[ContextKey], service: Service | None = None
 ) -> Iterator[Association]:
     """Open an association that offers exactly these presentation contexts, and release it at the end.
 
-    With `storing` the peer may send instances of its SOP classes to us over this association, as C-GET asks for.
+    With a `service` the peer may ask us, too, over this association, as C-GET needs it: whatever pynetdicom waits for
+    meanwhile, or, from when `listen` was called, at any time.
 
     Raises
     ------
@@ -84,12 +86,19 @@ def open_association(
     entity, gate = _make_entity(peer, caller), _Gate()
     rejections: list[A_ASSOCIATE_RJ] = []
     try:
-        association = _associate(entity, peer, offered, (gate, rejections), storing)
+        association = _associate(entity, peer, offered, (gate, rejections), service or Service())
         _check_established(association, peer, rejections, entity.tls_failure)
         yield from _held(association)
     finally:
         gate.open()
         entity.close_socket()
+
+
+def listen(association: Association) -> None:
+    """Let the peer ask from here on, in a thread of pynetdicom's; nothing but the release may be sent any more."""
+    gate = association._reactor_checkpoint  # noqa: SLF001  as in `_close_gate`
+    assert isinstance(gate, _Gate)  # noqa: S101  `open_association` puts it there
+    gate.open()
 
 
 def make_offer(peer: PeerSettings, caller: Caller, contexts: Iterable[ContextKey]) -> list[ContextKey]:
@@ -211,7 +220,7 @@ def _associate(
     peer: PeerSettings,
     offered: Iterable[ContextKey],
     told: tuple[_Gate, list[A_ASSOCIATE_RJ]],
-    storing: Storing | None,
+    service: Service,
 ) -> Association:
     gate, rejections = told
     handlers: list[evt.EventHandlerType] = [
@@ -220,17 +229,15 @@ def _associate(
         (evt.EVT_ESTABLISHED, _close_gate, [gate]),
         (evt.EVT_PDU_RECV, _note_rejection, [rejections]),
     ]
-    roles: list[Any] = []
-    if storing is not None:
-        handlers.append((evt.EVT_C_STORE, storing.handle))
-        roles = [build_role(sop_class, scp_role=True) for sop_class in storing.sop_classes]
+    if service.event is not None and service.handle is not None:
+        handlers.append((service.event, service.handle))
     try:
         return entity.associate(
             peer.host,
             peer.port,
             contexts=[build_context(sop_class, syntax) for sop_class, syntax in offered],
             ae_title=peer.ae_title,
-            ext_neg=roles,
+            ext_neg=[build_role(sop_class, scp_role=True) for sop_class in service.scp_of],
             evt_handlers=handlers,
         )
     except OSError as error:  # the host's name has no address

@@ -189,7 +189,8 @@ class Delivery:
             self.lane.breaker.succeed()
             reach(Step.STORED, outbox_id=row.id, job_id=row.job_id, destination=row.destination)
             if warning:
-                self._note(row, partial(record_sent, row=row, now=self.clock(), reason=warning))
+                owed = bool(self.destination.commitment)
+                self._note(row, partial(record_sent, row=row, now=self.clock(), reason=warning, owes_commitment=owed))
             else:
                 self.sent.append(row)
         return True
@@ -229,7 +230,8 @@ class Delivery:
         if not (self.sent or self.outcomes):
             return
         with self.database.write() as connection:
-            recorded = record_all_sent(connection, self.sent, self.clock())
+            owed = bool(self.destination.commitment)
+            recorded = record_all_sent(connection, self.sent, self.clock(), owes_commitment=owed)
             for row in self.sent:
                 if row.id not in recorded:
                     log.warning("send.lost", outbox_id=row.id)

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
+from pynetdicom import evt
 from pynetdicom.association import Association
 
 from dicomnode.database.queries import Subject
 from dicomnode.database.store import make_file_name
 from dicomnode.durable import sync_folder, write_file
 from dicomnode.errors import PeerRejectedError, PeerUnreachableError
-from dicomnode.send.association import Storing, explain_unsent
+from dicomnode.send.association import Service, explain_unsent
 from dicomnode.send.find import PENDING
 from dicomnode.send.pdus import ContextKey
 from dicomnode.send.statuses import check_query_status
@@ -56,9 +57,9 @@ class Landing:
         self.size_bytes = 0
 
     @property
-    def storing(self) -> Storing:
+    def service(self) -> Service:
         """What the association needs to let the peer send."""
-        return Storing(tuple(STORAGE_SOP_CLASSES), self.handle)
+        return Service(tuple(STORAGE_SOP_CLASSES), evt.EVT_C_STORE, self.handle)
 
     def handle(self, event: Any) -> int:
         """Answer one C-STORE (`EVT_C_STORE`)."""
@@ -93,7 +94,7 @@ def move_series(association: Association, peer: PeerSettings, subject: Subject, 
 
 
 def get_series(association: Association, peer: PeerSettings, subject: Subject, bounds: Bounds) -> None:
-    """Have a peer send a series over this association, opened with `Landing.storing`; raises as `move_series` does."""
+    """Have a peer send a series over this association, opened with `Landing.service`; raises as `move_series` does."""
     _follow(association, peer, "C-GET", STUDY_ROOT_GET, bounds, (_identify(subject), STUDY_ROOT_GET))
 
 

@@ -39,7 +39,7 @@ from dicomnode.errors import (
     PermanentError,
 )
 from dicomnode.logs import get_logger
-from dicomnode.send.association import Caller, Storing, make_caller, open_association
+from dicomnode.send.association import Caller, Service, make_caller, open_association
 from dicomnode.send.fetch import (
     GET_CONTEXTS,
     IMPLICIT_LITTLE_ENDIAN,
@@ -123,8 +123,8 @@ class QueryService:
         """Ask one question, and record the answer or what went wrong."""
         query = question.query
         try:
-            contexts, storing, ask = _prepare(question)
-            with open_association(question.peer, question.caller, contexts, storing) as association:
+            contexts, service, ask = _prepare(question)
+            with open_association(question.peer, question.caller, contexts, service) as association:
                 self._associations[query.peer] = association
                 record = ask(association)
             with self._database.write() as connection:
@@ -175,7 +175,7 @@ class _Question:
 
 # What is recorded of an answer, and the words for it: never an identity.
 _Record = Callable[[Connection], str]
-_Prepared = tuple[frozenset[ContextKey], Storing | None, Callable[[Association], _Record]]
+_Prepared = tuple[frozenset[ContextKey], Service | None, Callable[[Association], _Record]]
 
 
 def _prepare(question: _Question) -> _Prepared:
@@ -196,7 +196,7 @@ def _prepare(question: _Question) -> _Prepared:
         raise PeerRejectedError(f'{question.peer.name} is not fetched from; add "move" or "get" to its answers = [...]')
     store = Store(question.settings.node.storage_root)
     landing = Landing(store.fetched_folder(question.query.id), question.settings.pairing.prior_bytes)
-    return GET_CONTEXTS, landing.storing, lambda association: _get(association, question, landing)
+    return GET_CONTEXTS, landing.service, lambda association: _get(association, question, landing)
 
 
 def _ask_count(association: Association, question: _Question) -> _Record:

@@ -1,6 +1,6 @@
-"""What a peer's answer means: to C-STORE for an instance, and to C-FIND, C-MOVE and C-GET for a question.
+"""What a peer's answer means: to C-STORE for an instance, to C-FIND, C-MOVE and C-GET, and to storage commitment.
 
-Flow: send/scu, send/find, send/fetch > [statuses]
+Flow: send/scu, send/find, send/fetch, send/commitment > [statuses]
 Never: a socket; this is the table.
 """
 
@@ -13,6 +13,8 @@ from dicomnode.errors import PeerBusyError, PeerRejectedError
 
 Meaning = Literal["sent", "transient", "permanent"]
 QueryMeaning = Literal["answered", "transient", "permanent"]
+CommitmentMeaning = Literal["taken", "transient", "permanent"]
+FailureMeaning = Literal["sent again", "asked again", "given up"]
 Refusal = Literal["permanent"]
 _Meaning = TypeVar("_Meaning", bound=str)
 
@@ -76,6 +78,62 @@ def check_query_status(peer: str, service: str, status: int, failed: int = 0) ->
         raise PeerRejectedError(said)
     if meaning == "transient" or failed:
         raise PeerBusyError(f"{said}; {failed} instances failed" if failed else said)
+
+
+# The same for the answer to N-ACTION, and to N-EVENT-REPORT: PS3.7 10.1.4.1.10, 10.1.1.1.8 and annex C.
+COMMITMENT_STATUSES: tuple[tuple[int, int, CommitmentMeaning, str], ...] = (
+    (0x0000, 0x0000, "taken", ""),
+    (0x0110, 0x0110, "transient", "processing failure"),
+    (0x0112, 0x0112, "permanent", "no such SOP instance"),
+    (0x0113, 0x0113, "permanent", "no such event type"),
+    (0x0114, 0x0115, "permanent", "invalid argument"),
+    (0x0117, 0x0117, "permanent", "invalid SOP instance"),
+    (0x0118, 0x0118, "permanent", "no such SOP class"),
+    (0x0119, 0x0119, "permanent", "class and instance conflict"),
+    (0x0122, 0x0122, "permanent", "SOP class not supported"),
+    (0x0123, 0x0123, "permanent", "no such action"),
+    (0x0124, 0x0124, "permanent", "not authorised"),
+    (0x0210, 0x0210, "transient", "duplicate invocation"),
+    (0x0211, 0x0211, "permanent", "unrecognised operation"),
+    (0x0213, 0x0213, "transient", "resource limitation"),
+)
+
+
+def check_commitment_status(peer: str, service: str, status: int) -> None:
+    """Judge the answer to a request for storage commitment, or to a report on one.
+
+    Raises
+    ------
+    PeerBusyError
+        If the peer cannot take it now.
+    PeerRejectedError
+        If it never will.
+    """
+    meaning, name = _find(COMMITMENT_STATUSES, status, service)
+    said = f"{peer}: {service} answered 0x{status:04X} {name}"
+    if meaning == "permanent":
+        raise PeerRejectedError(said)
+    if meaning == "transient":
+        raise PeerBusyError(said)
+
+
+# What becomes of an instance that a peer reports as not committed: Failure Reason, PS3.3 C.14.1.1.
+FAILURE_REASONS: tuple[tuple[int, FailureMeaning, str], ...] = (
+    (0x0110, "sent again", "processing failure"),
+    (0x0112, "sent again", "no such object instance"),
+    (0x0119, "given up", "class and instance conflict"),
+    (0x0122, "given up", "referenced SOP class not supported"),
+    (0x0131, "asked again", "duplicate transaction UID"),
+    (0x0213, "sent again", "resource limitation"),
+)
+
+
+def classify_failure(reason: int) -> tuple[FailureMeaning, str]:
+    """Return what becomes of an instance, and why; for a reason that is not the standard's it is sent again."""
+    return next(
+        ((meaning, name) for code, meaning, name in FAILURE_REASONS if code == reason),
+        ("sent again", "a reason that storage commitment does not have"),
+    )
 
 
 def _find(table: Iterable[tuple[int, int, _Meaning, str]], status: int, service: str) -> tuple[_Meaning | Refusal, str]:

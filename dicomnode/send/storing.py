@@ -93,7 +93,7 @@ class StoreAssociation:
 
     def _send_file(self, file: BinaryIO, instance: Instance, message_id: int) -> None:
         """Send the command and the data set; hang up when the file ends early, for then the peer waits for the rest."""
-        left = _seek_data_set(file)
+        left = seek_data_set(file)
         command = pdus.encode_store_request(instance.sop_class_uid, instance.sop_instance_uid, message_id)
         context_id = self.contexts[instance.context]
         fragment = file.read(self._fragment_bytes)
@@ -283,7 +283,7 @@ def _associate(wire: _Wire, peer: PeerSettings, caller: Caller, offered: list[Co
     return acceptance
 
 
-def _seek_data_set(file: BinaryIO) -> int:
+def seek_data_set(file: BinaryIO) -> int:
     """Go to where the data set of a Part-10 file begins, and return its length."""
     head = file.read(PREAMBLE_BYTES + GROUP_LENGTH_BYTES)
     start = len(head) + int.from_bytes(head[PREAMBLE_BYTES + 8 :], "little")

@@ -195,6 +195,15 @@ def test_a_mistake_is_named_with_file_line_key_and_fix(tmp_path: Path, text: str
     assert "\n" not in found
 
 
+@pytest.mark.parametrize("name", ["other", "ward"])
+def test_a_peer_that_cannot_be_asked_to_commit_is_named(tmp_path: Path, name: str) -> None:
+    ward = '[[peers]]\nname = "ward"\nae_title = "WARD"\nhost = "10.1.2.0/24"\nport = 104\nmay = ["store"]\n'
+    destination = f'[[destinations]]\npeer = "pacs"\ncommitment = "{name}"\n'
+    found = refuse(tmp_path, PEER.replace("store", "receive") + ward + destination)
+    words = f"no peer that can be called is named '{name}'; peers with a host: pacs"
+    assert found == f"n.toml:15: destinations[0].commitment: {words}"
+
+
 def test_a_destination_twice_is_named(tmp_path: Path) -> None:
     peer = PEER.replace('["store"]', '["receive"]')
     found = refuse(tmp_path, peer + '[[destinations]]\npeer = "pacs"\n' * 2)

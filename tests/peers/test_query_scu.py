@@ -223,7 +223,7 @@ def test_what_is_got_lands_durably_under_random_names(tmp_path: Path) -> None:
     instances, landing = _instances(5), Landing(tmp_path / "7", 10**6)
     with (
         _peer(get=_giving(instances, [])) as peer,
-        open_association(peer, CALLER, GET_CONTEXTS, landing.storing) as association,
+        open_association(peer, CALLER, GET_CONTEXTS, landing.service) as association,
     ):
         get_series(association, peer, SUBJECT, Bounds(5.0, 10**6, lambda: landing.size_bytes))
 
@@ -237,7 +237,7 @@ def test_what_is_got_is_bounded(tmp_path: Path) -> None:
     landing = Landing(tmp_path / "7", 2000)
     with (
         _peer(get=_giving(_instances(50), sent)) as peer,
-        open_association(peer, CALLER, GET_CONTEXTS, landing.storing) as association,
+        open_association(peer, CALLER, GET_CONTEXTS, landing.service) as association,
         pytest.raises(PeerRejectedError, match="at most 2000 are fetched"),
     ):
         get_series(association, peer, SUBJECT, Bounds(5.0, 2000, lambda: landing.size_bytes))
@@ -250,7 +250,7 @@ def test_a_fetch_that_takes_too_long_is_broken_off(tmp_path: Path) -> None:
     landing = Landing(tmp_path / "7", 10**6)
     with (
         _peer(get=_giving(_instances(500), [])) as peer,
-        open_association(peer, CALLER, GET_CONTEXTS, landing.storing) as association,
+        open_association(peer, CALLER, GET_CONTEXTS, landing.service) as association,
         pytest.raises(PeerRejectedError, match=r"C-GET took more than 0\.05 s"),
     ):
         get_series(association, peer, SUBJECT, Bounds(0.05, 10**6, lambda: landing.size_bytes))

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 from structlog.testing import capture_logs
 
+from dicomnode.elements import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, Encoding, collect_values
 from dicomnode.errors import InstanceNotUnderstoodError, LimitExceededError, PeerProtocolError
-from dicomnode.receive.elements import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, Encoding, collect_values
 from dicomnode.receive.header import read_header
 from dicomnode.receive.messages import Assembler, Message, read_command_set, read_store_command
 from dicomnode.settings import LimitSettings

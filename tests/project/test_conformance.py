@@ -17,6 +17,7 @@ import pytest
 from highdicom._standard_utils import get_iod_module_map, get_module_attribute_map, get_sop_class_iod_map
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from dicomnode.commitment import PUSH_MODEL
 from dicomnode.errors import DicomnodeError
 from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomnode.outputs.compression import COMPRESSED, SYNTAXES
@@ -24,17 +25,19 @@ from dicomnode.outputs.modules import PLANS
 from dicomnode.outputs.objects import make_outputs
 from dicomnode.outputs.quantity import GE_REFERENCE_TIME, PHILIPS_ACTIVITY_FACTOR, PHILIPS_SUV_FACTOR
 from dicomnode.receive.contexts import VERIFICATION, make_contexts
+from dicomnode.send.commitment import COMMITMENT_CONTEXTS
 from dicomnode.send.fetch import STUDY_ROOT_GET, STUDY_ROOT_MOVE
 from dicomnode.send.find import STUDY_ROOT_FIND
-from dicomnode.send.statuses import QUERY_STATUSES, STATUSES
+from dicomnode.send.statuses import COMMITMENT_STATUSES, FAILURE_REASONS, QUERY_STATUSES, STATUSES
 from dicomnode.settings import OutputSettings, Settings
-from dicomnode.status import BusyReason, RejectReason, StoreStatus
+from dicomnode.status import BusyReason, CommitmentStatus, FailureReason, RejectReason, StoreStatus
 from tests.dicomnode.outputs.known_inputs import INPUTS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")
 NEXT = {"sent": "sent", "transient": "tried again", "permanent": "given up"}
 NEXT_QUESTION = {"answered": "answered", "transient": "asked again", "permanent": "given up"}
-ASKED = {STUDY_ROOT_FIND, STUDY_ROOT_MOVE, STUDY_ROOT_GET}
+NEXT_REQUEST = {"taken": "taken", "transient": "asked again", "permanent": "given up"}
+ASKED = {STUDY_ROOT_FIND, STUDY_ROOT_MOVE, STUDY_ROOT_GET, *(uid for uid, _ in COMMITMENT_CONTEXTS)}
 
 
 def read_table(heading: str, first_column: str) -> list[list[str]]:
@@ -92,7 +95,9 @@ def test_transfer_syntaxes() -> None:
     rows = read_table("### 2.3 Presentation contexts accepted", "transfer syntax")
     assert all(UID(uid).name == name for name, uid in rows)
     for context in make_contexts():
-        if context.abstract_syntax != VERIFICATION:
+        if context.abstract_syntax in (VERIFICATION, PUSH_MODEL):
+            assert set(context.transfer_syntax) == {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"}
+        else:
             assert [uid for _, uid in rows] == context.transfer_syntax
     proposed: dict[Any, list[str]] = {
         row[0]: row[1:] for row in read_table("### 2.4 Presentation contexts proposed", "compression")
@@ -126,6 +131,22 @@ def test_statuses_that_are_understood() -> None:
     assert rows == [spell(first, last, NEXT_QUESTION[meaning], name) for first, last, meaning, name in QUERY_STATUSES]
 
 
+def test_storage_commitment() -> None:
+    heading = "### 2.8 Storage commitment as SCU"
+    rows = read_table(heading, "status of the answer to N-ACTION, and to our N-EVENT-REPORT")
+    assert rows == [
+        spell(first, last, NEXT_REQUEST[meaning], name) for first, last, meaning, name in COMMITMENT_STATUSES
+    ]
+    rows = read_table(heading, "Failure Reason")
+    assert rows == [spell(reason, reason, meaning, name) for reason, meaning, name in FAILURE_REASONS]
+    heading = "### 2.9 Storage commitment as SCP"
+    for column, kind in (("status", CommitmentStatus), ("Failure Reason we report", FailureReason)):
+        rows = read_table(heading, column)
+        assert [(int(code, 16), name.upper().replace(" ", "_")) for code, name, _ in rows] == [
+            (int(one), one.name) for one in kind
+        ]
+
+
 def spell(first: int, last: int, what: str, name: str) -> list[str]:
     code = f"{first:04X}" if first == last else f"{first:04X} to {last:04X}"
     return [code, f"{what}: {name}" if name else what]
@@ -133,7 +154,7 @@ def spell(first: int, last: int, what: str, name: str) -> list[str]:
 
 def test_configuration() -> None:
     settings = Settings()
-    for key, default, _ in read_table("### 2.8 Configuration", "key"):
+    for key, default, _ in read_table("### 2.10 Configuration", "key"):
         section, name = key.split(".")
         value: Any = getattr(getattr(settings, section), name)
         assert json.loads(default) == (list(value) if isinstance(value, tuple) else value), key

@@ -1,6 +1,8 @@
 """Whatever happens to the node at whatever step, every pair is delivered: once for each UID, the bytes it wrote.
 
-Flow: Step > [test_crash_matrix] > faulty_node, DCMTK's storescu, Orthanc
+And the PACS has committed it, and the scanner has the node's commitment on what it sent.
+
+Flow: Step > [test_crash_matrix] > faulty_node, DCMTK's storescu, a modality, Orthanc
 Never: a list of steps: the product's own table says where to strike, so that none can be forgotten.
 """
 
@@ -11,20 +13,23 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
+from pydicom.uid import generate_uid
 
 from dicomnode.database.engine import open_database
 from dicomnode.database.jobs import fetch_jobs, fetch_outputs
 from dicomnode.settings_file import load_settings
 from dicomnode.steps import IN_WORKER, Step
 from tests.builders import NODE_AE, NodeProcess, Peer, make_config
+from tests.commitment_peers import Modality, Named, read_names
 from tests.conftest import REPOSITORY
 from tests.dicomnode.series_files import SeriesSpec, write_series
-from tests.peers_programs import Orthanc, data_set_bytes, free_port, send_with_dcmtk
+from tests.peers_programs import LOOPBACK, Orthanc, data_set_bytes, free_port, send_with_dcmtk
 from tests.waiting import wait_until
 
 SLICES = 12
@@ -33,7 +38,7 @@ LIFE_TIMEOUT_S = 120.0
 PATIENTS_AT_MOST = 6
 SECTIONS: Mapping[str, Mapping[str, Any]] = {
     "jobs": {"retry_first_s": 0.1, "attempts": 60, "lease_s": 5.0},
-    "send": {"retry_first_s": 0.1, "retry_ceiling_s": 0.5, "timeout_s": 1.0},
+    "send": {"retry_first_s": 0.1, "retry_ceiling_s": 0.5, "timeout_s": 1.0, "commitment_s": 3.0},
     "registration": {"device": "cpu"},
     "limits": {"disk_reserve_bytes": 0, "shutdown_s": 3.0},
 }
@@ -42,17 +47,22 @@ SECTIONS: Mapping[str, Mapping[str, Any]] = {
 class Bench:
     """A storage root that outlives its nodes, a PACS that judges, and patients that are sent until they are taken."""
 
-    def __init__(self, folder: Path, orthanc: Orthanc, port: int | None = None) -> None:
+    def __init__(self, folder: Path, orthanc: Orthanc, scanner: Modality) -> None:
         self.folder = folder
         self.orthanc = orthanc
-        self.port = port or free_port()
-        peers = [Peer("scanner", "SCANNER"), Peer("pacs", orthanc.ae_title, orthanc.port, ("receive", "store"))]
+        self.scanner = scanner
+        self.port = scanner.node_port
+        pacs = Peer("pacs", orthanc.ae_title, orthanc.port, ("receive", "store"), commitment="pacs")
+        peers = [Peer("scanner", scanner.ae_title, scanner.port), pacs]
         self.config = make_config(folder, peers, self.port, SECTIONS)
         self.settings = load_settings(self.config)
         self.marks = folder / "marks"
         self.marks.mkdir()
         self.patients = 0
         self.unsent: list[Path] = []
+        self.sent: set[Named] = set()
+        self.unasked: list[Named] = []
+        self.transaction = str(generate_uid())
 
     def make_node(self, fault: str, steps: Iterable[Step]) -> NodeProcess:
         """Return a node that will meet a fault at these steps."""
@@ -82,9 +92,19 @@ class Bench:
             self.unsent += write_series(self.folder / "patients" / str(number) / modality, spec)
 
     def send(self) -> None:
-        """Send what the node has not taken yet, as a modality does: what was not answered with Success stays."""
+        """Send what the node has not taken yet, as a modality does: what was not answered with Success stays.
+
+        Then ask it to commit that, under the same Transaction UID until it answers.
+        """
         if self.unsent and send_with_dcmtk(self.unsent, self.port, called=NODE_AE, calling="SCANNER").all_stored:
+            self.unasked += read_names(self.unsent)
+            self.sent.update(self.unasked)
             self.unsent = []
+        if self.unasked:
+            with suppress(ConnectionError):
+                status, _ = self.scanner.ask(self.unasked, self.transaction)
+                if status == 0:
+                    self.unasked, self.transaction = [], str(generate_uid())
 
     def is_struck(self, step: Step) -> bool:
         """Say whether the fault has come."""
@@ -110,7 +130,9 @@ class Bench:
         def is_delivered() -> bool:
             self.send()
             outbox = Counter(row["state"] for row in node.list_rows("outbox"))
-            return not self.unsent and outbox == {"sent": self.patients * OUTPUTS}
+            told = {named for report in self.scanner.reports for named in report.committed}
+            is_taken = not self.unsent and not self.unasked and told == self.sent
+            return is_taken and outbox == {"committed": self.patients * OUTPUTS}
 
         wait_until(is_delivered, LIFE_TIMEOUT_S, f"everything is delivered; so far {node.output()[-6000:]}")
         database = open_database(self.settings.database_url)
@@ -122,6 +144,7 @@ class Bench:
         root = self.settings.node.storage_root
         written = {one.sop_instance_uid: data_set_bytes((root / one.path).read_bytes()) for one in outputs}
         assert len(written) == self.patients * OUTPUTS
+        assert [report.failed for report in self.scanner.reports if report.failed] == []
         files = self.orthanc.fetch_files()
         held = {uid: data_set_bytes(file) for uid, file in files.items() if uid in written}
         assert held == written
@@ -131,8 +154,10 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    with Orthanc(tmp_path / "orthanc", "PACS") as orthanc:
-        yield Bench(tmp_path, orthanc)
+    port = free_port()
+    known = {"DicomModalities": {"node": [NODE_AE, LOOPBACK, port]}}
+    with Orthanc(tmp_path / "orthanc", "PACS", further=known) as orthanc, Modality(port) as scanner:
+        yield Bench(tmp_path, orthanc, scanner)
 
 
 def test_every_step_is_reached_at_one_place() -> None:

@@ -22,12 +22,12 @@ import pytest
 from dicomnode.database.engine import Database
 from dicomnode.send.service import SendService
 from tests.peers_programs import LOOPBACK, Orthanc, StoreScp, data_set_bytes, free_port
+from tests.rows import owe_files
 from tests.system.test_delivery_outbox import (
     Clock,
     _answering,
     _are_all,
     _hanging_up,
-    _owe,
     _rows,
     _settings,
     _step_until_idle,
@@ -117,7 +117,7 @@ def test_a_destination_that_resets_gets_everything_once_and_unchanged(
     on_the_way_back: bool,
     resets_after: list[int],
 ) -> None:
-    paths = _owe(database, tmp_path, ["pacs"], slices=24)
+    paths = owe_files(database, tmp_path, ["pacs"], slices=24)
 
     with (
         Orthanc(tmp_path / "orthanc", "PACS") as orthanc,
@@ -144,9 +144,9 @@ def test_five_hundred_queued_instances_cost_one_attempt_a_step_and_then_flow_as_
     with _hanging_up() as (dead_port, connections):
         for round_number in range(1, ROUNDS + 1):
             with StoreScp(tmp_path / f"up{round_number}", "PACS", port):
-                _owe(database, tmp_path, ["pacs"], slices=QUEUED)
+                owe_files(database, tmp_path, ["pacs"], slices=QUEUED)
                 always_up.append(_measure(service))
-            _owe(database, tmp_path, ["pacs"], slices=QUEUED)
+            owe_files(database, tmp_path, ["pacs"], slices=QUEUED)
             service.reload(_settings(tmp_path, {"pacs": dead_port}))
             for step in range(3):
                 _step_until_idle(service)
@@ -173,7 +173,7 @@ def _measure(service: SendService) -> float:
 def test_a_destination_that_accepts_and_then_fails_loses_nothing(
     start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
 ) -> None:
-    _owe(database, tmp_path, ["pacs"], slices=24)
+    owe_files(database, tmp_path, ["pacs"], slices=24)
     failing = [True]
 
     with _answering(lambda _event: 0xA700 if failing[0] else 0x0000) as port:

@@ -11,21 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 
 from dicomnode.database.engine import Database, open_database
-from dicomnode.database.jobs import JobClaim, claim_job, move_claimed_job, record_outputs
 from dicomnode.database.migrate import migrate
-from dicomnode.database.outbox import OutboxRow, add_outbox_rows, fetch_outbox
+from dicomnode.database.outbox import OutboxRow, fetch_outbox
 from dicomnode.send.service import SendService
 from dicomnode.settings import DestinationSettings, NodeSettings, PeerSettings, SendSettings, Settings
 from tests.certificates import Authority
-from tests.dicomnode.series_files import SeriesSpec, write_series
 from tests.peers_programs import LOOPBACK, Orthanc, StoreScp, data_set_bytes, free_port
-from tests.rows import add_waiting_job
+from tests.rows import owe_files
 from tests.waiting import wait_until
 
 DELIVERY_TIMEOUT_S = 60.0
@@ -81,34 +78,6 @@ def _settings(root: Path, ports: dict[str, int] | None = None) -> Settings:
         destinations=tuple(DestinationSettings(peer=name) for name in ports),
         send=SendSettings(attempts=4, retry_first_s=10.0, retry_ceiling_s=100.0, timeout_s=5.0),
     )
-
-
-def _owe(database: Database, root: Path, destinations: list[str], *, slices: int = 6) -> list[Path]:
-    """Make a job with real output files, the last a "reg", and owe them; return the files in order."""
-    job_id = add_waiting_job(database)
-    job = claim_job(database, 500.0, lease_s=60.0)
-    assert job is not None
-    folder = root / "outputs" / str(job_id)
-    paths = write_series(folder, SeriesSpec(shape=(slices, 24, 20), uid=f"1.2.826.0.1.3680043.8.498.{job_id}"))
-    rows = []
-    for number, path in enumerate(paths):
-        header = pydicom.dcmread(path, stop_before_pixels=True)
-        rows.append(
-            {
-                "kind": "reg" if number == slices - 1 else "pt",
-                "sop_instance_uid": str(header.SOPInstanceUID),
-                "sop_class_uid": str(header.SOPClassUID),
-                "series_uid": str(header.SeriesInstanceUID),
-                "transfer_syntax_uid": str(header.file_meta.TransferSyntaxUID),
-                "path": str(path.relative_to(root)),
-                "size_bytes": path.stat().st_size,
-                "sha256": "0" * 64,
-            }
-        )
-    with database.write() as connection:
-        move_claimed_job(connection, JobClaim(job.id, job.token), "done")
-        add_outbox_rows(connection, record_outputs(connection, job.id, rows), destinations, 500.0)
-    return paths
 
 
 def _rows(database: Database, destination: str) -> list[OutboxRow]:
@@ -171,7 +140,7 @@ def _hanging_up() -> Iterator[tuple[int, list[int]]]:
 def test_orthanc_and_storescp_get_everything_the_same(
     start: Callable[..., SendService], database: Database, tmp_path: Path
 ) -> None:
-    paths = _owe(database, tmp_path, ["pacs", "archive"])
+    paths = owe_files(database, tmp_path, ["pacs", "archive"])
 
     with Orthanc(tmp_path / "orthanc", "PACS") as orthanc, StoreScp(tmp_path) as storescp:
         service = start(pacs=orthanc.port, archive=storescp.port)
@@ -192,8 +161,8 @@ def test_the_registration_object_goes_last(
         received.append(str(event.request.AffectedSOPInstanceUID))
         return 0x0000
 
-    _owe(database, tmp_path, ["pacs"])
-    _owe(database, tmp_path, ["pacs"])
+    owe_files(database, tmp_path, ["pacs"])
+    owe_files(database, tmp_path, ["pacs"])
 
     with _answering(store) as port:
         _step_until_idle(start(pacs=port))
@@ -211,7 +180,7 @@ def test_a_destination_that_was_down_gets_everything_when_it_is_back(
     start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
 ) -> None:
     port = free_port()
-    _owe(database, tmp_path, ["pacs", "archive"])
+    owe_files(database, tmp_path, ["pacs", "archive"])
 
     with StoreScp(tmp_path) as up:
         service = start(pacs=port, archive=up.port)
@@ -229,7 +198,7 @@ def test_a_destination_that_was_down_gets_everything_when_it_is_back(
 def test_a_dead_destination_costs_one_connection_for_each_step_of_its_back_off(
     start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
 ) -> None:
-    _owe(database, tmp_path, ["pacs"], slices=300)
+    owe_files(database, tmp_path, ["pacs"], slices=300)
 
     with _hanging_up() as (port, connections):
         service = start(pacs=port)
@@ -247,12 +216,12 @@ def test_a_dead_destination_costs_one_connection_for_each_step_of_its_back_off(
 def test_what_a_new_job_owes_does_not_wake_a_destination_that_is_down(
     start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
 ) -> None:
-    _owe(database, tmp_path, ["pacs"])
+    owe_files(database, tmp_path, ["pacs"])
 
     with _hanging_up() as (port, connections):
         service = start(pacs=port)
         _step_until_idle(service)
-        _owe(database, tmp_path, ["pacs"])
+        owe_files(database, tmp_path, ["pacs"])
         clock.now += 1.0
         _step_until_idle(service)
 
@@ -262,7 +231,7 @@ def test_what_a_new_job_owes_does_not_wake_a_destination_that_is_down(
 def test_used_up_attempts_end_in_dead(
     start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
 ) -> None:
-    _owe(database, tmp_path, ["pacs"])
+    owe_files(database, tmp_path, ["pacs"])
     service = start(pacs=free_port())
 
     for _ in range(4):
@@ -275,7 +244,7 @@ def test_used_up_attempts_end_in_dead(
 def test_a_refused_instance_is_dead_at_once_and_the_others_arrive(
     start: Callable[..., SendService], database: Database, tmp_path: Path
 ) -> None:
-    _owe(database, tmp_path, ["pacs"])
+    owe_files(database, tmp_path, ["pacs"])
     answers = iter([0x0000, 0xC000, 0xB000, 0x0000, 0x0000, 0x0000])
 
     with _answering(lambda _event: next(answers)) as port:
@@ -290,7 +259,7 @@ def test_a_refused_instance_is_dead_at_once_and_the_others_arrive(
 def test_a_full_destination_is_left_alone_and_resumed_with_what_is_missing(
     start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
 ) -> None:
-    _owe(database, tmp_path, ["pacs"])
+    owe_files(database, tmp_path, ["pacs"])
     received: list[str] = []
     room_for = 2
 
@@ -317,7 +286,7 @@ def test_a_full_destination_is_left_alone_and_resumed_with_what_is_missing(
 def test_an_instance_that_always_fails_does_not_hold_up_the_others(
     start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
 ) -> None:
-    _owe(database, tmp_path, ["pacs"])
+    owe_files(database, tmp_path, ["pacs"])
     poison = _rows(database, "pacs")[0].sop_instance_uid
 
     with _answering(lambda event: 0x0110 if event.request.AffectedSOPInstanceUID == poison else 0) as port:
@@ -332,7 +301,7 @@ def test_an_instance_that_always_fails_does_not_hold_up_the_others(
 def test_a_file_that_is_missing_is_told_and_the_others_arrive(
     start: Callable[..., SendService], database: Database, tmp_path: Path
 ) -> None:
-    _owe(database, tmp_path, ["pacs"])[2].unlink()
+    owe_files(database, tmp_path, ["pacs"])[2].unlink()
 
     with _answering(lambda _event: 0x0000) as port:
         _step_until_idle(start(pacs=port))
@@ -345,7 +314,7 @@ def test_a_file_that_is_missing_is_told_and_the_others_arrive(
 def test_stopping_finishes_the_instance_on_its_way_and_keeps_the_rest_owed(
     start: Callable[..., SendService], database: Database, tmp_path: Path
 ) -> None:
-    _owe(database, tmp_path, ["pacs"])
+    owe_files(database, tmp_path, ["pacs"])
     on_its_way, may_end = threading.Event(), threading.Event()
 
     def store(_event: Any) -> int:
@@ -371,7 +340,7 @@ def test_stopping_finishes_the_instance_on_its_way_and_keeps_the_rest_owed(
 def test_stopping_aborts_a_destination_that_does_not_answer(
     start: Callable[..., SendService], database: Database, tmp_path: Path
 ) -> None:
-    _owe(database, tmp_path, ["pacs"])
+    owe_files(database, tmp_path, ["pacs"])
     on_its_way, may_end = threading.Event(), threading.Event()
 
     def hold(_event: Any) -> int:
@@ -393,7 +362,7 @@ def test_stopping_aborts_a_destination_that_does_not_answer(
 def test_a_destination_that_moved_is_tried_at_once_after_a_reload(
     start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
 ) -> None:
-    _owe(database, tmp_path, ["pacs"])
+    owe_files(database, tmp_path, ["pacs"])
     service = start(pacs=free_port())
     _step_until_idle(service)
 
@@ -413,7 +382,7 @@ def test_a_destination_by_tls_gets_everything_once_its_certificate_is_renewed(
     peer = settings.peers[0].model_copy(update={"tls": True})
     by_tls = {"peers": (peer,), "tls": authority.settings(authority.sign("/CN=node"))}
     service = SendService(settings.model_copy(update=by_tls), database, clock, np.random.default_rng(0))
-    paths = _owe(database, tmp_path, ["pacs"])
+    paths = owe_files(database, tmp_path, ["pacs"])
     try:
         with StoreScp(
             tmp_path, "PACS", peer.port, authority.dcmtk_options(authority.sign("/CN=pacs", days=-1))
@@ -434,7 +403,7 @@ def test_a_destination_by_tls_gets_everything_once_its_certificate_is_renewed(
 def test_several_associations_store_at_once(
     start: Callable[..., SendService], database: Database, tmp_path: Path
 ) -> None:
-    _owe(database, tmp_path, ["pacs"], slices=40)
+    owe_files(database, tmp_path, ["pacs"], slices=40)
     both_are_here = threading.Barrier(2, timeout=DELIVERY_TIMEOUT_S)
     stored: Counter[int] = Counter()
 
@@ -453,7 +422,7 @@ def test_several_associations_store_at_once(
 def test_a_peer_that_takes_one_association_is_asked_for_one(
     start: Callable[..., SendService], database: Database, tmp_path: Path
 ) -> None:
-    _owe(database, tmp_path, ["pacs"], slices=60)
+    owe_files(database, tmp_path, ["pacs"], slices=60)
 
     with _answering(lambda _event: 0x0000, associations=1) as port:
         _step_until_idle(start(pacs=port))
@@ -465,7 +434,7 @@ def test_a_peer_that_takes_one_association_is_asked_for_one(
 def test_after_a_failure_one_association_shows_whether_the_destination_is_back(
     start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
 ) -> None:
-    _owe(database, tmp_path, ["pacs"], slices=200)
+    owe_files(database, tmp_path, ["pacs"], slices=200)
     answers = [0xA700]
     calls: list[int] = []
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from dicomnode.database.engine import open_database
 from dicomnode.database.jobs import JobOutput, fetch_jobs, fetch_outputs
 from tests.builders import NODE_AE
+from tests.commitment_peers import Modality
 from tests.peers_programs import LOOPBACK, Orthanc, free_port, send_with_dcmtk
 from tests.system.test_crash_matrix import SLICES, Bench
 from tests.waiting import wait_until
@@ -37,8 +38,8 @@ def test_results_that_are_routed_back_and_inputs_that_come_again_make_no_work(tm
     script, port = tmp_path / "routing.lua", free_port()
     script.write_text(ROUTING, encoding="ascii")
     further = {"LuaScripts": [str(script)], "DicomModalities": {"node": [NODE_AE, LOOPBACK, port]}}
-    with Orthanc(tmp_path / "orthanc", "PACS", further=further) as orthanc:
-        bench = Bench(tmp_path, orthanc, port)
+    with Orthanc(tmp_path / "orthanc", "PACS", further=further) as orthanc, Modality(port) as scanner:
+        bench = Bench(tmp_path, orthanc, scanner)
         with bench.make_node("", []) as node:
             bench.add_patient()
             first = list(bench.unsent)
@@ -51,7 +52,7 @@ def test_results_that_are_routed_back_and_inputs_that_come_again_make_no_work(tm
             wait_until(lambda: _returned(bench) == [1] * 2 * SLICES, TIMEOUT_S, "these came back too")
 
             assert len(node.list_rows("jobs")) == len(node.list_rows("pairs")) == 2
-            assert {(row["state"], row["attempts"]) for row in node.list_rows("outbox")} == {("sent", 1)}
+            assert {(row["state"], row["attempts"]) for row in node.list_rows("outbox")} == {("committed", 1)}
             assert len(node.list_rows("series")) == 4
             stored = list((bench.settings.node.storage_root / "store").rglob("*.dcm"))
             assert len(stored) == 2 * 2 * SLICES

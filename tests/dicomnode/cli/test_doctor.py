@@ -10,11 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from dicomnode.database.commitments import claim_commitments, give_commitment_up, owe_commitments
 from dicomnode.database.engine import Database
+from dicomnode.database.outbox import add_outbox_rows, claim_outbox, record_all_sent
+from dicomnode.database.turns import Turn
 from dicomnode.running import announce_node, show_counts
 from tests.certificates import Authority
+from tests.commitment_peers import Pacs
 from tests.dicomnode.cli.conftest import Run
 from tests.dicomnode.cli.test_peers import echo_scp
+from tests.rows import add_finished_job, due
 
 PEER = ["[[peers]]", 'name = "pacs"', 'ae_title = "PACS"', 'host = "127.0.0.1"', 'may = ["receive"]']
 
@@ -112,3 +117,32 @@ def test_the_counts_of_a_running_node_are_shown(run: Run, config: Path, tmp_path
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "ca", "CA")
+
+
+def test_who_is_asked_to_commit_and_what_is_not_committed(
+    run: Run, config: Path, database: Database, tmp_path: Path
+) -> None:
+    destination = ["[[destinations]]", 'peer = "pacs"', 'commitment = "pacs"']
+    with echo_scp() as port:
+        write(config, tmp_path / "storage", *PEER, f"port = {port}", *destination)
+        ((state, words),) = find(run, config, "commitment")
+    assert (state, words.endswith("takes none of 2 presentation contexts")) == ("warning", True)
+
+    _, output_ids = add_finished_job(database, ("pt", "rgb"))
+    with database.write() as connection:
+        add_outbox_rows(connection, output_ids, ["pacs"], now=30.0)
+    rows = claim_outbox(database, due(), 100)
+    with database.write() as connection:
+        record_all_sent(connection, rows, 41.0, owes_commitment=True)
+        owe_commitments(connection, "pacs", "pacs", 42.0)
+    [asked] = claim_commitments(database, Turn("pacs", 43.0, 60.0, 60.0), 1)
+    with database.write() as connection:
+        give_commitment_up(connection, asked, "it takes no request")
+    with Pacs() as pacs:
+        write(config, tmp_path / "storage", *PEER, f"port = {pacs.port}", *destination)
+        found = find(run, config, "commitment")
+    words = "pacs was sent 2 instances and has not committed them, though asked more than once"
+    assert found == [
+        ("ok", "pacs takes requests for storage commitment"),
+        ("warning", f"{words}; dicomnode outbox list --state sent"),
+    ]

@@ -157,7 +157,9 @@ def test_a_dead_row_is_owed_again(run: Run, config: Path, database: Database) ->
     with database.write() as connection:
         add_outbox_rows(connection, output_ids, ["pacs"], now=30.0)
     (row,) = claim_outbox(database, due(now=31.0), limit=1)
-    assert run("outbox", "retry", row.id, "--config", config).err.endswith("it is owed, dead is needed\n")
+    assert run("outbox", "retry", row.id, "--config", config).err.endswith(
+        "it is owed, dead is needed, or sent with a reason why it was not committed\n"
+    )
     with database.write() as connection:
         record_dead(connection, row, "refused")
     assert run("outbox", "retry", row.id, "--config", config).out == f"outbox row {row.id}: owed\n"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 import pytest
 
 from dicomnode.certificates import PeerCertificate
@@ -79,7 +82,17 @@ def judge(
     ],
 )
 def test_configured_peers_are_admitted(calling: str, address: str, admission: Admission) -> None:
-    assert judge(calling, address) == admission
+    found = judge(calling, address)
+    assert isinstance(found, Admission)
+    assert replace(found, names=()) == admission
+    assert admission.peer in found.names
+
+
+@pytest.mark.parametrize("accept", ["configured", "any"])
+def test_a_caller_is_every_configured_peer_of_its_title_and_address(accept: Literal["configured", "any"]) -> None:
+    found = judge("TWICE", "10.1.2.40", receive=ReceiveSettings(accept=accept))
+    assert isinstance(found, Admission)
+    assert found.names == ("echo", "both")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +192,9 @@ def test_a_hostile_subject_is_escaped() -> None:
 
 def test_a_certificate_more_than_needed_does_no_harm() -> None:
     shown = PeerCertificate("c" * 64, "CN = mr")
-    assert judge("MODALITY7", "10.1.2.8", certificate=shown) == Admission("MODALITY7", "mr", may_store=True)
+    assert judge("MODALITY7", "10.1.2.8", certificate=shown) == Admission(
+        "MODALITY7", "mr", may_store=True, names=("mr",)
+    )
 
 
 def test_an_admission_carries_what_the_peer_may_store() -> None:
@@ -187,7 +202,12 @@ def test_an_admission_carries_what_the_peer_may_store() -> None:
     peers = (PEERS[0].model_copy(update=update),)
     caller = Caller("DICOMNODE", "MODALITY7", "10.1.2.8")
     assert admit(Settings(peers=peers), ADDRESSES, caller) == Admission(
-        "MODALITY7", "mr", may_store=True, sop_classes=("MRImageStorage",), transfer_syntaxes=("RLELossless",)
+        "MODALITY7",
+        "mr",
+        may_store=True,
+        sop_classes=("MRImageStorage",),
+        transfer_syntaxes=("RLELossless",),
+        names=("mr",),
     )
 
 

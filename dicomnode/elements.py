@@ -1,13 +1,13 @@
 """Walks the bytes of a data set from end to end, keeping a few values and proving that nothing is cut off.
 
-Flow: receive.header > [elements]
+Flow: receive.header, commitment > [elements]
 Never: recursion (a hostile data set nests as deep as it likes), a copy of pixel data, a meaning of a value.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -100,11 +100,50 @@ def collect_values(
     return found
 
 
+def collect_item_values(
+    data: bytes, encoding: Encoding, sequence: int, wanted: Collection[int], depth: int = DEPTH_MAX
+) -> Iterator[dict[int, bytes]]:
+    """Yield for each item of a sequence at the top level the raw values of the wanted tags.
+
+    Nothing is read beyond the item that is yielded. `data` must have passed `collect_values`; raises as that does.
+    """
+    position = 0
+    while position < len(data):
+        element = _read_element(data, position, encoding)
+        is_open = element.length == UNDEFINED_LENGTH
+        if element.tag == sequence:
+            inner = _inner_encoding(element, encoding)
+            end = len(data) if is_open else _end_of(data, element)
+            for item in _split_items(data[element.value_at : end], inner, depth):
+                yield collect_values(item, inner, wanted, depth)
+            return
+        position = _skip_sequence(data, element, encoding, depth) if is_open else _end_of(data, element)
+
+
+def _split_items(data: bytes, encoding: Encoding, depth: int) -> Iterator[bytes]:
+    """Yield the contents of each item at the start of `data`, up to the delimiter of their sequence or to the end."""
+    position = 0
+    while position < len(data):
+        item = _read_element(data, position, encoding)
+        if item.tag == _SEQUENCE_DELIMITER:
+            return
+        if item.tag != _ITEM:
+            raise InstanceNotUnderstoodError(f"{_name(item.tag)} at byte {position} does not belong in a sequence")
+        if item.length == UNDEFINED_LENGTH:
+            position = _skip_levels(data, item.value_at, [(False, encoding)], depth)
+            yield data[item.value_at : position - _HEADER_BYTES]
+        else:
+            position = _end_of(data, item)
+            yield data[item.value_at : position]
+
+
 def _skip_sequence(data: bytes, element: _Element, encoding: Encoding, depth: int) -> int:
     """Return where an element of undefined length ends: PS3.5 7.5, and A.4 for encapsulated pixel data."""
-    position = element.value_at
-    # Each level is a sequence or an item of undefined length, with the encoding of its elements.
-    levels = [(True, _inner_encoding(element, encoding))]
+    return _skip_levels(data, element.value_at, [(True, _inner_encoding(element, encoding))], depth)
+
+
+def _skip_levels(data: bytes, position: int, levels: list[tuple[bool, Encoding]], depth: int) -> int:
+    """Return where the outermost level ends; each is a sequence or an item of undefined length, with its encoding."""
     while levels:
         is_sequence, inner = levels[-1]
         found = _read_element(data, position, inner)

@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
 
-from dicomnode.errors import InstanceNotUnderstoodError, LimitExceededError
-from dicomnode.receive.elements import (
+from dicomnode.elements import (
     DEPTH_MAX,
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
     Encoding,
+    collect_item_values,
     collect_values,
 )
+from dicomnode.errors import InstanceNotUnderstoodError, LimitExceededError
 from tests.receiving import encode, make_data_set, nested_sequences
 
 PATIENT_ID, ROWS, PIXELS = 0x00100020, 0x00280010, 0x7FE00010
@@ -148,3 +149,23 @@ def test_any_damage_is_walked_or_refused(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
     assert all(value in good for value in _collect(bytes(good), EXPLICIT_LITTLE))
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("encoding", [EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG])
+def test_the_items_of_a_sequence_are_told_apart(encoding: Encoding, is_open: bool) -> None:
+    data_set = make_data_set()
+    data_set.ReferencedImageSequence = [Dataset(), Dataset(), Dataset()]
+    for number, item in enumerate(data_set.ReferencedImageSequence):
+        item.PatientID = f"P{number}"
+        item.PurposeOfReferenceCodeSequence = [Dataset()]
+        item.PurposeOfReferenceCodeSequence[0].PatientID = "inner"
+        item.is_undefined_length_sequence_item = is_open
+        item["PurposeOfReferenceCodeSequence"].is_undefined_length = is_open
+    data_set["ReferencedImageSequence"].is_undefined_length = is_open
+    data = encode(data_set, is_implicit=encoding.is_implicit, is_little_endian=encoding is not EXPLICIT_BIG)
+
+    found = list(collect_item_values(data, encoding, 0x00081140, {PATIENT_ID}))
+
+    assert [values[PATIENT_ID] for values in found] == [b"P0", b"P1", b"P2"]
+    assert list(collect_item_values(data, encoding, 0x00081115, {PATIENT_ID})) == []

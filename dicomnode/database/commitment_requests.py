@@ -1,0 +1,206 @@
+"""Storage commitment that peers ask of the node: each request until it is reported, and what the node holds of it.
+
+Flow: receive > [commitment_requests] > send/commitments
+Never: a request taken that cannot be kept; a judgement of a file (`send/safekeeping` looks at those).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from dicomnode.commitment import Reference, Request
+from dicomnode.database.engine import Database
+from dicomnode.database.schema import commitment_requests, conflicts, instances, outputs
+from dicomnode.database.store import Store
+from dicomnode.database.turns import Turn, is_due
+from dicomnode.errors import CommitmentRefusedError, LeaseLostError
+from dicomnode.status import CommitmentStatus
+
+REQUEST_MOVES: Mapping[str, frozenset[str]] = {
+    "owed": frozenset({"reported", "retry", "failed"}),
+    "retry": frozenset({"reported", "retry", "failed"}),
+    "reported": frozenset({"owed"}),  # when the peer asks the same again
+    "failed": frozenset({"owed"}),
+}
+UNREPORTED = ("owed", "retry")
+UIDS_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class CommitmentRequest:
+    """One request of a peer, and how its report goes; instants in UTC epoch seconds."""
+
+    id: int
+    transaction_uid: str
+    peer: str
+    digest: str
+    is_duplicate: bool
+    instances: Sequence[Sequence[str]]
+    instance_count: int
+    state: str
+    reason: str
+    attempts: int
+    token: int
+    lease_until: float | None
+    not_before: float
+    requested_at: float
+    reported_at: float | None
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """What it names."""
+        return tuple(Reference(*one) for one in self.instances)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A file that the node keeps under a SOP Instance UID; `sha256` is of the data set, or `is_of_whole_file`."""
+
+    sop_class_uid: str
+    path: Path
+    sha256: str
+    is_of_whole_file: bool
+
+
+def record_request(connection: Connection, peer: str, request: Request, now: float, instances_at_most: int) -> None:
+    """Owe a peer the report on what it asks; the same request again is reported again.
+
+    Raises
+    ------
+    CommitmentRefusedError
+        If the reports that are owed to the peer would name more than `instances_at_most`.
+    """
+    table = commitment_requests
+    digest = hashlib.sha256("\n".join(sorted(map("/".join, request.references))).encode()).hexdigest()
+    of_peer = select(table.c.digest, table.c.state).where(table.c.peer == peer)
+    known = {row.digest: row.state for row in connection.execute(of_peer.where(_is_under(request)))}
+    if known.get(digest) in UNREPORTED:
+        return
+    owed = select(func.coalesce(func.sum(table.c.instance_count), 0)).where(table.c.peer == peer)
+    count = connection.execute(owed.where(table.c.state.in_(UNREPORTED))).scalar_one()
+    if count + len(request.references) > instances_at_most:
+        words = f"{count} instances wait to be reported, and {len(request.references)} are asked for"
+        words += f"; limits.commitment_instances = {instances_at_most} may wait"
+        raise CommitmentRefusedError(CommitmentStatus.RESOURCE_LIMITATION, words)
+    named = {"instances": [list(one) for one in request.references], "instance_count": len(request.references)}
+    values = {"state": "owed", "reason": "", "attempts": 0, "not_before": now, "requested_at": now, **named}
+    if digest in known:
+        again = update(table).where(table.c.peer == peer, table.c.digest == digest, _is_under(request))
+        connection.execute(again.values(values))
+        return
+    about = {"transaction_uid": request.transaction_uid, "peer": peer, "digest": digest, "is_duplicate": bool(known)}
+    connection.execute(insert(table).values(values | about))
+
+
+def fetch_told_peers(connection: Connection) -> set[str]:
+    """Return the names of the peers that a report is owed to."""
+    owed = select(commitment_requests.c.peer).where(commitment_requests.c.state.in_(UNREPORTED))
+    return set(connection.execute(owed.distinct()).scalars())
+
+
+def has_due_requests(connection: Connection, turn: Turn) -> bool:
+    """Say whether a peer is to be sent a report now."""
+    return connection.execute(select(commitment_requests.c.id).where(_is_due(turn)).limit(1)).first() is not None
+
+
+def claim_requests(database: Database, turn: Turn, limit: int) -> list[CommitmentRequest]:
+    """Take the requests of a peer whose reports are due, at most `limit`, the oldest first."""
+    table = commitment_requests
+    ids_due = select(table.c.id).where(_is_due(turn)).order_by(table.c.id).limit(limit)
+    with database.write() as connection:
+        # FOR UPDATE SKIP LOCKED on PostgreSQL; SQLite holds the only write lock since BEGIN IMMEDIATE.
+        ids = list(connection.execute(ids_due.with_for_update(skip_locked=True)).scalars())
+        values = {"token": table.c.token + 1, "attempts": table.c.attempts + 1, "lease_until": turn.now + turn.lease_s}
+        connection.execute(update(table).where(table.c.id.in_(ids)).values(values))
+        claimed = connection.execute(select(table).where(table.c.id.in_(ids)).order_by(table.c.id)).mappings()
+        return [CommitmentRequest(**row) for row in claimed]
+
+
+def finish_request(connection: Connection, request: CommitmentRequest, state: str, now: float, reason: str) -> None:
+    """Record that the peer has its report (`reported`), or will not take it (`failed`).
+
+    Raises
+    ------
+    LeaseLostError
+        If another sender claimed it since; nothing changed. A second report says the same.
+    """
+    _leave(connection, request, state=state, reason=reason, reported_at=now, instances=[])
+
+
+def put_due_requests_off(
+    connection: Connection, turn: Turn, reason: str, not_before: float | None, attempts_at_most: int
+) -> int:
+    """Let every request whose report is due share the fate of one association.
+
+    Each has one attempt more. Those that have used up `attempts_at_most`, or all where there is no other time to try,
+    become `failed`, the others `retry`. Returns how many became `failed`.
+    """
+    table = commitment_requests
+    more = {"reason": reason, "attempts": table.c.attempts + 1}
+    due = update(table).where(_is_due(turn))
+    failing = due if not_before is None else due.where(table.c.attempts + 1 >= attempts_at_most)
+    failed = connection.execute(failing.values(state="failed", instances=[], **more)).rowcount
+    connection.execute(due.values(state="retry", not_before=not_before or turn.now, **more))
+    return failed
+
+
+def release_requests(connection: Connection, claimed: Iterable[CommitmentRequest]) -> None:
+    """Give claimed rows back: they were not tried."""
+    table = commitment_requests
+    for one in claimed:
+        held = update(table).where(_is_held(one))
+        connection.execute(held.values(lease_until=None, attempts=table.c.attempts - 1))
+
+
+def fetch_held(connection: Connection, store: Store, references: Iterable[Reference]) -> dict[str, Held]:
+    """Return what the node keeps of these, by SOP Instance UID: as it was received, or as it was made."""
+    found: dict[str, Held] = {}
+    received, made = instances.c, outputs.c
+    for uids in _in_groups(references):
+        columns = (received.sop_instance_uid, received.sop_class_uid, received.file_name, received.sha256)
+        for uid, sop_class, name, sha256 in connection.execute(select(*columns).where(columns[0].in_(uids))):
+            found[uid] = Held(sop_class, store.find_instance(name), sha256, is_of_whole_file=False)
+        columns = (made.sop_instance_uid, made.sop_class_uid, made.path, made.sha256)
+        for uid, sop_class, path, sha256 in connection.execute(select(*columns).where(columns[0].in_(uids))):
+            found.setdefault(uid, Held(sop_class, store.root / path, sha256, is_of_whole_file=True))
+    return found
+
+
+def fetch_conflicting(connection: Connection, references: Iterable[Reference]) -> set[str]:
+    """Return the SOP Instance UIDs, of these, that came with different contents: whose is meant is not known."""
+    found: set[str] = set()
+    for uids in _in_groups(references):
+        query = select(conflicts.c.sop_instance_uid).where(conflicts.c.sop_instance_uid.in_(uids))
+        found.update(connection.execute(query).scalars())
+    return found
+
+
+def _in_groups(references: Iterable[Reference]) -> Iterator[list[str]]:
+    uids = [one.sop_instance_uid for one in references]
+    for start in range(0, len(uids), UIDS_AT_ONCE):
+        yield uids[start : start + UIDS_AT_ONCE]
+
+
+def _leave(connection: Connection, request: CommitmentRequest, *, state: str, **values: Any) -> None:
+    moved = update(commitment_requests).where(_is_held(request)).values(state=state, lease_until=None, **values)
+    if state not in REQUEST_MOVES[request.state] or connection.execute(moved).rowcount == 0:
+        raise LeaseLostError(f"commitment request {request.id}: token {request.token} does not hold it any more")
+
+
+def _is_held(request: CommitmentRequest) -> Any:
+    table = commitment_requests
+    return (table.c.id == request.id) & (table.c.token == request.token) & table.c.state.in_(UNREPORTED)
+
+
+def _is_due(turn: Turn) -> Any:
+    return is_due(commitment_requests, turn, UNREPORTED)
+
+
+def _is_under(request: Request) -> Any:
+    return commitment_requests.c.transaction_uid == request.transaction_uid

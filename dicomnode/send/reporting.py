@@ -1,0 +1,90 @@
+"""Reports to peers that asked for storage commitment what the node keeps safe, over an association of its own.
+
+Flow: receive > database/commitment_requests > [reporting] > send/safekeeping, send/commitment > peers
+Never: a report on the association of the request (a peer may have closed it); one that was not looked into.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from pynetdicom.association import Association
+
+from dicomnode.commitment import Report
+from dicomnode.database.commitment_requests import (
+    CommitmentRequest,
+    claim_requests,
+    finish_request,
+    put_due_requests_off,
+    release_requests,
+)
+from dicomnode.database.store import Store
+from dicomnode.database.turns import Turn
+from dicomnode.errors import LeaseLostError, PeerRejectedError, TransientError
+from dicomnode.logs import get_logger
+from dicomnode.send.association import open_association
+from dicomnode.send.commitment import COMMITMENT_CONTEXTS, REPORTING, send_report
+from dicomnode.send.committing import CLAIM_AT_MOST, Work
+from dicomnode.send.safekeeping import make_safekeeping_report
+from dicomnode.settings import PeerSettings
+from dicomnode.steps import Step, reach
+
+log = get_logger()
+
+EVENTS = {"reported": "commitment.report_taken", "failed": "commitment.report_refused"}
+
+
+def report_due(work: Work, peer: PeerSettings) -> bool:
+    """Report to a peer on what it asked, over one association; False when nothing was due, or the peer failed."""
+    turn = work.make_turn(peer.name)
+    left = claim_requests(work.database, turn, CLAIM_AT_MOST)
+    if not left:
+        return False
+    store = Store(work.settings.node.storage_root)
+    reports = {request.id: make_safekeeping_report(work.database, store, request) for request in left}
+    try:
+        with open_association(peer, work.caller, COMMITMENT_CONTEXTS, REPORTING) as association:
+            work.open.add(association)
+            try:
+                while left and not work.stopping.is_set():
+                    _report(work, association, peer, reports[left[0].id], left)
+            finally:
+                work.open.discard(association)
+    except (TransientError, PeerRejectedError) as error:
+        _put_due_off(work, turn, left, error)
+        return False
+    with work.database.write() as connection:
+        release_requests(connection, left)
+    return not left
+
+
+def _report(
+    work: Work, association: Association, peer: PeerSettings, report: Report, left: list[CommitmentRequest]
+) -> None:
+    """Report on the first of what is left, and take it away when the peer has answered."""
+    request = left[0]
+    try:
+        send_report(association, peer, report, len(left))
+        state, said = "reported", f"{len(report.committed)} of {request.instance_count} are kept"
+        reach(Step.TOLD, commitment_request_id=request.id)
+    except PeerRejectedError as error:
+        state, said = "failed", str(error)
+    del left[0]
+    with suppress(LeaseLostError), work.database.write() as connection:
+        finish_request(connection, request, state, work.clock(), said)
+    write = log.info if state == "reported" else log.warning
+    write(EVENTS[state], transaction_uid=request.transaction_uid, peer=peer.name, reason=said)
+
+
+def _put_due_off(
+    work: Work, turn: Turn, left: list[CommitmentRequest], error: TransientError | PeerRejectedError
+) -> None:
+    """Let every report that is due to a peer share one failed association; its requests were counted as attempts."""
+    retry_at = work.draw_retry_at(max((one.attempts for one in left), default=1))
+    never = isinstance(error, PeerRejectedError)
+    with work.database.write() as connection:
+        release_requests(connection, left)
+        failed = put_due_requests_off(
+            connection, turn, str(error), None if never else retry_at, work.settings.send.attempts
+        )
+    log.warning("commitment.not_reported", peer=turn.peer, failed=failed, reason=str(error))

@@ -1,0 +1,128 @@
+"""Storage commitment that peers ask of the node, as rows, alike on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dicomnode.commitment import Reference, Request
+from dicomnode.database.commitment_requests import (
+    CommitmentRequest,
+    claim_requests,
+    fetch_conflicting,
+    fetch_held,
+    fetch_told_peers,
+    finish_request,
+    has_due_requests,
+    put_due_requests_off,
+    record_request,
+    release_requests,
+)
+from dicomnode.database.engine import Database
+from dicomnode.database.store import Store
+from dicomnode.database.turns import Turn
+from dicomnode.errors import CommitmentRefusedError, LeaseLostError
+from tests.rows import MR, MR_CLASS, add_finished_job, receive
+
+NOW = 50.0
+FIRST, SECOND = Reference("1.2.840", "1.2.3.1"), Reference("1.2.840", "1.2.3.2")
+
+
+def _ask(database: Database, *named: Reference, uid: str = "1.9", peer: str = "scanner", at_most: int = 10) -> None:
+    with database.write() as connection:
+        record_request(connection, peer, Request(uid, named or (FIRST, SECOND)), NOW, at_most)
+
+
+def _turn(now: float = NOW) -> Turn:
+    return Turn("scanner", now, lease_s=60.0, wait_at_most_s=3600.0)
+
+
+def _claim(database: Database, now: float = NOW) -> list[CommitmentRequest]:
+    return claim_requests(database, _turn(now), 20)
+
+
+def _finish(database: Database, request: CommitmentRequest, state: str = "reported") -> None:
+    with database.write() as connection:
+        finish_request(connection, request, state, NOW, "")
+
+
+def test_a_request_is_owed_until_it_is_reported(database: Database) -> None:
+    _ask(database)
+
+    [request] = _claim(database)
+    assert (request.references, request.attempts, request.is_duplicate) == ((FIRST, SECOND), 1, False)
+    assert _claim(database) == []
+    _finish(database, request)
+
+    with database.read() as connection:
+        assert fetch_told_peers(connection) == set()
+        assert not has_due_requests(connection, _turn(NOW + 1e4))
+    with pytest.raises(LeaseLostError):
+        _finish(database, request)
+
+
+def test_the_same_request_again_is_one_report_while_it_is_owed_and_another_after(database: Database) -> None:
+    _ask(database)
+    _ask(database, SECOND, FIRST)
+    [request] = _claim(database)
+    _finish(database, request, "failed")
+    _ask(database)
+
+    [again] = _claim(database)
+    assert (again.id, again.references, again.attempts, again.state) == (request.id, (FIRST, SECOND), 1, "owed")
+
+
+def test_a_transaction_in_use_for_other_instances_is_a_duplicate(database: Database) -> None:
+    _ask(database)
+    _ask(database, FIRST)
+    _ask(database, FIRST, peer="other")
+
+    assert [one.is_duplicate for one in _claim(database)] == [False, True]
+
+
+def test_no_more_waits_for_one_peer_than_may(database: Database) -> None:
+    _ask(database, at_most=3)
+    _ask(database, peer="other", at_most=3)
+
+    with pytest.raises(CommitmentRefusedError, match="2 instances wait to be reported, and 2 are asked for"):
+        _ask(database, uid="1.8", at_most=3)
+    _ask(database, FIRST, uid="1.8", at_most=3)
+    for request in _claim(database):
+        _finish(database, request)
+    _ask(database, uid="1.7", at_most=3)
+
+
+def test_reports_that_are_due_share_a_failed_association(database: Database) -> None:
+    _ask(database)
+    _ask(database, uid="1.8")
+    claimed = _claim(database)
+
+    def fail(not_before: float | None, attempts_at_most: int = 2) -> int:
+        with database.write() as connection:
+            release_requests(connection, claimed)
+            return put_due_requests_off(connection, _turn(), "nobody listens there", not_before, attempts_at_most)
+
+    assert fail(NOW) == 0
+    claimed = _claim(database)
+    assert [(one.state, one.attempts, one.reason) for one in claimed] == [("retry", 2, "nobody listens there")] * 2
+    assert fail(NOW) == 2
+    assert _claim(database, NOW + 1e4) == []
+    _ask(database)
+    claimed = _claim(database)
+    assert fail(None) == 1
+
+
+def test_what_is_kept_is_found_as_received_or_as_made(database: Database, tmp_path: Path) -> None:
+    receive(database, MR, now=1.0)
+    add_finished_job(database, ("pt",))
+    store = Store(tmp_path)
+    received, made = MR.instance(1).sop_instance_uid, "1.2.4.1.1"
+
+    with database.read() as connection:
+        held = fetch_held(connection, store, [Reference(MR_CLASS, received), Reference("1.2", made), FIRST])
+        assert fetch_conflicting(connection, [FIRST]) == set()
+
+    assert held.keys() == {received, made}
+    assert (held[received].sop_class_uid, held[received].sha256) == (MR_CLASS, f"{1:064x}")
+    assert (held[made].path, held[made].is_of_whole_file) == (tmp_path / "outputs/1/pt-0001.dcm", True)
