@@ -1,6 +1,6 @@
-"""The steps of a pair's way from the spool to its delivery: after each of them the node may die, and nothing is lost.
+"""The steps of a pair's way from the spool to its delivery, and out of the house: after each the node may die.
 
-Flow: receive|pairing|jobs|send > [steps] > logs
+Flow: receive|pairing|jobs|send|housekeeping > [steps] > logs
 Never: a step that does something: to take it away changes nothing but what a test can stop at (`tests/system`).
 """
 
@@ -32,9 +32,12 @@ class Step(Enum):
     ASSOCIATED = "send.associated"  # a destination has accepted an association
     STORED = "send.stored"  # it has answered for an instance
     SENT = "send.recorded"  # its answers are committed
+    DOOMED = "housekeeping.doomed"  # rows are gone, and the files they named are noted, committed
+    REMOVED = "housekeeping.removed"  # the files are gone too, the note is not yet
 
 
 IN_WORKER = frozenset({Step.LOADED, Step.REGISTERED, Step.WRITTEN, Step.RECORDED})
+IN_HOUSEKEEPING = frozenset({Step.DOOMED, Step.REMOVED})  # after a pair's way has ended
 
 
 def reach(step: Step, **ids: Any) -> None:

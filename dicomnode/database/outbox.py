@@ -74,6 +74,9 @@ class OutboxRow:
     sop_class_uid: str
     transfer_syntax_uid: str
     path: str
+    sha256: str
+    copies: Mapping[str, str] | None
+    deleted_at: float | None
 
 
 def add_outbox_rows(connection: Connection, output_ids: Iterable[int], destinations: Iterable[str], now: float) -> int:
@@ -195,10 +198,18 @@ def release_rows(database: Database, rows: Iterable[OutboxRow]) -> None:
 
 
 def retry_outbox_row(connection: Connection, row_id: int, now: float) -> None:
-    """Owe a dead row again, on a person's word; raises `StateError` if there is no such row or it is not dead."""
+    """Owe a dead row again, on a person's word.
+
+    Raises
+    ------
+    StateError
+        If there is no such row, it is not dead, or its file was deleted; nothing changed.
+    """
     row = fetch_outbox_row(connection, row_id)
     if "owed" not in OUTBOX_MOVES_BY_PERSON.get(row.state, frozenset()):
         raise StateError(f"outbox row {row_id}: it is {row.state}, dead is needed")
+    if row.deleted_at is not None:
+        raise StateError(f"outbox row {row_id}: its file was deleted; make it again: dicomnode jobs reprocess {row.job_id}")
     values = {"state": "owed", "attempts": 0, "not_before": now}
     connection.execute(update(outbox).where(outbox.c.id == row_id).values(values))
 
@@ -270,6 +281,9 @@ def _query() -> Select[Any]:
             outputs.c.sop_class_uid,
             outputs.c.transfer_syntax_uid,
             outputs.c.path,
+            outputs.c.sha256,
+            outputs.c.copies,
+            outputs.c.deleted_at,
         )
         .join(outputs, outputs.c.id == outbox.c.output_id)
         .order_by(outbox.c.destination, outbox.c.output_id)

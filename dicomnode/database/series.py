@@ -25,6 +25,7 @@ SERIES_MOVES: Mapping[str, frozenset[str]] = {
     "paired": frozenset({"unpaired", "refused", "receiving"}),
     "unpaired": frozenset({"paired", "refused", "receiving"}),
     "refused": frozenset({"paired", "receiving"}),  # `paired` on a person's request alone
+    "deleted": frozenset({"receiving"}),  # housekeeping leads here, from where nothing of it is owed or in use
 }
 
 
