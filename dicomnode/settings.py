@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicomnode.setting_values import (
@@ -24,6 +24,7 @@ from dicomnode.setting_values import (
     Permission,
     Port,
     Profile,
+    Section,
     Service,
     Sha256,
     SopClass,
@@ -31,15 +32,10 @@ from dicomnode.setting_values import (
     TransferSyntax,
     is_loopback,
 )
+from dicomnode.settings_keeping import BackupSettings, IntegritySettings, RetentionSettings
 
 ENV_PREFIX = "DICOMNODE_"
 ASSOCIATIONS_AT_MOST = 16  # with one destination at one time
-
-
-class Section(BaseModel):
-    """A table of the file: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class NodeSettings(Section):
@@ -237,63 +233,6 @@ class LimitSettings(Section):
     shutdown_s: Annotated[float, Field(gt=0)] = 20.0
 
 
-class KeepSettings(Section):
-    """How much of one kind is kept; the oldest goes first, and 0 is no bound."""
-
-    days: Annotated[float, Field(ge=0)] = 0.0
-    count: Annotated[int, Field(ge=0)] = 0
-    bytes: Annotated[int, Field(ge=0)] = 0
-
-    @property
-    def is_bounded(self) -> bool:
-        """Whether anything of this kind ever goes by it."""
-        return bool(self.days or self.count or self.bytes)
-
-
-class RetentionSettings(Section):
-    """What is deleted when; nothing, unless it is asked for here."""
-
-    hold_hours: Annotated[float, Field(ge=1)] = 24.0
-    free_start_bytes: Annotated[int, Field(ge=0)] = 0
-    free_stop_bytes: Annotated[int, Field(ge=0)] = 0
-    paired: KeepSettings = KeepSettings()
-    unpaired: KeepSettings = KeepSettings()
-    refused: KeepSettings = KeepSettings()
-    failed: KeepSettings = KeepSettings()
-    outputs: KeepSettings = KeepSettings()
-    conflicts: KeepSettings = KeepSettings()
-
-    def keep(self, kind: str) -> KeepSettings:
-        """Return how much of a kind is kept."""
-        kept: KeepSettings = getattr(self, kind)
-        return kept
-
-    @property
-    def is_asked_for(self) -> bool:
-        """Whether anything is ever deleted."""
-        return self.free_start_bytes > 0 or any(self.keep(kind).is_bounded for kind in RETENTION_KINDS)
-
-
-RETENTION_KINDS = tuple(
-    name for name, field in RetentionSettings.model_fields.items() if field.annotation is KeepSettings
-)
-
-
-class IntegritySettings(Section):
-    """How often, and how gently, stored files are compared with what was written."""
-
-    scan_days: Annotated[float, Field(ge=0)] = 30.0
-    scan_bytes_per_s: Annotated[int, Field(ge=1024)] = 4194304
-
-
-class BackupSettings(Section):
-    """Where backups are made by the node itself, and how many are kept; an empty folder is never."""
-
-    folder: str = ""
-    every_hours: Annotated[float, Field(gt=0)] = 24.0
-    keep: Annotated[int, Field(ge=1)] = 7
-
-
 class Settings(BaseSettings):
     """The whole file."""
 
@@ -418,26 +357,16 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _check_retention_agrees(self) -> Self:
-        start, stop, reserve = (
-            self.retention.free_start_bytes,
-            self.retention.free_stop_bytes,
-            self.limits.disk_reserve_bytes,
-        )
+    def _check_keeping_agrees(self) -> Self:
+        start, reserve = self.retention.free_start_bytes, self.limits.disk_reserve_bytes
         if start and start <= reserve:
             raise ValueError(
                 f"retention.free_start_bytes: {start} is not above limits.disk_reserve_bytes = {reserve}, below which "
                 "instances are refused; raise it"
             )
-        if stop < start or (stop and not start):
+        if self.backup.folder and Path(self.backup.folder).is_relative_to(self.node.storage_root):
             raise ValueError(
-                f"retention.free_stop_bytes: {stop} and retention.free_start_bytes = {start}: deleting begins below the "
-                "second and ends at the first; set both, this one at least as high"
-            )
-        folder = Path(self.backup.folder)
-        if self.backup.folder and (not folder.is_absolute() or folder.is_relative_to(self.node.storage_root)):
-            raise ValueError(
-                f"backup.folder: {folder} must be an absolute path outside node.storage_root, best on another disk"
+                "backup.folder: it is below node.storage_root; name a folder elsewhere, best on another disk"
             )
         return self
 

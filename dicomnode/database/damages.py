@@ -82,9 +82,7 @@ def record_damage(
     return connection.execute(new.on_conflict_do_nothing()).rowcount > 0
 
 
-def clear_damages(
-    connection: Connection, *, instance_ids: Sequence[int] = (), output_ids: Sequence[int] = ()
-) -> int:
+def clear_damages(connection: Connection, *, instance_ids: Sequence[int] = (), output_ids: Sequence[int] = ()) -> int:
     """Record that files are as they should be, or gone for good; return how many were damaged."""
     of_these = or_(damages.c.instance_id.in_(instance_ids), damages.c.output_id.in_(output_ids))
     return connection.execute(delete(damages).where(of_these)).rowcount

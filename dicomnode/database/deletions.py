@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from dicomnode.database.damages import clear_damages
 from dicomnode.database.index import DELETED
@@ -117,15 +117,9 @@ def find_doomed(connection: Connection, paths: Sequence[str]) -> set[str]:
     return set(connection.execute(query).scalars())
 
 
-def fetch_deletions(connection: Connection, limit: int) -> list[Deletion]:
-    """Return the latest deletions, oldest first."""
-    query = select(deletions).order_by(deletions.c.id.desc()).limit(limit)
-    return [Deletion(**row) for row in connection.execute(query).mappings()][::-1]
-
-
-def count_deletions(connection: Connection) -> int:
-    """Return how many things were ever deleted."""
-    return connection.execute(select(func.count()).select_from(deletions)).scalar_one()
+def fetch_deletions(connection: Connection) -> list[Deletion]:
+    """Return everything that was ever deleted, oldest first."""
+    return [Deletion(**row) for row in connection.execute(select(deletions).order_by(deletions.c.id)).mappings()]
 
 
 def check_kept(connection: Connection, series_ids: Sequence[int], what: str) -> None:

@@ -20,6 +20,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from dicomnode.errors import DatabaseUnavailableError
 
 BUSY_TIMEOUT_S = 30.0
+VACUUM_PAGES = 4096  # of 4 KiB: given back in one transaction, which others wait for
+VACUUM_SHARE = 0.25  # of a database file that may be free: most of it is filled again
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,33 @@ class Database:
         with _translated(), self.engine.connect().execution_options(dicomnode_read_only=True) as connection:
             yield connection
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Open a view that stays that of one moment, however long it is read; raises as `read` does."""
+        options: dict[str, Any] = {"dicomnode_read_only": True}
+        if self.engine.dialect.name == "postgresql":
+            options["isolation_level"] = "REPEATABLE READ"
+        with _translated(), self.engine.connect().execution_options(**options) as connection:
+            yield connection
+
+    def keep_up(self) -> None:
+        """Give back to the disk, a little at a time, what deleted rows leave; PostgreSQL does so by itself.
+
+        Raises
+        ------
+        DatabaseUnavailableError
+            If the database cannot be reached or stays locked.
+        """
+        if self.engine.dialect.name != "sqlite":
+            return
+        with self.write() as connection:
+            free, pages = (
+                connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("freelist_count", "page_count")
+            )
+            if free > VACUUM_PAGES and free > pages * VACUUM_SHARE:
+                connection.exec_driver_sql(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+            connection.exec_driver_sql("PRAGMA optimize")
+
     def close(self) -> None:
         """Close the pooled connections."""
         self.engine.dispose()
@@ -79,6 +108,7 @@ def _translated() -> Iterator[None]:
 def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # the driver must not open transactions of its own
     cursor = connection.cursor()
+    cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new database: an old one is not changed by this
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")  # a commit survives power loss
     cursor.execute("PRAGMA foreign_keys = ON")

@@ -209,7 +209,9 @@ def retry_outbox_row(connection: Connection, row_id: int, now: float) -> None:
     if "owed" not in OUTBOX_MOVES_BY_PERSON.get(row.state, frozenset()):
         raise StateError(f"outbox row {row_id}: it is {row.state}, dead is needed")
     if row.deleted_at is not None:
-        raise StateError(f"outbox row {row_id}: its file was deleted; make it again: dicomnode jobs reprocess {row.job_id}")
+        raise StateError(
+            f"outbox row {row_id}: its file was deleted; make it again: dicomnode jobs reprocess {row.job_id}"
+        )
     values = {"state": "owed", "attempts": 0, "not_before": now}
     connection.execute(update(outbox).where(outbox.c.id == row_id).values(values))
 

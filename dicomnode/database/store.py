@@ -97,14 +97,23 @@ class Store:
         """The folder that holds one folder for each query that fetches over its own association."""
         return self.root / "fetched"
 
+    @property
+    def restoring_mark(self) -> Path:
+        """The file that is there while a backup is being restored, and after one was not."""
+        return self.root / "restoring"
+
     def make_folders(self) -> None:
         """Make every folder that is not there yet, durably.
 
         Raises
         ------
         StorageFailedError
-            If a folder cannot be made; those made so far stay.
+            If a folder cannot be made; those made so far stay. Or if half a backup was restored here.
         """
+        if self.restoring_mark.exists():
+            raise StorageFailedError(
+                f"storage root {self.root}: a backup was not restored to its end; empty it, and restore again"
+            )
         store = self.root / "store"
         folders = [self.spool_root, store, self.root / "conflicts", self.root / "outputs", self.fetched_root]
         folders += [self.root / "damaged", *(store / f"{number:02x}" for number in range(256))]
@@ -119,11 +128,21 @@ class Store:
 
 
 def find_instance_damage(store: Store, file_name: str, sha256: str) -> str:
-    """Return what is wrong with the file of an indexed instance; empty where it holds what was received."""
+    """Return what is wrong with the file of an indexed instance; empty where it holds what was received.
+
+    Raises
+    ------
+    StorageFailedError
+        If the folder that should hold it is gone: nothing can be said of the file.
+    """
     path = store.find_instance(file_name)
     try:
-        found = digest_data_set(path if path.exists() else store.find_instance(file_name))  # it may just have been moved
+        found = digest_data_set(
+            path if path.exists() else store.find_instance(file_name)
+        )  # it may just have been moved
     except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise StorageFailedError(f"{path.parent} is not there; is its disk mounted?") from None
         return f"{file_name} is missing"
     except OSError as error:
         return f"{file_name} cannot be read: {error.strerror}"

@@ -42,7 +42,7 @@ from dicomnode.housekeeping.rules import (
 )
 from dicomnode.logs import get_logger
 from dicomnode.outputs.compression import SYNTAXES, find_copy_path
-from dicomnode.settings import RetentionSettings
+from dicomnode.settings_keeping import RetentionSettings
 from dicomnode.steps import Step, reach
 
 log = get_logger()
@@ -80,9 +80,7 @@ def find_missing_bytes(free_bytes: int, settings: RetentionSettings) -> int:
     return settings.free_stop_bytes - free_bytes if free_bytes < settings.free_start_bytes else 0
 
 
-def is_clock_steady(
-    database: Database, settings: RetentionSettings, now: Moment, before: Moment | None
-) -> bool:
+def is_clock_steady(database: Database, settings: RetentionSettings, now: Moment, before: Moment | None) -> bool:
     """Say whether things are as old as the clock says; after it was moved, not before `hold_hours` have passed."""
     with database.write() as connection:
         mark = fetch_mark(connection, CLOCK)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dicomnode.database.retained import ConflictFacts, JobFacts, OutputFacts, SeriesFacts
-from dicomnode.settings import RetentionSettings
+from dicomnode.settings_keeping import RetentionSettings
 
 DAY_S = 86400.0
 HOUR_S = 3600.0

@@ -218,9 +218,7 @@ def _check_instances(database: Database, store: Store, instances: Sequence[Store
     )
 
 
-def _write_copies(
-    result: SeriesResult, destinations: Sequence[DestinationSettings]
-) -> dict[Path, dict[str, str]]:
+def _write_copies(result: SeriesResult, destinations: Sequence[DestinationSettings]) -> dict[Path, dict[str, str]]:
     """Write the compressed copies that the destinations ask for, each once, and return their SHA-256 by image."""
     written: dict[Path, dict[str, str]] = {}
     for compression in sorted({destination.compression for destination in destinations}):

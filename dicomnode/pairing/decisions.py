@@ -100,8 +100,8 @@ def request_pair(database: Database, uids: tuple[str, str], settings: PairingSet
     Raises
     ------
     StateError
-        If a series was not received, is still being received, was deleted, or is not of the modality its place needs, or
-        if the same instances were paired before; nothing changed.
+        If a series was not received, is still being received, was deleted, or is not of the modality its place needs,
+        or if the same instances were paired before; nothing changed.
     """
     with database.write() as connection:
         fixed, moving = (fetch_series(connection, series_uid) for series_uid in uids)
