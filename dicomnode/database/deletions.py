@@ -93,7 +93,7 @@ def add_deletion(connection: Connection, new: NewDeletion, paths: Iterable[str],
 def fetch_doomed(connection: Connection, limit: int) -> dict[int, str]:
     """Return files that are to go, by id: those noted first."""
     query = select(doomed_files.c.id, doomed_files.c.path).order_by(doomed_files.c.id).limit(limit)
-    return dict(connection.execute(query).tuples())
+    return {row.id: row.path for row in connection.execute(query)}
 
 
 def record_gone(connection: Connection, ids: Sequence[int], now: float) -> None:

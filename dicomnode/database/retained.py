@@ -92,7 +92,7 @@ def fetch_series_facts(connection: Connection, series_id: int | None = None) -> 
     kept = select(series.c.id).where(series.c.state != DELETED)
     if series_id is not None:
         query, kept = query.where(series.c.id == series_id), kept.where(series.c.id == series_id)
-    open_questions: dict[int, int] = dict(connection.execute(asked.group_by(queries.c.series_id)).tuples())
+    open_questions = {row[0]: row[1] for row in connection.execute(asked.group_by(queries.c.series_id))}
     of_series = _fetch_pairs(connection, kept)
     return [
         SeriesFacts(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dicomnode.database.retained import ConflictFacts, JobFacts, OutputFacts, SeriesFacts
+from dicomnode.housekeeping.clock import STEADY_WITHIN_S
 from dicomnode.settings_keeping import RetentionSettings
 
 DAY_S = 86400.0
@@ -93,7 +94,7 @@ def choose(
     settings : RetentionSettings
         In force.
     now : float
-        UTC epoch seconds. What is younger than `hold_hours`, or seems to be of the future, stays.
+        UTC epoch seconds, by a clock that was not moved for `hold_hours`. What is younger than these stays.
     missing_bytes : int
         So many must become free: of what is delivered, the oldest goes until they are.
     """
@@ -109,8 +110,10 @@ def choose(
     missing_bytes -= sum(subject.size_bytes for subject in chosen)
     delivered = [subject for kind in DELIVERED for subject in of_kind[kind] if subject not in chosen]
     for subject in sorted(delivered, key=lambda one: (one.since, one.of, one.id)):
-        if missing_bytes <= 0 or not _is_past_hold(subject, settings, now):
+        if missing_bytes <= 0:
             break
+        if not _is_past_hold(subject, settings, now):
+            continue
         chosen[subject] = Verdict(subject, "the disk is nearly full, and the destinations have it")
         missing_bytes -= subject.size_bytes
     return tuple(sorted(chosen.values(), key=lambda verdict: (verdict.subject.since, verdict.subject.id)))
@@ -122,7 +125,7 @@ def _choose_of_kind(group: Sequence[Subject], settings: RetentionSettings, now: 
     count, size = len(group), sum(subject.size_bytes for subject in group)
     for subject in group:
         if not _is_past_hold(subject, settings, now):
-            return
+            continue
         if keep.days and subject.since < now - keep.days * DAY_S:
             reason = f"retention.{subject.kind}.days = {keep.days:g}"
         elif keep.count and count > keep.count:
@@ -130,13 +133,14 @@ def _choose_of_kind(group: Sequence[Subject], settings: RetentionSettings, now: 
         elif keep.bytes and size > keep.bytes:
             reason = f"retention.{subject.kind}.bytes = {keep.bytes}"
         else:
-            return
+            continue
         yield Verdict(subject, reason)
         count, size = count - 1, size - subject.size_bytes
 
 
 def _is_past_hold(subject: Subject, settings: RetentionSettings, now: float) -> bool:
-    return subject.since < now - settings.hold_hours * HOUR_S
+    """Say whether it is old enough to go: what is of the future came before the clock was put back, a hold ago."""
+    return subject.since < now - settings.hold_hours * HOUR_S or subject.since > now + STEADY_WITHIN_S
 
 
 def _why_series_kept(facts: SeriesFacts) -> str:
