@@ -270,9 +270,9 @@ def test_a_result_that_is_made_again_after_it_was_deleted_has_its_file(house: Ho
         record_outputs(connection, again, [row])
         rows = fetch_outbox(connection)
 
-    assert [(one.path, one.deleted_at, one.state) for one in rows if one.sop_instance_uid == row["sop_instance_uid"]] == [
-        (row["path"], None, "sent")
-    ]
+    assert [
+        (one.path, one.deleted_at, one.state) for one in rows if one.sop_instance_uid == row["sop_instance_uid"]
+    ] == [(row["path"], None, "sent")]
 
 
 def test_a_nearly_full_disk_is_emptied_of_what_is_delivered_until_enough_is_free(house: House) -> None:
