@@ -69,7 +69,11 @@ class House:
         sender = Sender("SCANNER", "10.1.2.8", may_store=True, opened_at=self.now)
         for slice_number in range(1, slices + 1):
             uid = f"{series_uid}.{slice_number}"
-            headers = {"StudyInstanceUID": f"{series_uid}.0", "SeriesInstanceUID": series_uid, "PatientID": patient}
+            headers: dict[str, Any] = {
+                "StudyInstanceUID": f"{series_uid}.0",
+                "SeriesInstanceUID": series_uid,
+                "PatientID": patient,
+            }
             headers |= {"SOPInstanceUID": uid, "SeriesDescription": description}
             data = encode(make_data_set(slice_number, sop_class_uid=CLASSES[modality], **headers))
             request = StoreRequest(CLASSES[modality], uid, CLASSES[modality], ExplicitVRLittleEndian, data)

@@ -64,7 +64,7 @@ def verify_node(store: Store, database: Database) -> tuple[int, list[Difference]
         for instance in stored:
             if what := find_instance_damage(store, instance.file_name, instance.sha256):
                 path = store.instance_path(instance.file_name)
-                differences.append(Difference(str(path.relative_to(store.root)), what.partition(" ")[2]))
+                differences.append(Difference(str(path.relative_to(store.root)), what.text.partition(" ")[2]))
         count += len(stored)
         if not stored:
             break

@@ -79,7 +79,7 @@ def record_damage(
         return False
     values = {"instance_id": instance_id, "output_id": output_id, "reason": reason, "found_at": now}
     new = insert_new(connection.dialect.name, damages).values(values)
-    return connection.execute(new.on_conflict_do_nothing()).rowcount > 0
+    return connection.execute(new.on_conflict_do_nothing().returning(damages.c.id)).first() is not None
 
 
 def clear_damages(connection: Connection, *, instance_ids: Sequence[int] = (), output_ids: Sequence[int] = ()) -> int:

@@ -49,7 +49,8 @@ def claim_turn(connection: Connection, name: str, now: float, period_s: float) -
     if connection.execute(update(marks).where(marks.c.name == name, is_due).values(at=now)).rowcount:
         return True
     new = insert_new(connection.dialect.name, marks).values(name=name, at=now)
-    return connection.execute(new.on_conflict_do_nothing(index_elements=["name"])).rowcount > 0
+    new = new.on_conflict_do_nothing(index_elements=["name"])
+    return connection.execute(new.returning(marks.c.name)).first() is not None
 
 
 def hold_files(connection: Connection, now: float) -> None:

@@ -10,6 +10,7 @@ import re
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from dicomnode.digests import digest_data_set
 from dicomnode.durable import sync_folder
@@ -127,8 +128,15 @@ class Store:
             raise StorageFailedError(f"storage root {self.root}: {error.strerror}; it must be writable") from error
 
 
-def find_instance_damage(store: Store, file_name: str, sha256: str) -> str:
-    """Return what is wrong with the file of an indexed instance; empty where it holds what was received.
+class FoundDamage(NamedTuple):
+    """What is wrong with a file: it holds something else, or cannot be read at all, for now at least."""
+
+    text: str
+    is_changed: bool
+
+
+def find_instance_damage(store: Store, file_name: str, sha256: str) -> FoundDamage | None:
+    """Return what is wrong with the file of an indexed instance; None where it holds what was received.
 
     Raises
     ------
@@ -143,10 +151,12 @@ def find_instance_damage(store: Store, file_name: str, sha256: str) -> str:
     except FileNotFoundError:
         if not path.parent.is_dir():
             raise StorageFailedError(f"{path.parent} is not there; is its disk mounted?") from None
-        return f"{file_name} is missing"
+        return FoundDamage(f"{file_name} is missing", is_changed=False)
     except OSError as error:
-        return f"{file_name} cannot be read: {error.strerror}"
-    return "" if found == sha256 else f"{file_name} has the SHA-256 {found}, {sha256} was received"
+        return FoundDamage(f"{file_name} cannot be read: {error.strerror}", is_changed=False)
+    if found == sha256:
+        return None
+    return FoundDamage(f"{file_name} has the SHA-256 {found}, {sha256} was received", is_changed=True)
 
 
 def _checked(file_name: str) -> str:

@@ -123,14 +123,15 @@ def _scan_next(
 
 def _find_damage(store: Store, file: StoredInstance | StoredOutput) -> str:
     """Return what is wrong with a file, seen twice: a read may fail once; empty where nothing is."""
+    what = ""
     for _ in range(2):
-        what = (
-            find_instance_damage(store, file.file_name, file.sha256)
-            if isinstance(file, StoredInstance)
-            else _find_output_damage(store, file)
-        )
+        if isinstance(file, StoredInstance):
+            found = find_instance_damage(store, file.file_name, file.sha256)
+            what = "" if found is None else found.text
+        else:
+            what = _find_output_damage(store, file)
         if not what:
-            return ""
+            break
     return what
 
 

@@ -21,7 +21,7 @@ from dicomnode.database.jobs import Job, JobClaim, move_claimed_job, record_outp
 from dicomnode.database.pairs import fetch_input_digest, fetch_pair
 from dicomnode.database.series import fetch_instance_paths
 from dicomnode.database.store import Store, find_instance_damage
-from dicomnode.errors import ConfigurationError, FileDamagedError, RegistrationRefusedError
+from dicomnode.errors import ConfigurationError, FileDamagedError, RegistrationRefusedError, StorageFailedError
 from dicomnode.logs import get_logger
 from dicomnode.outputs.compression import write_copies
 from dicomnode.outputs.hybrid import judge_hybrid
@@ -165,6 +165,8 @@ def run_job(job: Job, settings: Settings, database: Database, clock: Clock) -> N
             superseded = "superseded: slices came after its pair was made, a newer pair follows"
             move_claimed_job(connection, claim, "done", reason=superseded, finished_at=clock())
         return
+    progress = _recorder(database, claim, clock)
+    progress("load", STAGES["load"][0])
     _check_instances(database, store, instances, clock())
     folder = store.outputs_folder(job.id)
     registration = settings.registration
@@ -172,7 +174,7 @@ def run_job(job: Job, settings: Settings, database: Database, clock: Clock) -> N
         registration = RegistrationSettings.model_validate({**registration.model_dump(), "profile": job.profile})
     request = SeriesRequest(fixed_paths, moving_paths, folder, job.created_at, registration, settings.outputs)
     network = load_network(registration)
-    result = register_series(request, network, _recorder(database, claim, clock))
+    result = register_series(request, network, progress)
     copies = _write_copies(result, settings.destinations)
     with database.write() as connection:
         _record_result(connection, claim, job.pair_id, result, copies, (settings, clock()))
@@ -205,15 +207,26 @@ def _record_result(
 
 
 def _check_instances(database: Database, store: Store, instances: Sequence[StoredInstance], now: float) -> None:
-    """Raise `FileDamagedError` unless every file still holds what was received; those that do not are recorded."""
-    damaged = {one.id: what for one in instances if (what := find_instance_damage(store, one.file_name, one.sha256))}
+    """See that every file still holds what was received; record those that do not.
+
+    Raises
+    ------
+    FileDamagedError
+        If one holds something else.
+    StorageFailedError
+        If one cannot be read, which may be over the next time.
+    """
+    found = ((one.id, find_instance_damage(store, one.file_name, one.sha256)) for one in instances)
+    damaged = {instance_id: what for instance_id, what in found if what is not None}
+    if unread := [what.text for what in damaged.values() if not what.is_changed]:
+        raise StorageFailedError(f"{len(unread)} of {len(instances)} files cannot be read; {unread[0]}")
     if not damaged:
         return
     with database.write() as connection:
         for instance_id, what in damaged.items():
-            record_damage(connection, what, now, instance_id=instance_id)
+            record_damage(connection, what.text, now, instance_id=instance_id)
     raise FileDamagedError(
-        f"{len(damaged)} of {len(instances)} files are not what was received; {next(iter(damaged.values()))}; "
+        f"{len(damaged)} of {len(instances)} files are not what was received; {next(iter(damaged.values())).text}; "
         "have the series sent again, then retry the job"
     )
 

@@ -20,6 +20,7 @@ from dicomnode.database.engine import Database, open_database
 from dicomnode.database.jobs import JobClaim, claim_job, move_claimed_job, record_outputs
 from dicomnode.database.migrate import migrate
 from dicomnode.database.outbox import OutboxRow, add_outbox_rows, fetch_outbox
+from dicomnode.digests import digest_file
 from dicomnode.send.service import SendService
 from dicomnode.settings import DestinationSettings, NodeSettings, PeerSettings, SendSettings, Settings
 from tests.certificates import Authority
@@ -102,7 +103,7 @@ def _owe(database: Database, root: Path, destinations: list[str], *, slices: int
                 "transfer_syntax_uid": str(header.file_meta.TransferSyntaxUID),
                 "path": str(path.relative_to(root)),
                 "size_bytes": path.stat().st_size,
-                "sha256": "0" * 64,
+                "sha256": digest_file(path),
             }
         )
     with database.write() as connection:
