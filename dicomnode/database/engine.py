@@ -7,6 +7,7 @@ SQL about the node's own work (that stands in the modules named after their tabl
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,9 +78,17 @@ class Database:
             free, pages = (
                 connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("freelist_count", "page_count")
             )
-            if free > VACUUM_PAGES and free > pages * VACUUM_SHARE:
-                connection.exec_driver_sql(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
             connection.exec_driver_sql("PRAGMA optimize")
+        if free <= VACUUM_PAGES or free <= pages * VACUUM_SHARE:
+            return
+        raw = self.engine.raw_connection()
+        try:
+            # Each step of this statement frees one page, and only a script is stepped to its end.
+            raw.cursor().executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+        except sqlite3.OperationalError as error:
+            raise DatabaseUnavailableError(f"database: {error}") from error
+        finally:
+            raw.close()
 
     def close(self) -> None:
         """Close the pooled connections."""
@@ -108,7 +117,8 @@ def _translated() -> Iterator[None]:
 def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # the driver must not open transactions of its own
     cursor = connection.cursor()
-    cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new database: an old one is not changed by this
+    if cursor.execute("PRAGMA page_count").fetchone()[0] == 0:  # else it does nothing but wait for whoever writes
+        cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")  # a commit survives power loss
     cursor.execute("PRAGMA foreign_keys = ON")
