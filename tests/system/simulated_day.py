@@ -16,6 +16,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,9 +54,9 @@ from tests.peers_programs import StoreScp
 from tests.receiving import encode
 from tests.system.test_simulated_day import make_settings
 
-PLAN = json.loads(os.environ["DAY"])  # folder, port, hours, seed
+PLAN = json.loads(os.environ["DAY"])  # folder, port, hours, lives, seed
 FOLDER = Path(PLAN["folder"])
-ROUND_S = 180.0
+ROUND_S = 300.0
 PATIENTS_AN_HOUR = 40
 START = 1.8e9
 REAL_WAIT_S = 60.0
@@ -170,14 +171,14 @@ class Day:
     def live(self) -> None:
         """Let rounds pass until the day is over, or this life."""
         ends_at = PLAN["hours"] * 3600.0
-        dies_at = (self.life + 1) * ends_at / 4 * self.draw.uniform(0.8, 1.0)
+        dies_at = (self.life + 1) * ends_at / PLAN["lives"] * self.draw.uniform(0.8, 1.0)
         arrivals = plan_arrivals(PLAN["hours"], PLAN["seed"])
         self._open_pacs()
         while CLOCK.passed_s < ends_at or not self._is_done():
             for arrival in self._due(arrivals):
                 self._push(arrival)
             self._strike()
-            if self.life < 3 and CLOCK.passed_s >= dies_at:
+            if self.life < PLAN["lives"] - 1 and CLOCK.passed_s >= dies_at:
                 self._step()
                 os.kill(os.getpid(), signal.SIGKILL)
             self._step()
@@ -208,7 +209,7 @@ class Day:
         self.intake.close(sender, CLOCK.wall())
 
     def _strike(self) -> None:
-        """Let something break, once in an hour or so: a worker dies, the PACS goes away for a while."""
+        """Let something break, every other hour or so: the PACS goes away for a while, or a worker dies."""
         chance = ROUND_S / 3600.0
         if self.pacs is None:
             if self.draw.random() < 5 * chance:
@@ -216,7 +217,7 @@ class Day:
         elif self.draw.random() < chance / 2:
             self.pacs.kill()
             self.pacs = None
-        if self.draw.random() < chance / 4:
+        if self.draw.random() < chance / 10:
             for one in self.jobs._workers:
                 for process in one._processes():
                     process.kill()
@@ -238,13 +239,14 @@ class Day:
     def _settle(self) -> None:
         """Wait for what was begun, as long as it takes the real machine: it takes no simulated time."""
         deadline = time.monotonic() + REAL_WAIT_S
-        while not (self.send.is_idle() and all(one.run is None for one in self.jobs._workers)):
+        while time.monotonic() < deadline:
+            runs = [one.run.future for one in self.jobs._workers if one.run is not None]
+            if not runs and self.send.is_idle():
+                return
+            wait(runs, timeout=REAL_WAIT_S if runs else 0.0)
             self.jobs.step()
-            if self.send.is_idle():
-                self.send.step()
-            if time.monotonic() > deadline:
-                raise RuntimeError("a job or a delivery did not end")
             time.sleep(0.002)
+        raise RuntimeError("a job or a delivery did not end")
 
     def _is_done(self) -> bool:
         with self.database.read() as connection:

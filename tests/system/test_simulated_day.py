@@ -36,7 +36,7 @@ from tests.conftest import REPOSITORY
 from tests.peers_programs import LOOPBACK, free_port
 
 HOURS, PATIENTS_AN_HOUR, SEED = 24, 40, 20260306
-LIVES = 4
+LIVES = 3
 KINDS: tuple[Literal["reg", "multiframe"], ...] = ("reg", "multiframe")
 LIFE_TIMEOUT_S = 550.0
 DISK_AT_MOST_BYTES = 3_000_000
@@ -60,7 +60,7 @@ def make_settings(folder: Path, port: int) -> Settings:
 
 def live(folder: Path, port: int) -> int:
     """Let the node live once; return how it ended: a death is a signal."""
-    plan = {"folder": str(folder), "port": port, "hours": HOURS, "seed": SEED}
+    plan = {"folder": str(folder), "port": port, "hours": HOURS, "lives": LIVES, "seed": SEED}
     with (folder / "node.log").open("ab") as log:
         node = subprocess.Popen(
             [sys.executable, "-m", "tests.system.simulated_day"],
