@@ -111,7 +111,6 @@ def fetch_patient_series(connection: Connection, patient_id: str) -> list[Identi
     database from pairing one patient at once.
     """
     of_patient = select(series.c.id).join(patients).where(patients.c.patient_id == patient_id)
-    of_patient = of_patient.where(series.c.state != DELETED)
     asked = _is_requested()
     partners = union(
         select(pairs.c.fixed_series_id).where(asked, pairs.c.moving_series_id.in_(of_patient)),

@@ -25,7 +25,6 @@ log = get_logger()
 
 OLD_S = 86400.0  # younger files may be about to get their row
 NAMES_AT_ONCE = 500  # in one statement
-SETTLED = ("done", "failed", "review")  # a job in these makes no files
 _FILE_NAME = re.compile(r"[0-9a-f]{32}\.dcm")
 
 
@@ -86,7 +85,8 @@ def _doom_unused(database: Database, store: Store, folder: Path, names: Iterable
             job = fetch_job(connection, int(folder.name))
         except StateError:
             return 0  # of another database: not ours to remove
-        if job.state not in SETTLED or (job.finished_at or now) > now - OLD_S or are_files_held(connection, now):
+        # One that has not ended has no such instant; one that a person lets run again loses it.
+        if job.finished_at is None or job.finished_at > now - OLD_S or are_files_held(connection, now):
             return 0
         made = {store.root / one.path for one in fetch_outputs(connection, job.id) if one.deleted_at is None}
         used = made | {find_copy_path(path, compression) for path in made for compression in SYNTAXES}

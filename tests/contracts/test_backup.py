@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from dicomnode.backup.make import Made, make_backup
 from dicomnode.backup.manifest import FILES, FILES_LIST, MANIFEST
@@ -23,6 +23,7 @@ from dicomnode.database.engine import Database, open_database
 from dicomnode.database.jobs import add_job, claim_job, fetch_jobs
 from dicomnode.database.marks import BACKUP_LEASE_S, are_files_held
 from dicomnode.database.outbox import claim_outbox, fetch_outbox
+from dicomnode.database.snapshots import fetch_revision, insert_rows
 from dicomnode.database.store import Store
 from dicomnode.errors import InstanceConflictError, StorageFailedError, UsageError
 from dicomnode.housekeeping.retention import delete_due
@@ -288,8 +289,16 @@ def test_a_backup_of_an_earlier_schema_is_brought_to_this_one(
     manifest["tables"]["outputs"]["sha256"] = hashlib.sha256("".join(lines).encode()).hexdigest()
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="ascii")
 
+    schemas = set()
+
+    def insert_and_look(connection: Connection, *arguments: Any) -> int:
+        schemas.add(fetch_revision(connection))
+        return insert_rows(connection, *arguments)
+
+    monkeypatch.setattr("dicomnode.backup.restore.insert_rows", insert_and_look)
     store, database = restore_to(tmp_path / "other", folder)
 
+    assert schemas == {"0003"}
     assert fetch_all(database)["outputs"] == fetch_all(house.database)["outputs"]
     assert verify_node(store, database)[1] == []
     database.close()
