@@ -13,7 +13,6 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, insert, select, union, update
 
-from dicomnode.database.index import DELETED
 from dicomnode.database.schema import pairs, patients, series
 from dicomnode.database.series import IdentifiedSeries, fetch_instance_uids, fetch_series_by_id
 from dicomnode.errors import StateError
@@ -105,7 +104,7 @@ def fetch_pair(connection: Connection, pair_id: int) -> Pair:
 
 
 def fetch_patient_series(connection: Connection, patient_id: str) -> list[IdentifiedSeries]:
-    """Return every series kept of a PatientID, whatever its issuer, by id; the rows stay locked until the end.
+    """Return every series received under a PatientID, whatever its issuer, by id; the rows stay locked until the end.
 
     Those that a person asked to pair with one of them are among them. The lock keeps two nodes that share a PostgreSQL
     database from pairing one patient at once.
@@ -117,7 +116,6 @@ def fetch_patient_series(connection: Connection, patient_id: str) -> list[Identi
         select(pairs.c.moving_series_id).where(asked, pairs.c.fixed_series_id.in_(of_patient)),
     )
     wanted = select(series.c.id).where(series.c.id.in_(of_patient) | series.c.id.in_(partners)).order_by(series.c.id)
-    wanted = wanted.where(series.c.state != DELETED)
     ids = list(connection.execute(wanted.with_for_update()).scalars())
     return [fetch_series_by_id(connection, series_id) for series_id in ids]
 
