@@ -1,6 +1,6 @@
 """The node: builds every part from the settings, starts them, stops them. Read this first.
 
-Flow: cli > [app] > receive, pairing, jobs, send
+Flow: cli > [app] > receive, pairing, jobs, send, housekeeping
 Never: work of its own: each part reads rows and files and writes rows and files, and none calls another. The scheduler
 here is a clock that says "now"; what is to be done stands in the database alone.
 """
@@ -20,6 +20,7 @@ from dicomnode.database.engine import open_database
 from dicomnode.database.migrate import migrate
 from dicomnode.database.store import Store
 from dicomnode.errors import DicomnodeError, StateError
+from dicomnode.housekeeping.service import HousekeepingService
 from dicomnode.jobs.service import JobService
 from dicomnode.logs import get_logger
 from dicomnode.pairing import service as pairing
@@ -35,6 +36,7 @@ log = get_logger()
 Role = Literal["receive", "pair", "work", "send"]
 ROLES: tuple[Role, ...] = get_args(Role)
 TICK_S = 1
+BACKUP_TICK_S = 60
 # A step takes milliseconds, or as long as a locked database makes it wait (30 s); beyond this it hangs.
 LATE_TICK_S = 90.0
 # What a running node cannot change: it would answer under another name, or look for its rows and files elsewhere.
@@ -144,18 +146,24 @@ class Node:
             steps["commitments"] = commitments.step
         if "pair" in self.roles:
             steps["pair"] = lambda: pairing.step(database, self.settings, clock())
+        housekeeping = HousekeepingService(settings, database, clock) if "receive" in self.roles else None
+        if housekeeping is not None:
+            self._reloads.append(housekeeping.reload)
+            steps["housekeeping"] = housekeeping.step
         scp = StorageScp(settings, database, store, clock) if "receive" in self.roles else None
         if scp is not None:
             steps["receive"] = scp.step
-        self._start_clock(started, steps)
+        self._start_clock(started, steps, housekeeping)
         if scp is not None:
             self._scp = scp
             scp.start(port)
             started.callback(lambda: scp.stop(self._remaining_s()))
             self._reloads.append(scp.reload)
 
-    def _start_clock(self, started: ExitStack, steps: dict[str, Callable[[], None]]) -> None:
-        """Call every step each second, none twice at once, and none late in a burst."""
+    def _start_clock(
+        self, started: ExitStack, steps: dict[str, Callable[[], None]], housekeeping: HousekeepingService | None
+    ) -> None:
+        """Call every step each second, none twice at once, and none late in a burst; a backup may take longer."""
         scheduler = BackgroundScheduler(
             timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
         )
@@ -163,6 +171,8 @@ class Node:
             self._ticked_at[name] = time.monotonic()
             now = datetime.now(UTC)
             scheduler.add_job(self._tick, "interval", (name, step), seconds=TICK_S, id=name, next_run_time=now)
+        if housekeeping is not None:
+            scheduler.add_job(housekeeping.back_up, "interval", seconds=BACKUP_TICK_S, id="backup")
         scheduler.add_job(self._warn_of_expiry, "interval", days=1, id="certificates", next_run_time=datetime.now(UTC))
         scheduler.start()
         started.callback(scheduler.shutdown)

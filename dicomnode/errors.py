@@ -19,6 +19,7 @@
        +- InstanceConflictError       0111
        +- SeriesRefusedError
        +- RegistrationRefusedError
+       +- FileDamagedError
        +- PeerRejectedError
        +- PeerProtocolError
        |  +- LimitExceededError
@@ -124,6 +125,10 @@ class SeriesRefusedError(PermanentError):
 
 class RegistrationRefusedError(PermanentError):
     """Two volumes cannot be registered, or the result must not be used."""
+
+
+class FileDamagedError(PermanentError):
+    """A stored file is not what was written any more: it must be neither used nor sent."""
 
 
 class PeerRejectedError(PermanentError):

@@ -10,12 +10,18 @@ import ipaddress
 import re
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from dicomnode.uids import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, find_keyword
 
 AE_TITLE_MAX_CHARACTERS = 16  # PS3.5 6.2, VR AE
 SHA256_DIGITS = 64
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def check_ae_title(value: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicomnode.setting_values import (
@@ -24,6 +24,7 @@ from dicomnode.setting_values import (
     Permission,
     Port,
     Profile,
+    Section,
     Service,
     Sha256,
     SopClass,
@@ -31,15 +32,10 @@ from dicomnode.setting_values import (
     TransferSyntax,
     is_loopback,
 )
+from dicomnode.settings_keeping import BackupSettings, IntegritySettings, RetentionSettings
 
 ENV_PREFIX = "DICOMNODE_"
 ASSOCIATIONS_AT_MOST = 16  # with one destination at one time
-
-
-class Section(BaseModel):
-    """A table of the file: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class NodeSettings(Section):
@@ -261,6 +257,9 @@ class Settings(BaseSettings):
     outputs: OutputSettings = OutputSettings()
     send: SendSettings = SendSettings()
     limits: LimitSettings = LimitSettings()
+    retention: RetentionSettings = RetentionSettings()
+    integrity: IntegritySettings = IntegritySettings()
+    backup: BackupSettings = BackupSettings()
 
     @property
     def database_url(self) -> str:
@@ -364,6 +363,20 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"limits.memory_bytes: {limits.memory_bytes} hold no instance of limits.data_set_bytes = "
                 f"{limits.data_set_bytes}; raise this, or lower that"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_keeping_agrees(self) -> Self:
+        start, reserve = self.retention.free_start_bytes, self.limits.disk_reserve_bytes
+        if start and start <= reserve:
+            raise ValueError(
+                f"retention.free_start_bytes: {start} is not above limits.disk_reserve_bytes = {reserve}, below which "
+                "instances are refused; raise it"
+            )
+        if self.backup.folder and Path(self.backup.folder).is_relative_to(self.node.storage_root):
+            raise ValueError(
+                "backup.folder: it is below node.storage_root; name a folder elsewhere, best on another disk"
             )
         return self
 

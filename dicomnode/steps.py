@@ -1,6 +1,6 @@
-"""The steps of a pair's way from the spool to its delivery: after each of them the node may die, and nothing is lost.
+"""The steps of a pair's way from the spool to its delivery, and out of the house: after each the node may die.
 
-Flow: receive|pairing|jobs|send > [steps] > logs
+Flow: receive|pairing|jobs|send|housekeeping > [steps] > logs
 Never: a step that does something: to take it away changes nothing but what a test can stop at (`tests/system`).
 """
 
@@ -38,9 +38,12 @@ class Step(Enum):
     ASKED = "commitment.asked"  # it has taken the request
     REPORTED = "commitment.reported"  # its report is committed
     SETTLED = "commitment.settled"  # what the report says of each instance is committed
+    DOOMED = "housekeeping.doomed"  # rows are gone, and the files they named are noted, committed
+    REMOVED = "housekeeping.removed"  # the files are gone too, the note is not yet
 
 
 IN_WORKER = frozenset({Step.LOADED, Step.REGISTERED, Step.WRITTEN, Step.RECORDED})
+IN_HOUSEKEEPING = frozenset({Step.DOOMED, Step.REMOVED})  # after a pair's way has ended
 
 
 def reach(step: Step, **ids: Any) -> None:

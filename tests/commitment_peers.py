@@ -262,7 +262,7 @@ class Pacs:
         gate.open()
 
     def _report_over(self, association: Association, request: Dataset) -> None:
-        wait_until(lambda: association._reactor_checkpoint.is_set(), ANSWER_S)
+        wait_until(association._reactor_checkpoint.is_set, ANSWER_S)
         association._reactor_checkpoint.clear()
         threading.Event().wait(0.3)  # as a PACS does that looks for the instances first
         self._send(association, request)

@@ -21,7 +21,7 @@ PROFILES: tuple[str, ...] = get_args(Profile)
 
 # The listings: what they show, how one of it is named, and the states of DESIGN.md section 5.
 LISTINGS = {
-    "series": ("received series", "SERIES_UID", ("receiving", "complete", "paired", "unpaired", "refused")),
+    "series": ("received series", "SERIES_UID", ("receiving", "complete", "paired", "unpaired", "refused", "deleted")),
     "pairs": ("MR and PET matched by patient", "ID", ("held", "ready", "rejected")),
     "jobs": ("registrations", "ID", ("waiting", "running", "retry", "failed", "review", "done")),
     "outbox": ("what is owed to destinations", "ID", ("owed", "retry", "sent", "committed", "dead")),
@@ -58,6 +58,8 @@ def make_parser() -> argparse.ArgumentParser:
     for name in LISTINGS:
         _add_listing(commands, name)
     _add_rules(commands)
+    _add_housekeeping(commands)
+    _add_backup(commands)
     return parser
 
 
@@ -149,6 +151,32 @@ def _add_rules(commands: Any) -> None:
     parser.add_argument("series_uid", metavar="SERIES_UID")
     _add_config_flag(parser)
     _add_json_flag(parser)
+
+
+def _add_housekeeping(commands: Any) -> None:
+    text = "what the node deletes by itself, as [retention] says"
+    actions = _add(commands, "housekeeping", text).add_subparsers(required=True, metavar="ACTION")
+    planned = _add(
+        actions, "plan", "what would go now, and why the rest stays; nothing is deleted", ("housekeeping", "plan")
+    )
+    logged = _add(actions, "log", "what was deleted, when and why, the latest last", ("housekeeping", "show_log"))
+    for parser in (planned, logged):
+        _add_config_flag(parser)
+        _add_json_flag(parser)
+
+
+def _add_backup(commands: Any) -> None:
+    made = _add(commands, "backup", "copy everything the node holds, while it runs", ("backup", "backup"))
+    made.add_argument("target", metavar="FOLDER", help="empty or not there; only this user can read it afterwards")
+    restored = _add(commands, "restore", "make a node of a backup, in an empty place", ("backup", "restore"))
+    restored.add_argument("source", metavar="FOLDER", help="what `dicomnode backup` wrote")
+    verified = _add(
+        commands, "verify", "compare a backup, or the node's own files, with what was written", ("backup", "verify")
+    )
+    verified.add_argument("backup", metavar="FOLDER", nargs="?", help="a backup; default: the node's own files")
+    for parser in (made, restored, verified):
+        _add_config_flag(parser)
+        _add_json_flag(parser)
 
 
 def _add_listing(commands: Any, name: str) -> None:

@@ -12,6 +12,7 @@ import resource
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,7 +24,10 @@ from typing import Literal
 from dicomnode.cli.listings import open_node_database
 from dicomnode.cli.output import show, write_json
 from dicomnode.database.commitments import fetch_uncommitted
+from dicomnode.database.damages import fetch_damages
+from dicomnode.database.marks import fetch_mark
 from dicomnode.errors import DicomnodeError
+from dicomnode.housekeeping.retention import CLOCK
 from dicomnode.jobs.pipeline import load_network
 from dicomnode.running import find_running_nodes, read_counts
 from dicomnode.send.commitment import check_commitment_peer
@@ -35,6 +39,7 @@ from dicomnode.tls import find_expiring, find_invalid, find_problems, read_certi
 
 ANSWER_S = 5.0  # for a port of this machine
 PEERS_AT_ONCE = 16
+DAMAGES_AT_MOST = 20  # named one by one
 # Of one association: its connection, what wakes its thread, its spool; of one that waits: its connection and its waker.
 DESCRIPTORS_OF_ASSOCIATION, DESCRIPTORS_OF_WAITING, DESCRIPTORS_OF_NODE = 4, 2, 250
 
@@ -91,6 +96,25 @@ def _look_at_database(settings: Settings) -> Iterator[Finding]:
             yield Finding("database", "ok", "it answers, and can be written")
     except DicomnodeError as error:
         yield Finding("database", "problem", str(error))
+
+
+def _look_at_files(settings: Settings) -> Iterator[Finding]:
+    """Say which files are not what was written, and whether the clock is believed."""
+    try:
+        with open_node_database(settings) as database, database.read() as connection:
+            damages, clock = fetch_damages(connection), fetch_mark(connection, CLOCK)
+    except DicomnodeError:
+        return  # the database says so itself
+    if clock is not None and clock.until > time.time() and settings.retention.is_asked_for:
+        until = datetime.fromtimestamp(clock.until, UTC)
+        yield Finding("clock", "warning", f"it was moved, or the node was away: nothing is deleted before {until}")
+    for damage in damages[:DAMAGES_AT_MOST]:
+        todo = "have it sent again" if damage.of.startswith("series") else "dicomnode jobs reprocess, then outbox retry"
+        yield Finding("file", "problem", f"{damage.of}: {damage.reason}; {todo}, or restore it from a backup")
+    if (left := len(damages) - DAMAGES_AT_MOST) > 0:
+        yield Finding("file", "problem", f"{left} more are damaged; see: dicomnode verify")
+    if not damages:
+        yield Finding("file", "ok", "none is known to be damaged")
 
 
 def _look_at_node(settings: Settings) -> Iterator[Finding]:
@@ -174,6 +198,7 @@ def _look_at_commitment(settings: Settings) -> Iterator[Finding]:
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _look_at_storage,
     _look_at_database,
+    _look_at_files,
     _look_at_node,
     _look_at_descriptors,
     _look_at_certificates,

@@ -31,6 +31,7 @@ COMMITMENT_MOVES: Mapping[str, frozenset[str]] = {
     "settled": frozenset(),
 }
 TAKES_REPORT = tuple(state for state, moves in COMMITMENT_MOVES.items() if "reported" in moves)
+AWAITED = ("owed", "asked", "reported")  # whether the peer has committed is not known yet
 NOT_COMMITTED = "not committed: "  # how the reason of an outbox row begins that stays `sent`
 
 

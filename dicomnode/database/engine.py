@@ -7,6 +7,7 @@ SQL about the node's own work (that stands in the modules named after their tabl
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from dicomnode.errors import DatabaseUnavailableError
 
 BUSY_TIMEOUT_S = 30.0
+VACUUM_PAGES = 4096  # of 4 KiB: given back in one transaction, which others wait for
+VACUUM_SHARE = 0.25  # of a database file that may be free: most of it is filled again
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,41 @@ class Database:
         with _translated(), self.engine.connect().execution_options(dicomnode_read_only=True) as connection:
             yield connection
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Open a view that stays that of one moment, however long it is read; raises as `read` does."""
+        options: dict[str, Any] = {"dicomnode_read_only": True}
+        if self.engine.dialect.name == "postgresql":
+            options["isolation_level"] = "REPEATABLE READ"
+        with _translated(), self.engine.connect().execution_options(**options) as connection:
+            yield connection
+
+    def keep_up(self) -> None:
+        """Give back to the disk, a little at a time, what deleted rows leave; PostgreSQL does so by itself.
+
+        Raises
+        ------
+        DatabaseUnavailableError
+            If the database cannot be reached or stays locked.
+        """
+        if self.engine.dialect.name != "sqlite":
+            return
+        with self.write() as connection:
+            free, pages = (
+                connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("freelist_count", "page_count")
+            )
+            connection.exec_driver_sql("PRAGMA optimize")
+        if free <= VACUUM_PAGES or free <= pages * VACUUM_SHARE:
+            return
+        raw = self.engine.raw_connection()
+        try:
+            # Each step of this statement frees one page, and only a script is stepped to its end.
+            raw.cursor().executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+        except sqlite3.OperationalError as error:
+            raise DatabaseUnavailableError(f"database: {error}") from error
+        finally:
+            raw.close()
+
     def close(self) -> None:
         """Close the pooled connections."""
         self.engine.dispose()
@@ -79,6 +117,8 @@ def _translated() -> Iterator[None]:
 def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # the driver must not open transactions of its own
     cursor = connection.cursor()
+    if cursor.execute("PRAGMA page_count").fetchone()[0] == 0:  # else it does nothing but wait for whoever writes
+        cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")  # a commit survives power loss
     cursor.execute("PRAGMA foreign_keys = ON")

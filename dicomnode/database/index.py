@@ -20,10 +20,16 @@ from dicomnode.database.schema import associations, conflicts, instances, output
 MIXED_PATIENTS = "its instances name more than one patient, or one patient in different ways"
 MIXED_STUDIES = "its instances name more than one study"
 MIXED_REASONS = (MIXED_PATIENTS, MIXED_STUDIES)
+DELETED = "deleted"  # the state of a series whose instances went
 _TOUCH = (
     update(series)
     .where(series.c.id == bindparam("touched_id"))
-    .values({name: bindparam(name) for name in ("last_received_at", "expected_instances", "state", "reason")})
+    .values(
+        {
+            name: bindparam(name)
+            for name in ("patient_id", "study_id", "last_received_at", "expected_instances", "state", "reason")
+        }
+    )
 )
 
 
@@ -186,10 +192,15 @@ def make_instance_row(header: InstanceHeader, file: StoredFile, arrival: Arrival
 def touch_series(
     connection: Connection, row: Row[Any], received_at: float, owners: tuple[int, int], expected: int | None
 ) -> None:
-    """Let a series know of a new instance: it is judged again, or refused when the instance is not of its kind."""
+    """Let a series know of a new instance: it is judged again, or refused when the instance is not of its kind.
+
+    One whose instances were deleted begins anew: it may have been corrected at its source since.
+    """
     state, reason = row.state, row.reason
     patient_id, study_id = owners
-    if row.patient_id != patient_id:
+    if row.state == DELETED:
+        state, reason = "receiving", ""
+    elif row.patient_id != patient_id:
         state, reason = "refused", MIXED_PATIENTS
     elif row.study_id != study_id:
         state, reason = "refused", MIXED_STUDIES
@@ -197,6 +208,8 @@ def touch_series(
         state, reason = "receiving", ""
     values = {
         "touched_id": row.id,
+        "patient_id": patient_id if row.state == DELETED else row.patient_id,
+        "study_id": study_id if row.state == DELETED else row.study_id,
         "last_received_at": max(row.last_received_at, received_at),
         "expected_instances": max((n for n in (row.expected_instances, expected) if n is not None), default=None),
         "state": state,

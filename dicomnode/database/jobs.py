@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, case, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, case, delete, func, insert, select, update
 
 from dicomnode.database.engine import Database
-from dicomnode.database.schema import jobs, outbox, outputs, pairs, series
+from dicomnode.database.schema import damages, jobs, outbox, outputs, pairs, series
 from dicomnode.errors import LeaseLostError, StateError
 
 # DESIGN section 5. `running` goes back to `waiting` when the node stops; `waiting` and `retry` end as `done` when late
@@ -99,6 +99,8 @@ class JobOutput:
     size_bytes: int
     sha256: str
     returned: int
+    copies: Mapping[str, str] | None
+    deleted_at: float | None
 
 
 def add_job(
@@ -255,7 +257,7 @@ def record_outputs(connection: Connection, job_id: int, rows: Iterable[Mapping[s
     """Record what a job made, in the order given, and return the ids.
 
     The same inputs make the same instances. One that is recorded already keeps its row, and that its job, once it was
-    owed to somebody; else the row is this job's now, with the file it wrote.
+    owed to somebody and its file is good; else the row is this job's now, with the file it wrote.
     """
     ids = []
     for row in rows:
@@ -266,8 +268,11 @@ def record_outputs(connection: Connection, job_id: int, rows: Iterable[Mapping[s
             output_id = connection.execute(statement).scalar_one()
         else:
             is_owed = select(outbox.c.id).where(outbox.c.output_id == output_id).exists()
-            taken = update(outputs).where(outputs.c.id == output_id, ~is_owed)
-            connection.execute(taken.values(job_id=job_id, **row))
+            is_damaged = select(damages.c.id).where(damages.c.output_id == output_id).exists()
+            needs_file = is_damaged | outputs.c.deleted_at.is_not(None)
+            taken = update(outputs).where(outputs.c.id == output_id, ~is_owed | needs_file)
+            if connection.execute(taken.values(job_id=job_id, deleted_at=None, **row)).rowcount:
+                connection.execute(delete(damages).where(damages.c.output_id == output_id))
         ids.append(output_id)
     return ids
 

@@ -77,6 +77,9 @@ class OutboxRow:
     sop_class_uid: str
     transfer_syntax_uid: str
     path: str
+    sha256: str
+    copies: Mapping[str, str] | None
+    deleted_at: float | None
 
 
 def add_outbox_rows(connection: Connection, output_ids: Iterable[int], destinations: Iterable[str], now: float) -> int:
@@ -212,7 +215,8 @@ def retry_outbox_row(connection: Connection, row_id: int, now: float) -> None:
     Raises
     ------
     StateError
-        If there is no such row, or it is neither dead nor sent and given up to be committed.
+        If there is no such row, it is neither dead nor sent and given up to be committed, or its file was deleted;
+        nothing changed.
     """
     row = fetch_outbox_row(connection, row_id)
     asked = select(commitments.c.state).where(commitments.c.id == row.commitment_id)
@@ -220,6 +224,10 @@ def retry_outbox_row(connection: Connection, row_id: int, now: float) -> None:
     if "owed" not in OUTBOX_MOVES_BY_PERSON.get(row.state, frozenset()) or not is_hopeless:
         words = "dead is needed, or sent with a reason why it was not committed"
         raise StateError(f"outbox row {row_id}: it is {row.state}, {words}")
+    if row.deleted_at is not None:
+        raise StateError(
+            f"outbox row {row_id}: its file was deleted; make it again: dicomnode jobs reprocess {row.job_id}"
+        )
     values = {"state": "owed", "attempts": 0, "not_before": now, "commitment_id": None}
     connection.execute(update(outbox).where(outbox.c.id == row_id).values(values))
 
@@ -291,6 +299,9 @@ def _query() -> Select[Any]:
             outputs.c.sop_class_uid,
             outputs.c.transfer_syntax_uid,
             outputs.c.path,
+            outputs.c.sha256,
+            outputs.c.copies,
+            outputs.c.deleted_at,
         )
         .join(outputs, outputs.c.id == outbox.c.output_id)
         .order_by(outbox.c.destination, outbox.c.output_id)

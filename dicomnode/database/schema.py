@@ -1,6 +1,6 @@
 """The tables: what the node received, what it decided, what it still owes.
 
-Flow: index|pairs|jobs|outbox > [schema] > engine
+Flow: index|pairs|jobs|outbox|deletions > [schema] > engine
 Never: a patient's identity outside `patients`; a state that is not in the tables of DESIGN (each module that
 moves a state holds the allowed moves). Instants are UTC seconds since 1970; UIDs are text of at most 64 characters.
 """
@@ -77,7 +77,7 @@ series = Table(
     Column("series_uid", UID, nullable=False, unique=True),
     Column("study_id", ForeignKey("studies.id"), nullable=False, index=True),
     Column("patient_id", ForeignKey("patients.id"), nullable=False, index=True),
-    Column("state", STATE, nullable=False, index=True),  # receiving complete paired unpaired refused
+    Column("state", STATE, nullable=False, index=True),  # receiving complete paired unpaired refused deleted
     Column("reason", Text, nullable=False, default=""),
     Column("modality", String(16), nullable=False),
     Column("description", Text, nullable=False),
@@ -172,6 +172,8 @@ outputs = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),  # of the whole file
     Column("returned", Integer, nullable=False, server_default="0"),  # how often somebody sent it back to us
+    Column("copies", JSON, nullable=True),  # SHA-256 of the compressed copies beside it, by compression
+    Column("deleted_at", Double, nullable=True),  # its files went; the row stays: what was made, and where it is
 )
 
 commitments = Table(
@@ -274,4 +276,48 @@ queries = Table(
     Column("not_before", Double, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("finished_at", Double, nullable=True),
+)
+
+deletions = Table(
+    "deletions",
+    metadata,
+    # What housekeeping deleted, and why; without `done_at` some of its files may be there yet.
+    Column("id", Integer, primary_key=True),
+    Column("kind", String(16), nullable=False),  # paired unpaired refused failed outputs conflicts leftovers
+    Column("subject", Text, nullable=False),  # a series' UID, a job's id, a file's name
+    Column("reason", Text, nullable=False),
+    Column("files", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("decided_at", Double, nullable=False),
+    Column("done_at", Double, nullable=True),
+)
+
+doomed_files = Table(
+    "doomed_files",
+    metadata,
+    # Files that no other row names any more: a crash between the commit and their end forgets none.
+    Column("id", Integer, primary_key=True),
+    Column("deletion_id", ForeignKey("deletions.id"), nullable=False, index=True),
+    Column("path", Text, nullable=False, unique=True),  # below the storage root
+)
+
+damages = Table(
+    "damages",
+    metadata,
+    # Files that do not hold what their row says, until they do again.
+    Column("id", Integer, primary_key=True),
+    Column("instance_id", ForeignKey("instances.id"), nullable=True, unique=True),
+    Column("output_id", ForeignKey("outputs.id"), nullable=True, unique=True),
+    Column("reason", Text, nullable=False),
+    Column("found_at", Double, nullable=False),
+)
+
+marks = Table(
+    "marks",
+    metadata,
+    # How far something that goes on for ever has come, whichever process does it.
+    Column("name", String(32), primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("until", Double, nullable=False, server_default="0"),
+    Column("position", BigInteger, nullable=False, server_default="0"),
 )

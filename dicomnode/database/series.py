@@ -22,9 +22,10 @@ from dicomnode.errors import StateError
 SERIES_MOVES: Mapping[str, frozenset[str]] = {
     "receiving": frozenset({"complete", "refused"}),
     "complete": frozenset({"paired", "unpaired", "refused", "receiving"}),
-    "paired": frozenset({"unpaired", "refused", "receiving"}),
-    "unpaired": frozenset({"paired", "refused", "receiving"}),
-    "refused": frozenset({"paired", "receiving"}),  # `paired` on a person's request alone
+    "paired": frozenset({"unpaired", "refused", "receiving", "deleted"}),
+    "unpaired": frozenset({"paired", "refused", "receiving", "deleted"}),
+    "refused": frozenset({"paired", "receiving", "deleted"}),  # `paired` on a person's request alone
+    "deleted": frozenset({"receiving"}),
 }
 
 

@@ -1,6 +1,6 @@
 """Turns what a row says into a path below the storage root, and nothing else does.
 
-Flow: receive|jobs|send|volumes > [store] > the file system
+Flow: receive|jobs|send|volumes|housekeeping|backup > [store] > the file system
 Never: a name that came from the data; file names are random and checked, so that no UID or AE title reaches a path.
 """
 
@@ -10,7 +10,9 @@ import re
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from dicomnode.digests import digest_data_set
 from dicomnode.durable import sync_folder
 from dicomnode.errors import StorageFailedError
 
@@ -37,7 +39,8 @@ class Store:
     `spool/<node>/` holds files that are empty, being written, or whole with a row that may not be committed yet, one
     folder for each running process;
     `store/<first 2 hex>/` those that are indexed; `conflicts/` what came again with other content; `fetched/<query
-    id>/` what C-GET brought, until it is received; `outputs/<job id>/` what the node made.
+    id>/` what C-GET brought, until it is received; `outputs/<job id>/` what the node made; `damaged/` what the disk
+    has changed.
     """
 
     root: Path
@@ -78,6 +81,10 @@ class Store:
             return path
         return next(self.spool_root.glob(f"*/{file_name.removesuffix(SUFFIX)}"), path)
 
+    def damaged_path(self, file_name: str) -> Path:
+        """Return where a file stands that is not what was received, out of the way of one that is."""
+        return self.root / "damaged" / _checked(file_name)
+
     def outputs_folder(self, job_id: int) -> Path:
         """Return the folder of what one job made."""
         return self.root / "outputs" / f"{job_id:d}"
@@ -91,17 +98,26 @@ class Store:
         """The folder that holds one folder for each query that fetches over its own association."""
         return self.root / "fetched"
 
+    @property
+    def restoring_mark(self) -> Path:
+        """The file that is there while a backup is being restored, and after one was not."""
+        return self.root / "restoring"
+
     def make_folders(self) -> None:
         """Make every folder that is not there yet, durably.
 
         Raises
         ------
         StorageFailedError
-            If a folder cannot be made; those made so far stay.
+            If a folder cannot be made; those made so far stay. Or if half a backup was restored here.
         """
+        if self.restoring_mark.exists():
+            raise StorageFailedError(
+                f"storage root {self.root}: a backup was not restored to its end; empty it, and restore again"
+            )
         store = self.root / "store"
         folders = [self.spool_root, store, self.root / "conflicts", self.root / "outputs", self.fetched_root]
-        folders += [store / f"{number:02x}" for number in range(256)]
+        folders += [self.root / "damaged", *(store / f"{number:02x}" for number in range(256))]
         try:
             self.root.mkdir(mode=0o750, parents=True, exist_ok=True)
             for folder in folders:
@@ -110,6 +126,37 @@ class Store:
                 sync_folder(folder)
         except OSError as error:
             raise StorageFailedError(f"storage root {self.root}: {error.strerror}; it must be writable") from error
+
+
+class FoundDamage(NamedTuple):
+    """What is wrong with a file: it holds something else, or cannot be read at all, for now at least."""
+
+    text: str
+    is_changed: bool
+
+
+def find_instance_damage(store: Store, file_name: str, sha256: str) -> FoundDamage | None:
+    """Return what is wrong with the file of an indexed instance; None where it holds what was received.
+
+    Raises
+    ------
+    StorageFailedError
+        If the folder that should hold it is gone: nothing can be said of the file.
+    """
+    path = store.find_instance(file_name)
+    try:
+        found = digest_data_set(
+            path if path.exists() else store.find_instance(file_name)
+        )  # it may just have been moved
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise StorageFailedError(f"{path.parent} is not there; is its disk mounted?") from None
+        return FoundDamage(f"{file_name} is missing", is_changed=False)
+    except OSError as error:
+        return FoundDamage(f"{file_name} cannot be read: {error.strerror}", is_changed=False)
+    if found == sha256:
+        return None
+    return FoundDamage(f"{file_name} has the SHA-256 {found}, {sha256} was received", is_changed=True)
 
 
 def _checked(file_name: str) -> str:

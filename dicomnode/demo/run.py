@@ -21,6 +21,7 @@ from dicomnode.demo.pacs import AE_TITLE as PACS_AE_TITLE
 from dicomnode.demo.pacs import FOLDERS, HOST, StandInPacs, open_pacs
 from dicomnode.demo.picture import write_picture
 from dicomnode.demo.story import Story, follow
+from dicomnode.digests import digest_file
 from dicomnode.send.scu import Caller, Instance, open_store_association, send_instance
 from dicomnode.settings import (
     DestinationSettings,
@@ -117,7 +118,8 @@ def send_series(files: Sequence[Path], calling_ae_title: str, peer: PeerSettings
 
 def _read_instance(path: Path) -> Instance:
     meta = pydicom.filereader.read_file_meta_info(path)
-    return Instance(meta.MediaStorageSOPInstanceUID, meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID, path)
+    uids = (meta.MediaStorageSOPInstanceUID, meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
+    return Instance(*uids, path, digest_file(path))
 
 
 def _judge(story: Story, case: Case, pacs: StandInPacs) -> int:

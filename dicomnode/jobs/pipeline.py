@@ -6,7 +6,7 @@ Never: a retry or a state of its own (`jobs/retry` decides); another transform f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection
 
+from dicomnode.database.damages import StoredInstance, fetch_series_instances, record_damage
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import Job, JobClaim, move_claimed_job, record_outputs, record_progress
 from dicomnode.database.pairs import fetch_input_digest, fetch_pair
 from dicomnode.database.series import fetch_instance_paths
-from dicomnode.database.store import Store
-from dicomnode.errors import ConfigurationError, RegistrationRefusedError
+from dicomnode.database.store import Store, find_instance_damage
+from dicomnode.errors import ConfigurationError, FileDamagedError, RegistrationRefusedError, StorageFailedError
 from dicomnode.logs import get_logger
 from dicomnode.outputs.compression import write_copies
 from dicomnode.outputs.hybrid import judge_hybrid
@@ -155,6 +156,7 @@ def run_job(job: Job, settings: Settings, database: Database, clock: Clock) -> N
     store, claim = Store(settings.node.storage_root), JobClaim(job.id, job.token)
     with database.read() as connection:
         pair = fetch_pair(connection, job.pair_id)
+        instances = fetch_series_instances(connection, (pair.fixed_series_id, pair.moving_series_id))
         is_current = pair.input_digest == fetch_input_digest(connection, pair.fixed_series_id, pair.moving_series_id)
         fixed_paths = fetch_instance_paths(connection, store, pair.fixed_series_id)
         moving_paths = fetch_instance_paths(connection, store, pair.moving_series_id)
@@ -163,16 +165,19 @@ def run_job(job: Job, settings: Settings, database: Database, clock: Clock) -> N
             superseded = "superseded: slices came after its pair was made, a newer pair follows"
             move_claimed_job(connection, claim, "done", reason=superseded, finished_at=clock())
         return
+    progress = _recorder(database, claim, clock)
+    progress("load", STAGES["load"][0])
+    _check_instances(database, store, instances, clock())
     folder = store.outputs_folder(job.id)
     registration = settings.registration
     if job.profile:  # a person asked for it
         registration = RegistrationSettings.model_validate({**registration.model_dump(), "profile": job.profile})
     request = SeriesRequest(fixed_paths, moving_paths, folder, job.created_at, registration, settings.outputs)
     network = load_network(registration)
-    result = register_series(request, network, _recorder(database, claim, clock))
-    _write_copies(result, settings.destinations)
+    result = register_series(request, network, progress)
+    copies = _write_copies(result, settings.destinations)
     with database.write() as connection:
-        _record_result(connection, claim, job.pair_id, result, (settings, clock()))
+        _record_result(connection, claim, job.pair_id, result, copies, (settings, clock()))
     reach(Step.RECORDED, job_id=job.id)
     log.info("job.finished", job_id=job.id, verdict=result.registration.verdict, outputs=len(result.outputs))
 
@@ -182,6 +187,7 @@ def _record_result(
     claim: JobClaim,
     pair_id: int,
     result: SeriesResult,
+    copies: Mapping[Path, Mapping[str, str]],
     where_and_when: tuple[Settings, float],
 ) -> None:
     """Record a result, its outputs, and what is owed: all where the verdict needs no person, or none is waited for."""
@@ -190,19 +196,50 @@ def _record_result(
     state = {"accept": "done", "review": "review", "reject": "failed"}[result.registration.verdict]
     values = {"verdict": result.registration.verdict, "result": result.summary, "stage": "", "percent": 100}
     move_claimed_job(connection, claim, state, reason=result.reason, finished_at=now, **values)
-    rows = [{**asdict(output), "path": str(output.path.relative_to(root))} for output in result.outputs]
+    rows = [
+        {**asdict(output), "path": str(output.path.relative_to(root)), "copies": dict(copies.get(output.path, {}))}
+        for output in result.outputs
+    ]
     output_ids = record_outputs(connection, claim.job_id, rows)
     if state == "done" or settings.outputs.review == "send":
         made = zip(output_ids, (output.kind for output in result.outputs), strict=True)
         owe_results(connection, pair_id, result.registration.verdict, made, where_and_when)
 
 
-def _write_copies(result: SeriesResult, destinations: Sequence[DestinationSettings]) -> None:
-    """Write the compressed copies that the destinations ask for, each once."""
+def _check_instances(database: Database, store: Store, instances: Sequence[StoredInstance], now: float) -> None:
+    """See that every file still holds what was received; record those that do not.
+
+    Raises
+    ------
+    FileDamagedError
+        If one holds something else.
+    StorageFailedError
+        If one cannot be read, which may be over the next time.
+    """
+    found = ((one.id, find_instance_damage(store, one.file_name, one.sha256)) for one in instances)
+    damaged = {instance_id: what for instance_id, what in found if what is not None}
+    if unread := [what.text for what in damaged.values() if not what.is_changed]:
+        raise StorageFailedError(f"{len(unread)} of {len(instances)} files cannot be read; {unread[0]}")
+    if not damaged:
+        return
+    with database.write() as connection:
+        for instance_id, what in damaged.items():
+            record_damage(connection, what.text, now, instance_id=instance_id)
+    raise FileDamagedError(
+        f"{len(damaged)} of {len(instances)} files are not what was received; {next(iter(damaged.values())).text}; "
+        "have the series sent again, then retry the job"
+    )
+
+
+def _write_copies(result: SeriesResult, destinations: Sequence[DestinationSettings]) -> dict[Path, dict[str, str]]:
+    """Write the compressed copies that the destinations ask for, each once, and return their SHA-256 by image."""
+    written: dict[Path, dict[str, str]] = {}
     for compression in sorted({destination.compression for destination in destinations}):
         takers = [destination for destination in destinations if destination.compression == compression]
         wanted = [out for out in result.outputs if any(taker.takes(out.kind) for taker in takers)]
-        write_copies([(output.kind, output.path) for output in wanted], compression)
+        for path, sha256 in write_copies([(output.kind, output.path) for output in wanted], compression).items():
+            written.setdefault(path, {})[compression] = sha256
+    return written
 
 
 @lru_cache(maxsize=1)

@@ -6,6 +6,7 @@ Never: the old result changed or taken back: a new job follows it, and says whic
 
 from __future__ import annotations
 
+from dicomnode.database.deletions import check_kept
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import JOB_MOVES_BY_PERSON, add_job, fetch_job, move_job_by_person
 from dicomnode.database.pairs import fetch_pair
@@ -35,7 +36,8 @@ def reprocess_job(database: Database, job_id: int, now: float, profile: str = ""
     Raises
     ------
     StateError
-        If there is no such job, it has not ended, or its pair is not ready any more; nothing changed.
+        If there is no such job, it has not ended, its pair is not ready any more, or its series were deleted; nothing
+        changed.
     """
     with database.write() as connection:
         job = fetch_job(connection, job_id)
@@ -44,6 +46,7 @@ def reprocess_job(database: Database, job_id: int, now: float, profile: str = ""
         pair = fetch_pair(connection, job.pair_id)
         if pair.state != "ready":
             raise StateError(f"job {job_id}: its pair {pair.id} is {pair.state}, ready is needed to reprocess it")
+        check_kept(connection, (pair.fixed_series_id, pair.moving_series_id), f"job {job_id}")
         if job.state in JOB_MOVES_BY_PERSON:
             move_job_by_person(connection, job_id, "done", decision="reprocessed", finished_at=now)
         new_id = add_job(connection, job.pair_id, now, profile=profile, reprocess_of=job_id)

@@ -13,6 +13,7 @@ import pydicom
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless
 
+from dicomnode.digests import digest_file
 from dicomnode.durable import sync_folder, write_file
 from dicomnode.errors import StorageFailedError
 from dicomnode.logs import get_logger
@@ -35,19 +36,24 @@ def find_copy_path(path: Path, compression: Compression) -> Path:
     return path.with_suffix(f".{compression}{path.suffix}")
 
 
-def write_copies(outputs: Iterable[tuple[OutputObject, Path]], compression: Compression) -> None:
+def write_copies(outputs: Iterable[tuple[OutputObject, Path]], compression: Compression) -> dict[Path, str]:
     """Write a compressed copy of each image beside it; what cannot be compressed is logged, and sent as it is.
+
+    Returns the SHA-256 of each copy that was written, by the path of its image.
 
     Raises
     ------
     StorageFailedError
         If a file cannot be read or written.
     """
-    failed, folders = 0, set()
+    failed, folders, written = 0, set(), {}
     try:
         for kind, path in outputs:
             if kind in COMPRESSED[compression]:
-                failed += not _write_copy(path, compression)
+                if _write_copy(path, compression):
+                    written[path] = digest_file(find_copy_path(path, compression))
+                else:
+                    failed += 1
                 folders.add(path.parent)
         for folder in folders:
             sync_folder(folder)
@@ -55,6 +61,7 @@ def write_copies(outputs: Iterable[tuple[OutputObject, Path]], compression: Comp
         raise StorageFailedError(f"compressed copies could not be written: {error.strerror or error}") from error
     if failed:
         log.warning("outputs.not_compressed", compression=compression, instances=failed)
+    return written
 
 
 def _write_copy(path: Path, compression: Compression) -> bool:

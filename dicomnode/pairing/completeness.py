@@ -65,10 +65,17 @@ def should_ask_source(series: OpenSeries, now: float, settings: PairingSettings)
     return series.series.open_associations == 0 and is_quiet and not was_asked
 
 
+def is_of_the_future(quiet_s: float, needed_s: float) -> bool:
+    """Say whether a silence began so far in the future that the clock was put back since: it is not waited for."""
+    return quiet_s < -needed_s
+
+
 def _judge_quiet(what: str, activity: Activity, now: float, needed_s: float) -> Completeness:
     if activity.open_associations > 0:
         return Completeness(is_complete=False, reason=f"{what} is still sent")
     quiet_s = now - _last_event(activity)
+    if is_of_the_future(quiet_s, needed_s):
+        return Completeness(is_complete=True, reason=f"{what} quiet since the clock was put back")
     reason = f"{what} quiet for {quiet_s:.0f} s, {needed_s:.0f} s needed"
     return Completeness(is_complete=quiet_s >= needed_s, reason=reason)
 

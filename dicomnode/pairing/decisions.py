@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from dicomnode.database.deletions import check_kept
 from dicomnode.database.engine import Database
-from dicomnode.database.jobs import add_job, fetch_latest_job, fetch_outputs, move_job_by_person
+from dicomnode.database.jobs import add_job, fetch_job, fetch_latest_job, fetch_outputs, move_job_by_person
 from dicomnode.database.outbox import cancel_outputs
 from dicomnode.database.pairs import Pair, fetch_pair, fetch_pairs_of_series, move_pair
 from dicomnode.database.series import SeriesRow, fetch_series, set_series_state
@@ -99,11 +100,12 @@ def request_pair(database: Database, uids: tuple[str, str], settings: PairingSet
     Raises
     ------
     StateError
-        If a series was not received, is still being received, or is not of the modality its place needs, or if the same
-        instances were paired before; nothing changed.
+        If a series was not received, is still being received, was deleted, or is not of the modality its place needs,
+        or if the same instances were paired before; nothing changed.
     """
     with database.write() as connection:
         fixed, moving = (fetch_series(connection, series_uid) for series_uid in uids)
+        check_kept(connection, (fixed.row.id, moving.row.id), "a pair of these two cannot be made")
         for series, modality in ((fixed, "MR"), (moving, "PT")):
             _check_requested(series.row, modality)
         pair_id = record_pair(connection, decide_request(fixed, moving, settings), now)
@@ -118,8 +120,16 @@ def request_pair(database: Database, uids: tuple[str, str], settings: PairingSet
 
 
 def retry_job(database: Database, job_id: int, now: float) -> None:
-    """Let a failed job be tried again from the start; raises `StateError` if there is none or it has not failed."""
+    """Let a failed job be tried again from the start.
+
+    Raises
+    ------
+    StateError
+        If there is no such job, it has not failed, or its series were deleted; nothing changed.
+    """
     with database.write() as connection:
+        pair = fetch_pair(connection, fetch_job(connection, job_id).pair_id)
+        check_kept(connection, (pair.fixed_series_id, pair.moving_series_id), f"job {job_id}")
         move_job_by_person(
             connection, job_id, "waiting", reason="", attempts=0, not_before=now, verdict="", finished_at=None
         )

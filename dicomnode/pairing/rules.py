@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dicomnode.database.series import IdentifiedSeries, SeriesRow
+from dicomnode.pairing.completeness import is_of_the_future
 from dicomnode.pairing.identity import is_placeholder_id
 from dicomnode.pairing.matches import (
     FIXED_RULES,
@@ -199,7 +200,7 @@ def _too_early(candidates: Sequence[Candidate], now: float, settings: PairingSet
         for of_study in _by_study([c for c in candidates if c.row.modality == modality]):
             quiet_s = now - max(c.row.last_received_at for c in of_study)
             needed_s = settings.study_quiet_period_s
-            if len(of_study) > 1 and quiet_s < needed_s:
+            if len(of_study) > 1 and quiet_s < needed_s and not is_of_the_future(quiet_s, needed_s):
                 return f"waits for its study: {len(of_study)} candidates, {needed_s:.0f} s of quiet needed"
     return ""
 

@@ -52,16 +52,20 @@ def open_spool(store: Store, database: Database, now: float) -> Spool:
     store.make_folders()
     node = uuid.uuid4().hex
     with _start_lock(store), translated(store.spool_root):
-        for folder in sorted(path for path in store.spool_root.iterdir() if path.is_dir()):
-            with (folder / _LOCK_NAME).open("ab") as lock:
-                if _try_lock(lock):  # the process that had it is dead
-                    _settle(Spool(store, folder.name, lock), database)
+        _settle_dead(store, database)
         _close_lost_associations(store, database, now)
         store.spool_folder(node).mkdir(mode=0o750)
         sync_folder(store.spool_root)
         lock_of_ours = (store.spool_folder(node) / _LOCK_NAME).open("wb")
         _try_lock(lock_of_ours)
         return Spool(store, node, lock_of_ours)
+
+
+def settle_dead_spools(store: Store, database: Database, now: float) -> None:
+    """Finish what dead processes left, or what was put into a spool of nobody's, while this one lives; raises alike."""
+    with _start_lock(store), translated(store.spool_root):
+        _settle_dead(store, database)
+        _close_lost_associations(store, database, now)
 
 
 def close_spool(spool: Spool, database: Database, now: float) -> None:
@@ -77,6 +81,13 @@ def _start_lock(store: Store) -> Iterator[None]:
     with (store.spool_root / _LOCK_NAME).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _settle_dead(store: Store, database: Database) -> None:
+    for folder in sorted(path for path in store.spool_root.iterdir() if path.is_dir()):
+        with (folder / _LOCK_NAME).open("ab") as lock:
+            if _try_lock(lock):  # the process that had it is dead
+                _settle(Spool(store, folder.name, lock), database)
 
 
 def _try_lock(lock: BinaryIO) -> bool:

@@ -31,7 +31,7 @@ from dicomnode.receive.contexts import make_contexts
 from dicomnode.receive.fetched import receive_fetched
 from dicomnode.receive.handshake import Handshake
 from dicomnode.receive.intake import Intake
-from dicomnode.receive.recovery import close_spool, open_spool
+from dicomnode.receive.recovery import close_spool, open_spool, settle_dead_spools
 from dicomnode.receive.waiting import WaitingConnections
 from dicomnode.settings import Settings
 from dicomnode.tls import make_server_context
@@ -43,6 +43,7 @@ NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 DESCRIPTORS_AT_ONCE = 8  # of an association and of the first instance it stores
 STARVED_S = 0.05
 TOLD_AGAIN_S = 60.0
+SETTLE_EVERY_S = 60.0
 CONNECTIONS_MAX = 10_000  # pynetdicom counts silent sockets too: `limits.associations` counts those admitted
 
 
@@ -139,6 +140,7 @@ class StorageScp:
         self._tls_server: _TlsServer | None = None
         self._threads: list[threading.Thread] = []
         self._fetching = threading.Lock()
+        self._settle_at = time.monotonic() + SETTLE_EVERY_S
 
     @property
     def port(self) -> int:
@@ -189,11 +191,17 @@ class StorageScp:
         log.info("receive.reloaded", peers=len(settings.peers))
 
     def step(self) -> None:
-        """Take in what this node fetched from peers; the clock calls this, and nothing happens before the start."""
+        """Take in what this node fetched from peers, and what processes left that died beside it.
+
+        The clock calls this, and nothing happens before the start.
+        """
         with self._fetching:
             if self._running is not None:
                 _, associations, intake = self._running
                 receive_fetched(intake, associations.rules.settings, self._clock())
+                if time.monotonic() >= self._settle_at:
+                    self._settle_at = time.monotonic() + SETTLE_EVERY_S
+                    settle_dead_spools(self._store, self._database, self._clock())
 
     def stop(self, deadline_s: float) -> None:
         """Take no new association, let those that run finish for `deadline_s` seconds, then abort them."""

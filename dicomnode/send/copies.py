@@ -1,12 +1,12 @@
 """In which form an instance is sent: compressed where the destination wants and takes it, else as it was made.
 
 Flow: send/delivery > [copies] > send/scu
-Never: an instance held back because its compressed copy is missing or not taken.
+Never: an instance held back because its compressed copy is missing or not taken; a copy that nobody has a digest of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import replace
 
 from dicomnode.outputs.compression import SYNTAXES, find_copy_path
@@ -17,12 +17,16 @@ from dicomnode.setting_values import Compression
 Copies = tuple[Instance, ...]  # one instance in the forms it can be sent in, the wanted one first
 
 
-def find_copies(instance: Instance, compression: Compression) -> Copies:
-    """Return the forms an instance can be sent in, the wanted one first and the one it was made in last."""
-    if compression not in SYNTAXES:
+def find_copies(instance: Instance, compression: Compression, digests: Mapping[str, str] | None) -> Copies:
+    """Return the forms an instance can be sent in, the wanted one first and the one it was made in last.
+
+    `digests` are the SHA-256 of its compressed copies, by compression.
+    """
+    sha256 = (digests or {}).get(compression)
+    if compression not in SYNTAXES or sha256 is None:
         return (instance,)
     path = find_copy_path(instance.path, compression)
-    copy = replace(instance, transfer_syntax_uid=str(SYNTAXES[compression]), path=path)
+    copy = replace(instance, transfer_syntax_uid=str(SYNTAXES[compression]), path=path, sha256=sha256)
     return (copy, instance) if path.is_file() else (instance,)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from numpy.random import Generator
 from sqlalchemy import Connection
 
+from dicomnode.database.damages import record_damage
 from dicomnode.database.engine import Database
 from dicomnode.database.outbox import (
     Due,
@@ -35,6 +36,7 @@ from dicomnode.database.outbox import (
 )
 from dicomnode.errors import (
     DicomnodeError,
+    FileDamagedError,
     LeaseLostError,
     PeerBusyError,
     PeerRejectedError,
@@ -141,8 +143,9 @@ class Delivery:
         return {copy.context for row in rows for copy in self._copies(row)}
 
     def _copies(self, row: OutboxRow) -> Copies:
-        instance = Instance(row.sop_instance_uid, row.sop_class_uid, row.transfer_syntax_uid, self._root / row.path)
-        return find_copies(instance, self.destination.compression)
+        path = self._root / row.path
+        instance = Instance(row.sop_instance_uid, row.sop_class_uid, row.transfer_syntax_uid, path, row.sha256)
+        return find_copies(instance, self.destination.compression, row.copies)
 
     def _send_rows(
         self,
@@ -179,6 +182,8 @@ class Delivery:
             warning = send_instance(association, peer, copy, message_id)
         except PeerRejectedError as error:
             self._note_dead(row, str(error))
+        except FileDamagedError as error:
+            self._note_damaged(row, str(error))
         except StorageFailedError as error:
             self._note_retry(row, str(error))
         except (PeerUnreachableError, PeerBusyError) as error:
@@ -213,6 +218,12 @@ class Delivery:
         log.warning("send.dead", outbox_id=row.id, job_id=row.job_id, destination=row.destination)
         self._note(row, partial(record_dead, row=row, reason=reason))
 
+    def _note_damaged(self, row: OutboxRow, reason: str) -> None:
+        """Give up a row whose file is not what was made: it is made again on a person's word."""
+        self._note_dead(row, f"{reason}; make it again (dicomnode jobs reprocess {row.job_id}), then retry this")
+        now = self.clock()
+        self._note(row, lambda connection: _record_damage(connection, row, reason, now))
+
     def _note_retry(self, row: OutboxRow, reason: str) -> None:
         settings = self.settings.send
         if row.attempts + 1 >= settings.attempts:
@@ -243,3 +254,8 @@ class Delivery:
         self.sent.clear()
         self.outcomes.clear()
         reach(Step.SENT, destination=self.destination.peer)
+
+
+def _record_damage(connection: Connection, row: OutboxRow, reason: str, now: float) -> None:
+    if record_damage(connection, reason, now, output_id=row.output_id):
+        log.error("send.damaged", outbox_id=row.id, job_id=row.job_id, path=row.path)

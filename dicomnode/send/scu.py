@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
 
-from dicomnode.errors import PeerBusyError, PeerRejectedError, PeerUnreachableError
+from dicomnode.digests import digest_file
+from dicomnode.errors import (
+    FileDamagedError,
+    PeerBusyError,
+    PeerRejectedError,
+    PeerUnreachableError,
+    StorageFailedError,
+)
 from dicomnode.send.association import Caller, make_caller, open_association
 from dicomnode.send.pdus import StoreAnswer
 from dicomnode.send.statuses import classify_status
@@ -33,13 +40,26 @@ def send_instance(association: StoreAssociation, peer: PeerSettings, instance: I
         If the peer refuses it for good, or did not accept its presentation context.
     StorageFailedError
         If the file cannot be read.
+    FileDamagedError
+        If the file is not what was written; nothing of it was sent.
     """
     if instance.context not in association.contexts:
         raise PeerRejectedError(
             f"{peer.name} does not take SOP class {instance.sop_class_uid} in transfer syntax "
             f"{instance.transfer_syntax_uid}"
         )
+    _check_file(instance)
     return _judge(peer, association.store(instance, message_id))
+
+
+def _check_file(instance: Instance) -> None:
+    """Raise `FileDamagedError` unless the file holds the bytes it was written with."""
+    try:
+        found = digest_file(instance.path)
+    except OSError as error:
+        raise StorageFailedError(f"{instance.path.name}: {error.strerror}; it is needed to be sent") from error
+    if found != instance.sha256:
+        raise FileDamagedError(f"{instance.path.name}: its SHA-256 is {found}, {instance.sha256} was written")
 
 
 def send_echo(peer: PeerSettings, caller: Caller) -> None:

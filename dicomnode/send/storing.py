@@ -56,6 +56,7 @@ class Instance:
     sop_class_uid: str
     transfer_syntax_uid: str
     path: Path
+    sha256: str  # that the file must have
 
     @property
     def context(self) -> ContextKey:

@@ -23,6 +23,7 @@ from dicomnode.database.engine import Database, open_database
 from dicomnode.database.jobs import record_outputs
 from dicomnode.database.migrate import migrate
 from dicomnode.database.outbox import add_outbox_rows, fetch_outbox
+from dicomnode.digests import digest_file
 from dicomnode.send.service import SendService
 from dicomnode.settings import DestinationSettings, NodeSettings, PeerSettings, Settings
 from tests.benchmarks.rows import Row
@@ -91,7 +92,11 @@ class Bench:
         """Owe every file, and return the seconds until all are recorded as sent."""
         job_id, _ = add_finished_job(self.database, ())
         rows = [
-            {**output_row(job_id, number, "pt", Path("outputs") / path.name), "sop_class_uid": MR}
+            {
+                **output_row(job_id, number, "pt", Path("outputs") / path.name),
+                "sop_class_uid": MR,
+                "sha256": digest_file(path),
+            }
             for number, path in enumerate(self.files, start=1)
         ]
         with self.database.write() as connection:

@@ -39,6 +39,7 @@ from dicomnode.database.outbox import (
     retry_outbox_row,
 )
 from dicomnode.database.schema import commitments
+from dicomnode.database.snapshots import release_claims
 from dicomnode.database.turns import Turn
 from dicomnode.errors import LeaseLostError, StateError
 from tests.rows import add_finished_job, due
@@ -251,3 +252,16 @@ def test_only_a_commitment_that_was_given_up_lets_a_person_send_again(database: 
     [again, other] = _rows(database)
     assert (again.state, again.attempts, again.commitment_id) == ("owed", 0, None)
     assert (other.state, other.reason) == ("sent", "not committed: no report; attempt 2 was the last")
+
+
+def test_a_restored_node_asks_under_another_transaction_uid(database: Database) -> None:
+    _send(database)
+    [opened] = _open(database)
+    with database.write() as connection:
+        release_claims(connection)  # what a restore does: the node went on after the backup, and asked
+
+    [asked] = _claim(database)
+
+    assert asked.transaction_uid != opened
+    with database.read() as connection:
+        assert len(fetch_sent_rows(connection, asked)) == 2

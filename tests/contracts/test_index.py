@@ -244,6 +244,7 @@ ROUTES: dict[str, tuple[str, ...]] = {
     "paired": ("complete", "paired"),
     "unpaired": ("complete", "unpaired"),
     "refused": ("refused",),
+    "deleted": ("complete", "unpaired", "deleted"),
 }
 
 

@@ -63,7 +63,7 @@ def _record(
     result = SeriesResult(_registration(verdict), "because", outputs, blank, blank)
     with database.write() as connection:
         settings = settings_of(root, "pacs", "archive").model_copy(update=changes)
-        pipeline._record_result(connection, JobClaim(job.id, job.token), job.pair_id, result, (settings, 30.0))
+        pipeline._record_result(connection, JobClaim(job.id, job.token), job.pair_id, result, {}, (settings, 30.0))
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,16 @@ def owe(database: Database, settings: Settings, name: str) -> list[OutputFile]:
     assert job is not None
     root = settings.node.storage_root
     files = write_outputs(INPUTS[name].request(), root / "outputs" / str(job_id))
-    write_copies([(file.kind, file.path) for file in files], settings.destinations[0].compression)
-    rows = [{**asdict(file), "path": str(file.path.relative_to(root))} for file in files]
+    compression = settings.destinations[0].compression
+    copies = write_copies([(file.kind, file.path) for file in files], compression)
+    rows = [
+        {
+            **asdict(file),
+            "path": str(file.path.relative_to(root)),
+            "copies": {compression: copies[file.path]} if file.path in copies else {},
+        }
+        for file in files
+    ]
     with database.write() as connection:
         move_claimed_job(connection, JobClaim(job.id, job.token), "done")
         made = zip(record_outputs(connection, job.id, rows), (file.kind for file in files), strict=True)

@@ -17,6 +17,7 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 
+from dicomnode.digests import digest_file
 from dicomnode.errors import PeerBusyError, PeerRejectedError, PeerUnreachableError, StorageFailedError
 from dicomnode.send.scu import Caller, Instance, open_store_association, send_echo, send_instance
 from dicomnode.settings import PeerSettings
@@ -38,7 +39,13 @@ def _instances(folder: Path, slices: int = 3, modality: str = "MR") -> list[Inst
     paths = write_series(folder, SeriesSpec(modality=modality, shape=(slices, 32, 30), uid=uid))
     headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
     return [
-        Instance(str(header.SOPInstanceUID), str(header.SOPClassUID), str(header.file_meta.TransferSyntaxUID), path)
+        Instance(
+            str(header.SOPInstanceUID),
+            str(header.SOPClassUID),
+            str(header.file_meta.TransferSyntaxUID),
+            path,
+            digest_file(path),
+        )
         for header, path in zip(headers, paths, strict=True)
     ]
 

@@ -15,12 +15,14 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 
+from dicomnode.database.damages import fetch_damages
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.migrate import migrate
-from dicomnode.database.outbox import OutboxRow, fetch_outbox
+from dicomnode.database.outbox import OutboxRow, fetch_outbox, retry_outbox_row
 from dicomnode.send.service import SendService
 from dicomnode.settings import DestinationSettings, NodeSettings, PeerSettings, SendSettings, Settings
 from tests.certificates import Authority
+from tests.house import spoil
 from tests.peers_programs import LOOPBACK, Orthanc, StoreScp, data_set_bytes, free_port
 from tests.rows import owe_files
 from tests.waiting import wait_until
@@ -456,3 +458,29 @@ def test_after_a_failure_one_association_shows_whether_the_destination_is_back(
         _step_until_idle(service)
 
     assert "sent" in _states(database, "pacs")
+
+
+def test_an_output_whose_bytes_changed_is_never_sent_and_is_sent_when_it_is_made_again(
+    start: Callable[..., SendService], database: Database, tmp_path: Path
+) -> None:
+    paths = owe_files(database, tmp_path, ["pacs"], slices=3)
+    good = paths[1].read_bytes()
+    spoil(paths[1])
+    with StoreScp(tmp_path / "pacs", "PACS") as pacs:
+        service = start(pacs=pacs.port)
+        _step_until_idle(service)
+        _step_until_idle(service)
+
+        assert _states(database, "pacs") == ["sent", "dead", "sent"]
+        assert len(pacs.files()) == 2
+        [dead] = [row for row in _rows(database, "pacs") if row.state == "dead"]
+        assert "was written; make it again (dicomnode jobs reprocess 1), then retry this" in dead.reason
+        with database.read() as connection:
+            assert [damage.of for damage in fetch_damages(connection)] == ["job 1"]
+
+        paths[1].write_bytes(good)
+        with database.write() as connection:
+            retry_outbox_row(connection, dead.id, 2000.0)
+        _step_until_idle(service)
+        assert _states(database, "pacs") == ["sent"] * 3
+        assert len(pacs.files()) == 3

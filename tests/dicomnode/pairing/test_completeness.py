@@ -40,6 +40,11 @@ def test_a_series_without_a_count_is_complete_after_its_quiet_period() -> None:
     assert _judge(_open(), 120.0) == (True, "10 instances, quiet for 20 s, 20 s needed")
 
 
+def test_a_clock_that_was_put_back_by_years_keeps_no_series_open() -> None:
+    assert _judge(_open(closed_at=1e9), 130.0) == (True, "10 instances, quiet since the clock was put back")
+    assert not _judge(_open(closed_at=149.0), 130.0)[0]  # by less than the quiet period: that is waited for twice
+
+
 def test_the_quiet_period_starts_when_the_association_ends() -> None:
     assert not _judge(_open(closed_at=110.0), 125.0)[0]
 

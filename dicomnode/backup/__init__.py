@@ -1,0 +1,1 @@
+"""Copies everything a node holds to another place, and back."""

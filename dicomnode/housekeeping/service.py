@@ -1,0 +1,114 @@
+"""Keeps the house of one node: looks for what may go, checks what is kept, and makes backups.
+
+Flow: app's clock > [service] > housekeeping/retention, integrity, leftovers, backup
+Never: a step that takes long: each does a little, and the next goes on; a state that a restart would lose.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+from dicomnode.backup.schedule import make_due_backup
+from dicomnode.database.engine import Database
+from dicomnode.database.marks import claim_turn, fetch_mark, set_mark
+from dicomnode.database.store import Store
+from dicomnode.housekeeping.clock import Moment
+from dicomnode.housekeeping.integrity import check_damaged, scan
+from dicomnode.housekeeping.leftovers import clear_folder, list_folders
+from dicomnode.housekeeping.retention import delete_due, is_clock_steady, measure_free_bytes, remove_doomed
+from dicomnode.logs import get_logger
+from dicomnode.settings import Settings
+
+log = get_logger()
+
+Clock = Callable[[], float]
+LOOK_EVERY_S = 60.0
+SCAN_EVERY_S = 10.0
+DAMAGED_EVERY_S = 600.0
+UPKEEP_EVERY_S = 3600.0
+FOLDERS = "folders"  # the mark: which folder is looked at next
+FOLDERS_AT_ONCE = 8
+
+
+class HousekeepingService:
+    """What a node does for its own house; `step` is called by a clock, never by two threads at once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        clock: Clock,
+        monotonic: Clock = time.monotonic,
+        free_bytes: Callable[[], int] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._store = Store(settings.node.storage_root)
+        self._clock = clock
+        self._monotonic = monotonic
+        self._free_bytes = free_bytes or partial(measure_free_bytes, self._store.root)
+        self._seen: Moment | None = None
+        self._next: dict[str, float] = {}  # monotonic seconds
+
+    def reload(self, settings: Settings) -> None:
+        """Use other settings from the next step on."""
+        self._settings = settings
+
+    def step(self) -> None:
+        """Do what is due.
+
+        Raises
+        ------
+        DatabaseUnavailableError, StorageFailedError
+            If something cannot be done now; the next step tries again.
+        """
+        remove_doomed(self._database, self._store, self._clock())
+        for name, every_s, do in (
+            ("look", LOOK_EVERY_S, self._look),
+            ("scan", SCAN_EVERY_S, self._scan),
+            ("damaged", DAMAGED_EVERY_S, lambda: check_damaged(self._database, self._store)),
+            ("folders", LOOK_EVERY_S, self._clear_folders),
+            ("upkeep", UPKEEP_EVERY_S, self._database.keep_up),
+        ):
+            if self._monotonic() >= self._next.get(name, 0.0):
+                self._next[name] = self._monotonic() + every_s
+                do()
+
+    def back_up(self) -> None:
+        """Make a backup where one is due; this takes as long as copying everything does."""
+        make_due_backup(self._settings, self._database, self._clock)
+
+    def _look(self) -> None:
+        """Delete what may go; while more of it waits, the next step looks again."""
+        settings, now = self._settings.retention, self._clock()
+        if not settings.is_asked_for:
+            return
+        moment = Moment(now, self._monotonic())
+        is_steady = is_clock_steady(self._database, settings, moment, self._seen)
+        self._seen = moment
+        if is_steady and delete_due(self._database, self._store, settings, now, self._free_bytes):
+            self._next["look"] = 0.0
+            while remove_doomed(self._database, self._store, now):
+                pass
+
+    def _scan(self) -> None:
+        settings = self._settings.integrity
+        if settings.scan_days:
+            budget_bytes = int(settings.scan_bytes_per_s * SCAN_EVERY_S)
+            scan(self._database, self._store, budget_bytes, settings.scan_days, self._clock())
+
+    def _clear_folders(self) -> None:
+        """Look at the next folders; the first to ask in a period does, of all processes."""
+        now = self._clock()
+        with self._database.write() as connection:
+            if not claim_turn(connection, FOLDERS, now, LOOK_EVERY_S / 2):
+                return
+            mark = fetch_mark(connection, FOLDERS)
+            position = 0 if mark is None else mark.position
+            folders = list_folders(self._store)
+            start = position if position < len(folders) else 0
+            set_mark(connection, FOLDERS, position=start + FOLDERS_AT_ONCE)
+        for folder in folders[start : start + FOLDERS_AT_ONCE]:
+            clear_folder(self._database, self._store, folder, now)

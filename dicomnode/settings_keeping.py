@@ -1,0 +1,90 @@
+"""What an administrator decides about what is kept: for how long, how it is checked, and where it is copied to.
+
+Flow: settings > [settings_keeping] > setting_values
+Never: a default that deletes: whatever goes was asked for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from dicomnode.setting_values import Section
+
+
+def _check_path(value: str) -> str:
+    if value and not Path(value).is_absolute():
+        raise ValueError(f"a path from / on is needed, this is {value!r}")
+    return value
+
+
+AbsolutePath = Annotated[str, AfterValidator(_check_path)]
+
+
+class KeepSettings(Section):
+    """How much of one kind is kept; the oldest goes first, and 0 is no bound."""
+
+    days: Annotated[float, Field(ge=0)] = 0.0
+    count: Annotated[int, Field(ge=0)] = 0
+    bytes: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether anything of this kind ever goes by it."""
+        return bool(self.days or self.count or self.bytes)
+
+
+class RetentionSettings(Section):
+    """What is deleted when; nothing, unless it is asked for here."""
+
+    hold_hours: Annotated[float, Field(ge=1)] = 24.0
+    free_start_bytes: Annotated[int, Field(ge=0)] = 0
+    free_stop_bytes: Annotated[int, Field(ge=0)] = 0
+    paired: KeepSettings = KeepSettings()
+    unpaired: KeepSettings = KeepSettings()
+    refused: KeepSettings = KeepSettings()
+    failed: KeepSettings = KeepSettings()
+    outputs: KeepSettings = KeepSettings()
+    conflicts: KeepSettings = KeepSettings()
+
+    @model_validator(mode="after")
+    def _check_free_bytes(self) -> Self:
+        start, stop = self.free_start_bytes, self.free_stop_bytes
+        if stop < start or (stop and not start):
+            raise ValueError(
+                f"free_stop_bytes: {stop} and free_start_bytes = {start}: deleting begins when fewer than the second "
+                "are free and ends at the first; set both, the first at least as high"
+            )
+        return self
+
+    def keep(self, kind: str) -> KeepSettings:
+        """Return how much of a kind is kept."""
+        kept: KeepSettings = getattr(self, kind)
+        return kept
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether anything is ever deleted."""
+        return self.free_start_bytes > 0 or any(self.keep(kind).is_bounded for kind in RETENTION_KINDS)
+
+
+RETENTION_KINDS = tuple(
+    name for name, field in RetentionSettings.model_fields.items() if field.annotation is KeepSettings
+)
+
+
+class IntegritySettings(Section):
+    """How often, and how gently, stored files are compared with what was written."""
+
+    scan_days: Annotated[float, Field(ge=0)] = 30.0
+    scan_bytes_per_s: Annotated[int, Field(ge=1024)] = 4194304
+
+
+class BackupSettings(Section):
+    """Where backups are made by the node itself, and how many are kept; an empty folder is never."""
+
+    folder: AbsolutePath = ""
+    every_hours: Annotated[float, Field(gt=0)] = 24.0
+    keep: Annotated[int, Field(ge=1)] = 7

@@ -1,0 +1,368 @@
+"""What goes, with its rows and files and never one without the other, on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from dicomnode.database.commitments import owe_commitments
+from dicomnode.database.deletions import fetch_deletions, fetch_doomed
+from dicomnode.database.engine import Database
+from dicomnode.database.jobs import fetch_job, record_outputs
+from dicomnode.database.marks import hold_files, release_files
+from dicomnode.database.origins import fetch_made, fetch_origin
+from dicomnode.database.outbox import claim_outbox, fetch_outbox, record_all_sent, record_dead, retry_outbox_row
+from dicomnode.database.pairs import fetch_pairs
+from dicomnode.database.schema import commitments, outputs
+from dicomnode.database.series import fetch_series
+from dicomnode.errors import InstanceConflictError, StateError
+from dicomnode.housekeeping.retention import delete_due, remove_doomed
+from dicomnode.housekeeping.rules import Verdict, choose
+from dicomnode.housekeeping.service import HousekeepingService
+from dicomnode.jobs.reprocess import reprocess_job
+from dicomnode.outputs.compression import find_copy_path
+from dicomnode.pairing import service as pairing
+from dicomnode.pairing.decisions import request_pair, retry_job
+from dicomnode.settings import NodeSettings, PairingSettings, Settings
+from dicomnode.settings_keeping import KeepSettings, RetentionSettings
+from tests.house import DAY_S, SLICES, House, fetch_all
+from tests.rows import due
+
+SOON = KeepSettings(days=2)
+ALL = RetentionSettings(paired=SOON, unpaired=SOON, refused=SOON, failed=SOON, outputs=SOON, conflicts=SOON)
+PLENTY = 10**12
+HEAD = 8  # slices: fewer are refused
+
+
+@pytest.fixture
+def house(database: Database, tmp_path: Path) -> Iterator[House]:
+    with House(tmp_path / "root", database) as opened:
+        yield opened
+
+
+def clean(house: House, settings: RetentionSettings = ALL, free_bytes: int = PLENTY) -> int:
+    """Delete what may go, wholly; return how many things went."""
+    deleted = delete_due(house.database, house.store, settings, house.now, lambda: free_bytes)
+    while remove_doomed(house.database, house.store, house.now):
+        pass
+    return deleted
+
+
+def make_all(house: House) -> dict[str, str]:
+    """Bring one of each kind into the house; return the series by what became of them."""
+    pair_id, mr, pet = house.pair(1)
+    house.finish(pair_id)
+    house.deliver()
+    made = {"mr": mr, "pet": pet, "unpaired": house.receive("MR", 50), "refused": house.receive("MR", 51)}
+    house.settle(made["unpaired"], "unpaired")
+    house.settle(made["refused"], "refused", "too thin")
+    with pytest.raises(InstanceConflictError):
+        house.receive("MR", 50, description="corrected")
+    return made
+
+
+def test_what_is_too_old_goes_with_its_rows_and_files_and_what_it_was_stays_known(house: House) -> None:
+    made = make_all(house)
+    assert house.files() == house.named_files()
+    house.now += 1.9 * DAY_S
+    assert clean(house) == 0
+    house.now += 0.2 * DAY_S
+
+    assert clean(house) == 6
+
+    assert house.files() == house.named_files() == set()
+    assert {house.state_of(uid) for uid in made.values()} == {"deleted"}
+    with house.database.read() as connection:
+        series = fetch_series(connection, made["mr"])
+        assert (series.row.reason, series.row.instance_count) == ("deleted: retention.paired.days = 2", 0)
+        (result,) = fetch_made(connection, series.row.id)
+        assert (result.other_series_uid, result.sent_to) == (made["pet"], ("pacs sent 2",))
+        origin = fetch_origin(connection, result.series_uid)
+        assert origin is not None
+        assert origin.fixed_series_uid == made["mr"]
+        log = fetch_deletions(connection)
+    assert sorted((one.kind, one.files) for one in log) == [
+        ("conflicts", 1),
+        ("outputs", 2),
+        ("paired", SLICES),
+        ("paired", SLICES),
+        ("refused", SLICES),
+        ("unpaired", SLICES),
+    ]
+    assert all(one.done_at == house.now for one in log)
+
+
+@pytest.mark.parametrize("moment", ["before the commit", "after the commit", "files half gone", "files gone"])
+def test_a_crash_at_any_moment_leaves_no_file_without_a_row_nor_the_reverse(
+    house: House, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_all(house)
+    everything = house.files()
+    house.now += 3 * DAY_S
+
+    class PowerFailedError(Exception):
+        pass
+
+    def fail(*_: object) -> None:
+        raise PowerFailedError
+
+    if moment == "before the commit":
+        monkeypatch.setattr("dicomnode.housekeeping.retention._tell", fail)
+    elif moment == "files half gone":
+        unlinked: list[Path] = []
+        unlink = Path.unlink
+
+        def unlink_some(path: Path, *, missing_ok: bool = False) -> None:
+            if len(unlinked) == 3:
+                raise PowerFailedError
+            unlinked.append(path)
+            unlink(path, missing_ok=missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", unlink_some)
+    elif moment == "files gone":
+        monkeypatch.setattr("dicomnode.housekeeping.retention.record_gone", fail)
+    if moment == "after the commit":
+        delete_due(house.database, house.store, ALL, house.now, lambda: PLENTY)
+    else:
+        with pytest.raises(PowerFailedError):
+            clean(house)
+    monkeypatch.undo()
+    assert house.files() <= house.named_files()
+    assert house.named_files() == everything
+
+    clean(house)
+
+    assert house.files() == house.named_files() == set()
+    with house.database.read() as connection:
+        assert fetch_doomed(connection, 10) == {}
+        assert all(one.done_at is not None for one in fetch_deletions(connection))
+
+
+def test_what_changed_since_it_was_judged_stays(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    uid = house.receive("MR", 50)
+    house.settle(uid, "unpaired")
+    house.now += 3 * DAY_S
+
+    def choose_and_receive(*arguments: Any) -> tuple[Verdict, ...]:
+        verdicts = choose(*arguments)
+        house.receive("MR", 50, slices=SLICES + 1)
+        return verdicts
+
+    monkeypatch.setattr("dicomnode.housekeeping.retention.choose", choose_and_receive)
+    assert clean(house) == 0
+    assert house.state_of(uid) == "receiving"
+    assert len(house.files("store")) == SLICES + 1
+
+
+def test_while_a_backup_is_made_nothing_goes(house: House) -> None:
+    make_all(house)
+    house.now += 3 * DAY_S
+    with house.database.write() as connection:
+        hold_files(connection, house.now)
+    assert clean(house) == 0
+    with house.database.write() as connection:
+        release_files(connection)
+    assert clean(house) == 6
+
+
+def test_a_deleted_series_that_comes_again_is_taken_again_and_makes_no_second_job(house: House) -> None:
+    house.finish(house.pair(1, slices=HEAD)[0])
+    house.deliver()
+    house.now += 3 * DAY_S
+    assert clean(house) == 3
+
+    mr, pet = house.receive("MR", 10, slices=HEAD), house.receive("PT", 11, slices=HEAD)
+    assert {house.state_of(uid) for uid in (mr, pet)} == {"receiving"}
+    quiet = Settings(pairing=PairingSettings(series_quiet_period_s=1.0, study_quiet_period_s=1.0))
+    for _ in range(3):
+        house.now += 10.0
+        pairing.step(house.database, quiet, house.now)
+
+    assert {house.state_of(uid) for uid in (mr, pet)} == {"paired"}
+    assert len(fetch_all(house.database)["jobs"]) == 1
+    assert house.files() == house.named_files()
+
+
+def test_a_deleted_series_is_no_partner_and_a_corrected_one_begins_anew(house: House) -> None:
+    uid = house.receive("MR", 50, patient="P-1", slices=HEAD)
+    house.settle(uid, "unpaired")
+    house.now += 3 * DAY_S
+    assert clean(house) == 1
+    pet = house.receive("PT", 60, patient="P-1", slices=HEAD)
+    quiet = Settings(pairing=PairingSettings(series_quiet_period_s=1.0, study_quiet_period_s=1.0))
+    for _ in range(3):
+        house.now += 10.0
+        pairing.step(house.database, quiet, house.now)
+    with house.database.read() as connection:
+        assert fetch_pairs(connection) == []
+    assert house.state_of(pet) == "unpaired"
+
+    house.receive("MR", 50, patient="P-2")  # its ID was corrected at the source
+
+    with house.database.read() as connection:
+        found = fetch_series(connection, uid)
+    assert (found.row.state, found.row.reason, found.patient.patient_id) == ("receiving", "", "P-2")
+
+
+def test_what_was_deleted_is_neither_run_nor_paired_nor_sent_again(house: House) -> None:
+    made = make_all(house)
+    failed, mr, pet = house.pair(2)
+    failed_job = house.finish(failed, state="failed", owed_to=())
+    house.now += 3 * DAY_S
+    clean(house)
+    assert house.state_of(mr) == house.state_of(pet) == "deleted"
+
+    with pytest.raises(StateError, match="were deleted; have it sent again"):
+        retry_job(house.database, failed_job, house.now)
+    with pytest.raises(StateError, match="were deleted; have it sent again"):
+        reprocess_job(house.database, 1, house.now)
+    with pytest.raises(StateError, match="were deleted; have it sent again"):
+        request_pair(house.database, (made["mr"], pet), PairingSettings(), house.now)
+    with house.database.read() as connection:
+        assert fetch_job(connection, failed_job).state == "failed"
+
+
+def test_a_dead_row_keeps_everything_and_a_deleted_file_is_not_owed_again(house: House) -> None:
+    pair_id, mr, _ = house.pair(1)
+    job_id = house.finish(pair_id)
+    (first, second) = claim_outbox(house.database, due(now=house.now), 10)
+    with house.database.write() as connection:
+        record_dead(connection, first, "refused")
+        record_dead(connection, second, "refused")
+    house.now += 9 * DAY_S
+    assert clean(house) == 0
+
+    with house.database.write() as connection:
+        connection.execute(update(outputs).values(deleted_at=house.now))
+    told = f"its file was deleted; make it again: dicomnode jobs reprocess {job_id}"
+    with pytest.raises(StateError, match=told), house.database.write() as connection:
+        retry_outbox_row(connection, first.id, house.now)
+    assert house.state_of(mr) == "paired"
+
+
+def test_what_a_destination_has_not_committed_yet_stays(house: House) -> None:
+    pair_id, _, _ = house.pair(1)
+    house.finish(pair_id)
+    rows = claim_outbox(house.database, due(now=house.now), 10)
+    with house.database.write() as connection:
+        record_all_sent(connection, rows, house.now, owes_commitment=True)
+    house.now += 9 * DAY_S
+    assert clean(house) == 0
+    with house.database.write() as connection:
+        owe_commitments(connection, "pacs", "archive", house.now)
+    assert clean(house) == 0
+
+    with house.database.write() as connection:
+        connection.execute(update(commitments).values(state="dead"))  # given up: the destination did say Success
+
+    assert clean(house) == 3
+
+
+def test_compressed_copies_go_with_what_they_are_of(house: House) -> None:
+    pair_id, _, _ = house.pair(1)
+    job_id = house.finish(pair_id)
+    house.deliver()
+    copies = [find_copy_path(path, "jpeg-ls") for path in house.outputs(job_id)]
+    for copy in copies:
+        copy.write_bytes(b"a copy")
+    house.now += 3 * DAY_S
+    assert clean(house, RetentionSettings(outputs=SOON)) == 1
+    assert house.files("outputs") == set()
+    assert not house.store.outputs_folder(job_id).exists()
+
+
+def test_a_result_that_is_made_again_after_it_was_deleted_has_its_file(house: House) -> None:
+    pair_id, _, _ = house.pair(1)
+    house.finish(pair_id)
+    house.deliver()
+    house.now += 3 * DAY_S
+    clean(house, RetentionSettings(outputs=SOON))
+    again = reprocess_job(house.database, 1, house.now)
+    row = {**house._write_output(1, 1), "path": f"outputs/{again}/pt-0001.dcm"}
+
+    with house.database.write() as connection:
+        record_outputs(connection, again, [row])
+        rows = fetch_outbox(connection)
+
+    assert [
+        (one.path, one.deleted_at, one.state) for one in rows if one.sop_instance_uid == row["sop_instance_uid"]
+    ] == [(row["path"], None, "sent")]
+
+
+def test_a_nearly_full_disk_is_emptied_of_what_is_delivered_until_enough_is_free(house: House) -> None:
+    for number in (1, 2, 3):
+        pair_id, _, _ = house.pair(number)
+        house.finish(pair_id)
+        house.deliver()
+        house.now += 10.0
+    lonely = house.receive("MR", 50)
+    house.settle(lonely, "unpaired")
+    house.now += 3 * DAY_S
+    settings = RetentionSettings(free_start_bytes=1000, free_stop_bytes=1500)
+    assert clean(house, settings, free_bytes=1000) == 0
+    assert clean(house, settings, free_bytes=999) == 2  # 501 bytes: the outputs of the first job, and one series
+    assert house.state_of(lonely) == "unpaired"
+    assert clean(house, settings, free_bytes=0) == 1
+    assert house.state_of(lonely) == "unpaired"
+    assert clean(house, settings, free_bytes=-(10**6)) == 6
+
+
+def make_service(house: House, moments: dict[str, float], settings: RetentionSettings) -> HousekeepingService:
+    node = Settings(node=NodeSettings(storage_root=house.root), retention=settings)
+    return HousekeepingService(node, house.database, house.clock, lambda: moments["monotonic"], lambda: PLENTY)
+
+
+def test_a_clock_that_jumps_deletes_nothing_and_steady_time_does(house: House) -> None:
+    made = make_all(house)
+    moments = {"monotonic": 0.0}
+    service = make_service(house, moments, ALL)
+
+    def live(hours: float, jump_s: float = 0.0) -> None:
+        house.now += jump_s
+        for _ in range(int(hours * 2)):
+            house.now += 1800.0
+            moments["monotonic"] += 1800.0
+            service.step()
+
+    live(20)
+    live(20, jump_s=3650 * DAY_S)
+    assert house.state_of(made["mr"]) == "paired"
+    live(20, jump_s=-3650 * DAY_S)
+    service = make_service(house, moments, ALL)  # it starts again, on a machine whose clock went wrong meanwhile
+    live(20, jump_s=3650 * DAY_S)
+    assert {house.state_of(uid) for uid in made.values()} == {"paired", "unpaired", "refused"}
+    live(20, jump_s=-3650 * DAY_S)
+    assert {house.state_of(uid) for uid in made.values()} == {"paired", "unpaired", "refused"}
+    live(6)
+    assert {house.state_of(uid) for uid in made.values()} == {"deleted"}
+
+
+def test_by_default_a_node_deletes_nothing_however_long_it_lives(house: House) -> None:
+    make_all(house)
+    kept = house.files()
+    moments = {"monotonic": 0.0}
+    service = make_service(house, moments, RetentionSettings())
+    for _ in range(30):
+        house.now += 100 * DAY_S
+        moments["monotonic"] += 100 * DAY_S
+        service.step()
+    assert house.files() == kept == house.named_files()
+
+
+def test_two_nodes_that_look_at_once_delete_everything_once(house: House) -> None:
+    make_all(house)
+    house.now += 3 * DAY_S
+    with ThreadPoolExecutor(4) as threads:
+        looks = [
+            threads.submit(delete_due, house.database, house.store, ALL, house.now, lambda: PLENTY) for _ in range(4)
+        ]
+        assert sum(look.result() for look in looks) == 6
+    remove_doomed(house.database, house.store, house.now)
+    with house.database.read() as connection:
+        assert len(fetch_deletions(connection)) == 6
+    assert house.files() == set()
