@@ -24,6 +24,8 @@ from dicomnode.jobs.service import JobService
 from dicomnode.logs import get_logger
 from dicomnode.pairing import service as pairing
 from dicomnode.receive.scp import StorageScp
+from dicomnode.send.channels import make_channels
+from dicomnode.send.notices import NoticeService
 from dicomnode.send.queries import QueryService
 from dicomnode.send.service import SendService
 from dicomnode.settings import Settings
@@ -95,9 +97,10 @@ class Node:
         Raises
         ------
         ConfigurationError
-            If a file of [tls] cannot be used; the node goes on as it was.
+            If a file of [tls] or [notices] cannot be used; the node goes on as it was.
         """
         certificates = self._read_certificates(settings)
+        make_channels(settings)
         fixed = {section: getattr(self.settings, section) for section in FIXED_WHILE_RUNNING}
         if changed := [section for section, value in fixed.items() if getattr(settings, section) != value]:
             log.warning("node.restart_needed", sections=changed)
@@ -137,6 +140,10 @@ class Node:
             started.callback(lambda: queries.stop(self._remaining_s()))
             self._reloads.append(queries.reload)
             steps["queries"] = queries.step
+            notices = NoticeService(settings, database, clock, default_rng())
+            started.callback(lambda: notices.stop(self._remaining_s()))
+            self._reloads.append(notices.reload)
+            steps["notices"] = notices.step
         if "pair" in self.roles:
             steps["pair"] = lambda: pairing.step(database, self.settings, clock())
         scp = StorageScp(settings, database, store, clock) if "receive" in self.roles else None

@@ -10,12 +10,18 @@ import ipaddress
 import re
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from dicomnode.uids import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, find_keyword
 
 AE_TITLE_MAX_CHARACTERS = 16  # PS3.5 6.2, VR AE
 SHA256_DIGITS = 64
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def check_ae_title(value: str) -> str:
@@ -35,6 +41,10 @@ def _check_host(value: str) -> str:
     if not host or any(c.isspace() or c == "/" for c in host):
         raise ValueError(f"a host is a name or an IP address, this is {value!r}")
     return host
+
+
+def _check_optional_host(value: str) -> str:
+    return _check_host(value) if value else value
 
 
 def _check_peer_host(value: str) -> str:
@@ -98,6 +108,7 @@ def _check_pattern(value: str) -> str:
 
 AETitle = Annotated[str, AfterValidator(check_ae_title)]
 Host = Annotated[str, AfterValidator(_check_host)]
+OptionalHost = Annotated[str, AfterValidator(_check_optional_host)]
 PeerHost = Annotated[str, AfterValidator(_check_peer_host)]
 Description = Annotated[str, AfterValidator(_check_description), Field(max_length=64)]  # PS3.5 6.2, VR LO
 Sha256 = Annotated[str, AfterValidator(_check_sha256)]

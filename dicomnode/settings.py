@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicomnode.setting_values import (
@@ -24,6 +24,7 @@ from dicomnode.setting_values import (
     Permission,
     Port,
     Profile,
+    Section,
     Service,
     Sha256,
     SopClass,
@@ -31,15 +32,10 @@ from dicomnode.setting_values import (
     TransferSyntax,
     is_loopback,
 )
+from dicomnode.settings_reporting import AuditSettings, NoticeSettings
 
 ENV_PREFIX = "DICOMNODE_"
 ASSOCIATIONS_AT_MOST = 16  # with one destination at one time
-
-
-class Section(BaseModel):
-    """A table of the file: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class NodeSettings(Section):
@@ -255,6 +251,8 @@ class Settings(BaseSettings):
     outputs: OutputSettings = OutputSettings()
     send: SendSettings = SendSettings()
     limits: LimitSettings = LimitSettings()
+    notices: NoticeSettings = NoticeSettings()
+    audit: AuditSettings = AuditSettings()
 
     @property
     def database_url(self) -> str:

@@ -15,13 +15,13 @@ import pytest
 from pydicom.uid import UID
 
 from dicomnode.errors import ConfigurationError
+from dicomnode.setting_values import Section
 from dicomnode.settings import (
     ChoiceSettings,
     DestinationSettings,
     OutputSettings,
     PeerSettings,
     RuleSettings,
-    Section,
     Settings,
 )
 from dicomnode.settings_file import check_configuration, load_settings
