@@ -24,6 +24,7 @@ from dicomnode.jobs.service import JobService
 from dicomnode.logs import get_logger
 from dicomnode.pairing import service as pairing
 from dicomnode.receive.scp import StorageScp
+from dicomnode.send.audit import AuditTrail
 from dicomnode.send.channels import make_channels
 from dicomnode.send.notices import NoticeService
 from dicomnode.send.queries import QueryService
@@ -125,6 +126,10 @@ class Node:
         database = open_database(settings.database_url)
         started.callback(database.close)
         steps: dict[str, Callable[[], None]] = {}
+        audit = AuditTrail(settings, database, clock, default_rng())
+        audit.start()
+        started.callback(lambda: audit.stop(self._remaining_s(), delivers="send" in self.roles))
+        self._reloads.append(audit.reload)
         if "work" in self.roles:
             jobs = JobService(settings, database, clock)
             started.callback(lambda: jobs.stop(self._remaining_s()))
@@ -132,6 +137,7 @@ class Node:
             jobs.start()
             steps["work"] = jobs.step
         if "send" in self.roles:
+            steps["audit"] = audit.step
             send = SendService(settings, database, clock, default_rng())
             started.callback(lambda: send.stop(self._remaining_s()))
             self._reloads.append(send.reload)

@@ -176,7 +176,7 @@ def fetch_notice(connection: Connection, notice_id: int) -> Notice:
 def _sources() -> Iterable[Select[Any]]:
     """Select kind, subject and occurrence of every row that needs a person.
 
-    It is another occurrence when a job was claimed again (its token rises), or a person owed a row again (`not_before`).
+    It is another occurrence once a job was claimed again (its token rises), or a row owed again (its `not_before`).
     """
     for kind, state in (("review", "review"), ("job_failed", "failed")):
         yield _source(kind, "job ", jobs.c.id, jobs.c.token).where(jobs.c.state == state)
