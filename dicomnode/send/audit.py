@@ -82,10 +82,10 @@ class AuditTrail:
         self._lanes: dict[str, tuple[ThreadPoolExecutor, Future[None]]] = {}
         self._stopping = threading.Event()
         self._spool_looked_at: float | None = None
+        self._unrecorded: list[str] = []
 
     def start(self) -> None:
         """Record that the node starts."""
-        self._open()
         self._record_activity(STARTED)
 
     def reload(self, settings: Settings) -> None:
@@ -94,10 +94,13 @@ class AuditTrail:
         self._in_force = (settings, make_collectors(settings))
         changed = [name for name in type(settings).model_fields if getattr(settings, name) != getattr(before, name)]
         if changed:
-            self._open()
             type_ = SECURITY_CONFIGURATION if SECURITY_SECTIONS.intersection(changed) else SOFTWARE_CONFIGURATION
             alert = Alert(type_, f"the configuration changed: {', '.join(changed)}", "0", self._clock())
-            self._record(make_alert(make_node(settings), alert))
+            self._unrecorded.append(make_alert(make_node(settings), alert))
+            try:
+                self._record()
+            except DatabaseUnavailableError as error:  # the next step tries again
+                log.warning("audit.interrupted", reason=str(error))
 
     def step(self) -> None:
         """Tell of the transfers that ended, and set every collector going that is idle and for which something waits.
@@ -110,6 +113,7 @@ class AuditTrail:
         collectors = self._in_force[1]
         if not collectors or self._stopping.is_set():
             return
+        self._record()
         self._tell_transfers()
         self._bound_spool()
         for name in collectors:
@@ -139,21 +143,20 @@ class AuditTrail:
         """Say whether no collector is being sent to."""
         return all(running.done() for _, running in tuple(self._lanes.values()))
 
-    def _open(self) -> None:
-        settings = self._in_force[0]
-        if settings.audit.channels:
+    def _record(self) -> None:
+        """Let what this process has to say wait for the channels of the settings; without any, forget it."""
+        channels, now = self._in_force[0].audit.channels, self._clock()
+        if self._unrecorded and channels:
             with self._database.write() as connection:
-                open_audit(connection, settings.audit.channels, self._clock())
-
-    def _record(self, text: str) -> None:
-        channels = self._in_force[0].audit.channels
-        if channels:
-            with self._database.write() as connection:
-                record_message(connection, channels, text, self._clock())
+                open_audit(connection, channels, now)
+                for text in self._unrecorded:
+                    record_message(connection, channels, text, now)
+        self._unrecorded = []
 
     def _record_activity(self, type_: Code) -> None:
         node = make_node(self._in_force[0])
-        self._record(make_application_activity(node, os.getpid(), _find_user(), type_, self._clock()))
+        self._unrecorded.append(make_application_activity(node, os.getpid(), _find_user(), type_, self._clock()))
+        self._record()
 
     def _tell_transfers(self) -> None:
         settings, now = self._in_force[0], self._clock()

@@ -132,10 +132,11 @@ class QueryService:
 
     def _ask(self, question: _Question) -> None:
         """Ask one question, and record the answer or what went wrong."""
-        query = question.query
+        query, is_asked = question.query, False
         try:
             contexts, storing, ask = _prepare(question)
             with open_association(question.peer, question.caller, contexts, storing) as association:
+                is_asked = True
                 self._associations[query.peer] = association
                 record = ask(association)
             with self._database.write() as connection:
@@ -148,17 +149,18 @@ class QueryService:
         except DatabaseUnavailableError:
             raise
         except DicomnodeError as error:
-            self._record_failure(question, error)
+            self._record_failure(question, error, is_asked=is_asked)
         finally:
             self._associations.pop(query.peer, None)
 
-    def _record_failure(self, question: _Question, error: DicomnodeError) -> None:
+    def _record_failure(self, question: _Question, error: DicomnodeError, *, is_asked: bool) -> None:
         query, settings = question.query, question.settings.send
         attempts_at_most = 1 if query.kind == "count" else settings.attempts  # without a count, quiet decides
         is_last = isinstance(error, PermanentError) or query.attempts >= attempts_at_most
         about = {"query_id": query.id, "kind": query.kind, "peer": query.peer, "reason": str(error)}
         with suppress(LeaseLostError), self._database.write() as connection:
-            _record_audit(connection, question, self._clock(), is_answered=False)
+            if is_asked:
+                _record_audit(connection, question, self._clock(), is_answered=False)
             if is_last and not self._stopping.is_set():
                 finish_query(connection, query, "failed", self._clock(), str(error))
                 log.warning("query.failed", **about)

@@ -275,7 +275,7 @@ def test_many_that_fail_one_after_the_other_make_one_notice_a_window(tmp_path: P
         settings = _settings(tmp_path, f"http://{LOOPBACK}:{receiver.port}/")
         service = _service(settings, database, clock)
         jobs = []
-        for _ in range(12):
+        for _ in range(7):
             jobs.append(f"job {_end_job(database, 'failed')}")
             _step(service)
             clock.now += settings.notices.window_s / 6
