@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import socket
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -98,6 +99,11 @@ class Alert:
     at: float  # UTC epoch seconds
     caller: Party | None = None
     count: int = 1
+
+
+def find_node(ae_title: str) -> Party:
+    """Return this node as it takes part in what happens: under its AE title, on this machine."""
+    return Party(ae_title, socket.gethostname())
 
 
 def make_application_activity(node: Party, process_id: int, user: str, type_: Code, at: float) -> str:

@@ -6,12 +6,11 @@ Never: a row for each refusal (a stranger would fill the disk): what repeats is 
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from dicomnode.audit import Alert, Code, Party, make_alert
+from dicomnode.audit import Alert, Code, Party, find_node, make_alert
 from dicomnode.database.audit import record_message
 from dicomnode.database.engine import Database
 from dicomnode.settings import Settings
@@ -59,7 +58,7 @@ class Alerts:
             due = {key: kept.alert for key, kept in self._kept.items() if kept.alert.count and _is_over(kept, now)}
         if not due:
             return
-        node = Party(settings.node.ae_title, socket.gethostname())
+        node = find_node(settings.node.ae_title)
         if settings.audit.channels:
             with database.write() as connection:
                 for alert in due.values():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -31,6 +30,7 @@ from dicomnode.audit import (
     Code,
     Party,
     Transfer,
+    find_node,
     find_patient_rows,
     make_alert,
     make_application_activity,
@@ -96,7 +96,7 @@ class AuditTrail:
         if changed:
             type_ = SECURITY_CONFIGURATION if SECURITY_SECTIONS.intersection(changed) else SOFTWARE_CONFIGURATION
             alert = Alert(type_, f"the configuration changed: {', '.join(changed)}", "0", self._clock())
-            self._unrecorded.append(make_alert(make_node(settings), alert))
+            self._unrecorded.append(make_alert(find_node(settings.node.ae_title), alert))
             try:
                 self._record()
             except DatabaseUnavailableError as error:  # the next step tries again
@@ -154,7 +154,7 @@ class AuditTrail:
         self._unrecorded = []
 
     def _record_activity(self, type_: Code) -> None:
-        node = make_node(self._in_force[0])
+        node = find_node(self._in_force[0].node.ae_title)
         self._unrecorded.append(make_application_activity(node, os.getpid(), _find_user(), type_, self._clock()))
         self._record()
 
@@ -163,7 +163,7 @@ class AuditTrail:
         with self._database.read() as connection:
             if not has_untold(connection):
                 return
-        node, channels = make_node(settings), settings.audit.channels
+        node, channels = find_node(settings.node.ae_title), settings.audit.channels
         with self._database.write() as connection:
             transfers = [_make_receipt(received, node) for received in take_received(connection)]
             transfers += [_make_sending(sent, node, settings) for sent in take_sent(connection, now, TOGETHER_S)]
@@ -183,7 +183,7 @@ class AuditTrail:
                     count, first_at, last_at = given_up
                     since, until = (datetime.fromtimestamp(at, UTC).isoformat() for at in (first_at, last_at))
                     text = f"{count} messages recorded from {since} to {until} were given up: {name} was away"
-                    alert = make_alert(make_node(settings), Alert(RECORDING_STOPPED, text, "8", now))
+                    alert = make_alert(find_node(settings.node.ae_title), Alert(RECORDING_STOPPED, text, "8", now))
                     record_message(connection, [name], alert, now)
                     log.error("audit.given_up", channel=name, messages=count, since=since, until=until)
 
@@ -227,11 +227,6 @@ class AuditTrail:
         with self._database.write() as connection:
             release_channel(connection, claim, not_before=not_before, attempts=attempts, reason=str(error))
         log.warning("audit.retry", channel=claim.name, failures=attempts, reason=str(error))
-
-
-def make_node(settings: Settings) -> Party:
-    """Return this node as it takes part in what happens."""
-    return Party(settings.node.ae_title, socket.gethostname())
 
 
 def _make_receipt(received: Received, node: Party) -> Transfer:

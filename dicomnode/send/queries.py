@@ -18,7 +18,7 @@ from pynetdicom.association import Association
 from pynetdicom.dsutils import encode
 from sqlalchemy import Connection
 
-from dicomnode.audit import Party, Question, make_query
+from dicomnode.audit import Party, Question, find_node, make_query
 from dicomnode.database.audit import record_message
 from dicomnode.database.engine import Database
 from dicomnode.database.priors import record_priors
@@ -43,7 +43,6 @@ from dicomnode.errors import (
 )
 from dicomnode.logs import get_logger
 from dicomnode.send.association import Caller, Storing, make_caller, open_association
-from dicomnode.send.audit import make_node
 from dicomnode.send.fetch import (
     GET_CONTEXTS,
     IMPLICIT_LITTLE_ENDIAN,
@@ -234,7 +233,8 @@ def _record_audit(connection: Connection, question: _Question, now: float, *, is
         is_answered=is_answered,
         at=now,
     )
-    record_message(connection, channels, make_query(make_node(question.settings), asked), now)
+    node = find_node(question.settings.node.ae_title)
+    record_message(connection, channels, make_query(node, asked), now)
 
 
 def _ask_count(association: Association, question: _Question) -> _Record:
