@@ -7,8 +7,13 @@ Never: a collector beyond loopback.
 from __future__ import annotations
 
 import base64
+import os
+import socket
+import threading
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -16,6 +21,7 @@ from numpy.random import default_rng
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom.dsutils import decode
 
 from dicomnode.audit import (
     NODE_AUTHENTICATION,
@@ -38,16 +44,20 @@ from dicomnode.database.engine import Database, open_database
 from dicomnode.database.index import close_association
 from dicomnode.database.migrate import migrate
 from dicomnode.database.outbox import add_outbox_rows, claim_outbox, record_all_sent
+from dicomnode.database.queries import Kind, add_query, fetch_queries
+from dicomnode.database.series import fetch_series
 from dicomnode.database.store import Store
 from dicomnode.errors import PeerUnreachableError, StorageFailedError
 from dicomnode.send.audit import AuditTrail
 from dicomnode.send.collectors import append, make_collectors
+from dicomnode.send.queries import QueryService
 from dicomnode.settings import NodeSettings, PeerSettings, SendSettings, Settings
 from dicomnode.settings_reporting import AuditSettings
+from dicomnode.tls import make_server_context
 from tests.audit_collectors import Rsyslog, details_of, event_of, find_schema_errors
 from tests.certificates import Authority
-from tests.peers_programs import LOOPBACK
-from tests.rows import MR, PATIENT, PET_CLASS, add_finished_job, due, receive
+from tests.peers_programs import LOOPBACK, DcmQrScp, free_port
+from tests.rows import MR, PATIENT, PET, PET_CLASS, add_finished_job, due, receive
 from tests.waiting import wait_until
 
 NODE = Party("DICOMNODE", "fusion.example.org")
@@ -199,6 +209,30 @@ def test_a_collector_with_another_certificate_is_sent_nothing(tmp_path: Path, au
         with pytest.raises(PeerUnreachableError, match=r"certificate is not accepted: .*; tls.ca must hold its CA"):
             make_collectors(settings)["syslog"](_messages(*_texts()))
         assert collector.messages() == []
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_collector_that_hangs_up_without_a_word_has_not_kept_anything(
+    tmp_path: Path, authority: Authority, reads: bool
+) -> None:
+    context = make_server_context(authority.settings(authority.sign("/CN=audit.example.org")))
+    texts = _texts()
+    with socket.create_server((LOOPBACK, 0)) as listener:
+
+        def hang_up() -> None:
+            client, _ = listener.accept()
+            secured = context.wrap_socket(client, server_side=True)
+            left = sum(map(len, texts)) if reads else 0
+            while left > 0:
+                left -= len(secured.recv(left))
+            os.close(secured.detach())  # the end of TCP, and none of TLS
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        settings = _settings(tmp_path, authority, host=LOOPBACK, port=listener.getsockname()[1])
+        with pytest.raises(PeerUnreachableError, match="audit collector 127"):
+            make_collectors(settings)["syslog"](_messages(*texts))
+        thread.join()
 
 
 def test_what_waits_for_a_collector_arrives_once_and_in_order_when_it_is_back(
@@ -386,6 +420,42 @@ def test_a_changed_configuration_is_recorded_by_the_names_of_its_sections(tmp_pa
     ]
     said = [base64.b64decode(details_of(text, ".//ParticipantObjectDetail", "value")[0]) for text in texts]
     assert said == [b"the configuration changed: peers", b"the configuration changed: send"]
+
+
+def test_what_peers_are_asked_is_told_of_without_whose_it_is(tmp_path: Path, database: Database) -> None:
+    with DcmQrScp(tmp_path, {}) as archive:
+        asked = PeerSettings(
+            name="pacs", ae_title="QRSCP", host=LOOPBACK, port=archive.port, may=("store",), answers=("find", "get")
+        )
+        away = asked.model_copy(update={"name": "away", "port": free_port()})
+        settings = _settings(tmp_path, file=str(tmp_path / "audit.log"))
+        settings = settings.model_copy(update={"peers": (asked, away)})
+        receive(database, PET, now=1.0)
+        with database.write() as connection:
+            series_id = fetch_series(connection, PET.series_uid).row.id
+            asking: tuple[tuple[Kind, str], ...] = (("priors", "pacs"), ("count", "pacs"), ("count", "away"))
+            for kind, peer in asking:
+                add_query(connection, kind, series_id, peer, 1.0)
+        service = QueryService(settings, database, Clock(), default_rng(0))
+        service.step()
+        wait_until(lambda: _are_answered(database, series_id), WAIT_S, "the questions being answered")
+        service.stop(WAIT_S)
+    with database.read() as connection:
+        texts = [message.text for message in fetch_messages(connection, "file", 10)]
+    assert [event_of(text) for text in texts] == ["Query"] * 2  # nobody was there to be asked the third
+    outcomes = [details_of(text, "EventIdentification", "EventOutcomeIndicator") for text in texts]
+    assert outcomes == [["0"], ["4"]]  # it does not know the series
+    assert [details_of(text, "ActiveParticipant", "UserID") for text in texts] == [["DICOMNODE", "QRSCP"]] * 2
+    encoded = [ET.fromstring(text).findtext(".//ParticipantObjectQuery") or "" for text in texts]  # noqa: S314 - ours
+    priors, count = (decode(BytesIO(base64.b64decode(one)), True, True) for one in encoded)
+    assert (priors.QueryRetrieveLevel, priors.ModalitiesInStudy, priors.PatientID) == ("STUDY", "MR", "")
+    assert (count.QueryRetrieveLevel, count.SeriesInstanceUID) == ("SERIES", PET.series_uid)
+    assert find_schema_errors(tmp_path, texts) == []
+
+
+def _are_answered(database: Database, series_id: int) -> bool:
+    with database.read() as connection:
+        return all(query.state in ("done", "failed") for query in fetch_queries(connection, [series_id]))
 
 
 def test_without_a_channel_nothing_is_kept(tmp_path: Path, database: Database) -> None:
