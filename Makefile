@@ -16,7 +16,8 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
 # program:package, each called by a test by its absolute path
 PEERS := /usr/bin/storescu:dcmtk /usr/sbin/Orthanc:orthanc /usr/bin/dciodvfy:dicom3tools \
   /usr/bin/dcm2niix:dcm2niix /usr/bin/openssl:openssl /usr/bin/systemd-analyze:systemd /usr/lib/postgresql/*/bin/initdb:postgresql \
-  /usr/bin/gcc:gcc /usr/include/dlfcn.h:libc6-dev
+  /usr/bin/gcc:gcc /usr/include/dlfcn.h:libc6-dev /usr/bin/aiosmtpd:python3-aiosmtpd /usr/bin/xmllint:libxml2-utils \
+  /usr/sbin/rsyslogd:rsyslog /usr/lib/*/rsyslog/lmnsd_ossl.so:rsyslog-openssl
 
 .PHONY: help setup demo run test check fix bench layers train peers lock
 

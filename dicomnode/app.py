@@ -25,7 +25,10 @@ from dicomnode.jobs.service import JobService
 from dicomnode.logs import get_logger
 from dicomnode.pairing import service as pairing
 from dicomnode.receive.scp import StorageScp
+from dicomnode.send.audit import AuditTrail
+from dicomnode.send.channels import make_channels
 from dicomnode.send.commitments import CommitmentService
+from dicomnode.send.notices import NoticeService
 from dicomnode.send.queries import QueryService
 from dicomnode.send.service import SendService
 from dicomnode.settings import Settings
@@ -98,9 +101,10 @@ class Node:
         Raises
         ------
         ConfigurationError
-            If a file of [tls] cannot be used; the node goes on as it was.
+            If a file of [tls] or [notices] cannot be used; the node goes on as it was.
         """
         certificates = self._read_certificates(settings)
+        make_channels(settings)
         fixed = {section: getattr(self.settings, section) for section in FIXED_WHILE_RUNNING}
         if changed := [section for section, value in fixed.items() if getattr(settings, section) != value]:
             log.warning("node.restart_needed", sections=changed)
@@ -125,6 +129,10 @@ class Node:
         database = open_database(settings.database_url)
         started.callback(database.close)
         steps: dict[str, Callable[[], None]] = {}
+        audit = AuditTrail(settings, database, clock, default_rng())
+        audit.start()
+        started.callback(lambda: audit.stop(self._remaining_s(), delivers="send" in self.roles))
+        self._reloads.append(audit.reload)
         if "work" in self.roles:
             jobs = JobService(settings, database, clock)
             started.callback(lambda: jobs.stop(self._remaining_s()))
@@ -132,6 +140,7 @@ class Node:
             jobs.start()
             steps["work"] = jobs.step
         if "send" in self.roles:
+            steps["audit"] = audit.step
             send = SendService(settings, database, clock, default_rng())
             started.callback(lambda: send.stop(self._remaining_s()))
             self._reloads.append(send.reload)
@@ -144,6 +153,10 @@ class Node:
             started.callback(lambda: commitments.stop(self._remaining_s()))
             self._reloads.append(commitments.reload)
             steps["commitments"] = commitments.step
+            notices = NoticeService(settings, database, clock, default_rng())
+            started.callback(lambda: notices.stop(self._remaining_s()))
+            self._reloads.append(notices.reload)
+            steps["notices"] = notices.step
         if "pair" in self.roles:
             steps["pair"] = lambda: pairing.step(database, self.settings, clock())
         housekeeping = HousekeepingService(settings, database, clock) if "receive" in self.roles else None

@@ -43,6 +43,10 @@ def _check_host(value: str) -> str:
     return host
 
 
+def _check_optional_host(value: str) -> str:
+    return _check_host(value) if value else value
+
+
 def _check_peer_host(value: str) -> str:
     if "/" not in value:
         return _check_host(value)
@@ -104,6 +108,7 @@ def _check_pattern(value: str) -> str:
 
 AETitle = Annotated[str, AfterValidator(check_ae_title)]
 Host = Annotated[str, AfterValidator(_check_host)]
+OptionalHost = Annotated[str, AfterValidator(_check_optional_host)]
 PeerHost = Annotated[str, AfterValidator(_check_peer_host)]
 Description = Annotated[str, AfterValidator(_check_description), Field(max_length=64)]  # PS3.5 6.2, VR LO
 Sha256 = Annotated[str, AfterValidator(_check_sha256)]

@@ -33,6 +33,8 @@ from dicomnode.setting_values import (
     is_loopback,
 )
 from dicomnode.settings_keeping import BackupSettings, IntegritySettings, RetentionSettings
+from dicomnode.settings_limits import LimitSettings
+from dicomnode.settings_reporting import AuditSettings, NoticeSettings
 
 ENV_PREFIX = "DICOMNODE_"
 ASSOCIATIONS_AT_MOST = 16  # with one destination at one time
@@ -217,28 +219,6 @@ class SendSettings(Section):
     commitment_s: Annotated[float, Field(gt=0)] = 3600.0
 
 
-class LimitSettings(Section):
-    """What one peer, or all together, may take."""
-
-    associations: Annotated[int, Field(ge=1, le=1000)] = 100
-    associations_per_peer: Annotated[int, Field(ge=1, le=1000)] = 50
-    associations_per_minute: Annotated[int, Field(ge=1)] = 3000
-    association_instances: Annotated[int, Field(ge=1)] = 100000
-    association_bytes: Annotated[int, Field(ge=1048576)] = 68719476736
-    commitment_instances: Annotated[int, Field(ge=1, le=1000000)] = 100000
-    waiting_connections: Annotated[int, Field(ge=1, le=1000)] = 100
-    associate_bytes: Annotated[int, Field(ge=4096, le=1048576)] = 262144
-    pdu_bytes: Annotated[int, Field(ge=4096, le=1048576)] = 131072
-    pdu_s: Annotated[float, Field(gt=0)] = 30.0
-    data_set_bytes: Annotated[int, Field(ge=1024)] = 1073741824
-    data_set_s: Annotated[float, Field(gt=0)] = 900.0
-    memory_bytes: Annotated[int, Field(ge=1024)] = 2147483648
-    nesting_depth: Annotated[int, Field(ge=1, le=1000)] = 64
-    idle_s: Annotated[float, Field(gt=0)] = 60.0
-    disk_reserve_bytes: Annotated[int, Field(ge=0)] = 1073741824
-    shutdown_s: Annotated[float, Field(gt=0)] = 20.0
-
-
 class Settings(BaseSettings):
     """The whole file."""
 
@@ -260,6 +240,8 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     integrity: IntegritySettings = IntegritySettings()
     backup: BackupSettings = BackupSettings()
+    notices: NoticeSettings = NoticeSettings()
+    audit: AuditSettings = AuditSettings()
 
     @property
     def database_url(self) -> str:

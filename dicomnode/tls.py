@@ -70,6 +70,36 @@ def make_client_context(tls: TlsSettings) -> ssl.SSLContext:
     return context
 
 
+def make_trusting_context(ca: str) -> ssl.SSLContext:
+    """Return how we call whoever is not a peer: without a certificate of ours, and by the host's name.
+
+    Parameters
+    ----------
+    ca : str
+        PEM file of the CAs that are trusted; "" is those of this machine.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file cannot be used.
+    """
+    context = _bare_context(ssl.PROTOCOL_TLS_CLIENT)
+    if not ca:
+        context.load_default_certs()
+        return context
+    if problem := find_ca_problem(ca):
+        raise ConfigurationError(problem)
+    context.load_verify_locations(ca)
+    return context
+
+
+def find_ca_problem(ca: str) -> str | None:
+    """Return why a PEM file of CAs cannot be used, None where it can or where none is named."""
+    if not ca:
+        return None
+    return _find_problem("ca", ca) or next((text for _, text in _find_misfit(TlsSettings(ca=ca))), None)
+
+
 def check_tls(tls: TlsSettings) -> None:
     """Raise `ConfigurationError` for the first file that cannot be used; an expired certificate can be."""
     for key, text in find_problems(tls):

@@ -26,7 +26,7 @@ from dicomnode.receive.ingest import StoreRequest, ingest
 from dicomnode.receive.intake import Intake
 from dicomnode.receive.recording import Sender
 from dicomnode.receive.recovery import close_spool, open_spool
-from dicomnode.settings import LimitSettings
+from dicomnode.settings_limits import LimitSettings
 from tests.receiving import MR, PT, ROOT, encode, make_data_set
 from tests.rows import due
 

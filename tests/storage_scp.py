@@ -20,7 +20,8 @@ from dicomnode.database.migrate import migrate
 from dicomnode.database.schema import instances
 from dicomnode.database.store import Store
 from dicomnode.receive.scp import StorageScp
-from dicomnode.settings import LimitSettings, NodeSettings, PeerSettings, ReceiveSettings, Settings, TlsSettings
+from dicomnode.settings import NodeSettings, PeerSettings, ReceiveSettings, Settings, TlsSettings
+from dicomnode.settings_limits import LimitSettings
 from tests.peers_programs import LOOPBACK, data_set_bytes
 from tests.waiting import wait_until
 

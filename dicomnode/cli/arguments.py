@@ -25,6 +25,7 @@ LISTINGS = {
     "pairs": ("MR and PET matched by patient", "ID", ("held", "ready", "rejected")),
     "jobs": ("registrations", "ID", ("waiting", "running", "retry", "failed", "review", "done")),
     "outbox": ("what is owed to destinations", "ID", ("owed", "retry", "sent", "committed", "dead")),
+    "notices": ("what people were told, or are owed to be", "ID", ("owed", "retry", "sent", "dead")),
 }
 # What a person may decide, beside `list` and `show`.
 DECISIONS = {
@@ -34,6 +35,7 @@ DECISIONS = {
         "reprocess": "register the pair of an ended job again, for a result beside the old one",
     },
     "outbox": {"retry": "owe a dead row again"},
+    "notices": {"retry": "owe a dead notice again"},
 }
 
 
@@ -193,6 +195,10 @@ def _add_listing(commands: Any, name: str) -> None:
         text = "the candidates, and the rule each won or lost by"
         decided["explain"] = _add(actions, "explain", text, ("pairs", "explain"))
         _add_request(actions)
+    if name == "notices":
+        tested = _add(actions, "test", "send a test by each channel, and say how it went", ("notices", "test"))
+        _add_config_flag(tested)
+        _add_json_flag(tested)
     if "reprocess" in decided:
         text = "default: what the settings say when it runs"
         decided["reprocess"].add_argument("--profile", choices=PROFILES, help=text)

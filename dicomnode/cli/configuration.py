@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import re
 import shutil
 import socket
@@ -15,6 +16,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +25,7 @@ import tomlkit
 from dicomnode.cli.output import write_json
 from dicomnode.errors import UsageError
 from dicomnode.running import find_running_nodes
+from dicomnode.send.channels import find_problems as find_notice_problems
 from dicomnode.settings import Settings
 from dicomnode.settings_file import (
     Problem,
@@ -67,8 +70,19 @@ def check(arguments: argparse.Namespace) -> int:
         problems, warnings = (
             [Problem(find_place(key, lines, str(path)), show_key(key), what) for key, what in found]
             for found in (
-                [*_find_storage_problems(settings), *_find_port_problems(settings), *_find_tls_problems(settings)],
-                [*_find_unknown_hosts(settings), *_find_full_disk(settings), *_find_tls_risks(settings)],
+                [
+                    *_find_storage_problems(settings),
+                    *_find_port_problems(settings),
+                    *_find_tls_problems(settings),
+                    *_find_notice_problems(settings),
+                    *_find_audit_problems(settings),
+                ],
+                [
+                    *_find_unknown_hosts(settings),
+                    *_find_full_disk(settings),
+                    *_find_tls_risks(settings),
+                    *_find_open_secrets(settings),
+                ],
             )
         )
     if arguments.json:
@@ -144,14 +158,40 @@ def _find_tls_problems(settings: Settings) -> Iterator[Finding]:
             yield ("tls", certificate.key), text
 
 
+def _find_notice_problems(settings: Settings) -> Iterator[Finding]:
+    for key, text in find_notice_problems(settings.notices):
+        yield ("notices", *key.split(".")), text
+
+
+def _find_audit_problems(settings: Settings) -> Iterator[Finding]:
+    path = Path(settings.audit.file)
+    if not settings.audit.file:
+        return
+    if path.is_dir():
+        yield ("audit", "file"), f"{path} is a folder; name a file in it"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        yield ("audit", "file"), f"{path} cannot be written by this user; make its folder for the node's user"
+
+
+def _find_open_secrets(settings: Settings) -> Iterator[Finding]:
+    notices = settings.notices
+    files = {
+        ("tls", "key"): settings.tls.key,
+        ("notices", "webhook", "secret_file"): notices.webhook.secret_file,
+        ("notices", "email", "password_file"): notices.email.password_file,
+    }
+    for key, name in files.items():
+        with suppress(OSError):  # that it is not there is said elsewhere
+            if name and Path(name).stat().st_mode & stat.S_IROTH:
+                yield key, f"{name} can be read by every user; make it the node's alone: chmod 600"
+
+
 def _find_tls_risks(settings: Settings) -> Iterator[Finding]:
     if any(find_problems(settings.tls)):
         return
     for certificate in find_expiring(read_certificates(settings.tls), datetime.now(UTC)):
         text = f"{certificate.path}: the certificate expires at {certificate.validity.not_after}; get a new one in time"
         yield ("tls", certificate.key), text
-    if settings.tls.key and Path(settings.tls.key).stat().st_mode & stat.S_IROTH:
-        yield ("tls", "key"), f"{settings.tls.key} can be read by every user; make it the node's alone: chmod 600"
 
 
 def _find_unknown_hosts(settings: Settings) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""`dicomnode pairs accept|reject`, `jobs retry|reprocess` and `outbox retry`: a person's word, recorded.
+"""`dicomnode pairs accept|reject`, `jobs retry|reprocess`, `outbox|notices retry`: a person's word, recorded.
 
 Flow: cli > [decisions] > pairing, jobs, database
 Never: a rule of its own about what may be decided.
@@ -12,6 +12,7 @@ import time
 
 from dicomnode.cli.listings import fetch_record, open_node_database
 from dicomnode.cli.output import write_json
+from dicomnode.database.notices import retry_notice
 from dicomnode.database.outbox import retry_outbox_row
 from dicomnode.jobs.reprocess import reprocess_job
 from dicomnode.pairing import decisions
@@ -54,6 +55,13 @@ def retry_outbox(arguments: argparse.Namespace) -> int:
     with open_node_database(load_settings(arguments.config)) as database, database.write() as connection:
         retry_outbox_row(connection, arguments.key, time.time())
     return _say(arguments, f"outbox row {arguments.key}: owed")
+
+
+def retry_notices(arguments: argparse.Namespace) -> int:
+    """Owe again what a channel refused for good, or what used up its attempts."""
+    with open_node_database(load_settings(arguments.config)) as database, database.write() as connection:
+        retry_notice(connection, arguments.key, time.time())
+    return _say(arguments, f"notice {arguments.key}: owed")
 
 
 def _say(arguments: argparse.Namespace, line: str) -> int:

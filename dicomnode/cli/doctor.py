@@ -23,13 +23,16 @@ from typing import Literal
 
 from dicomnode.cli.listings import open_node_database
 from dicomnode.cli.output import show, write_json
+from dicomnode.database.audit import fetch_channel_states
 from dicomnode.database.commitments import fetch_uncommitted
 from dicomnode.database.damages import fetch_damages
 from dicomnode.database.marks import fetch_mark
+from dicomnode.database.notices import fetch_notices
 from dicomnode.errors import DicomnodeError
 from dicomnode.housekeeping.retention import CLOCK
 from dicomnode.jobs.pipeline import load_network
 from dicomnode.running import find_running_nodes, read_counts
+from dicomnode.send.channels import find_problems as find_notice_problems
 from dicomnode.send.commitment import check_commitment_peer
 from dicomnode.send.scu import make_caller, send_echo
 from dicomnode.settings import PeerSettings, Settings
@@ -154,6 +157,22 @@ def _look_at_certificates(settings: Settings) -> Iterator[Finding]:
         yield Finding("certificate", "warning", text)
 
 
+def _look_at_notices(settings: Settings) -> Iterator[Finding]:
+    """Say how the notices and the audit trail do that the settings ask for."""
+    wanted = settings.notices.channels or settings.audit.channels
+    problems = [f"notices.{key}: {text}" for key, text in find_notice_problems(settings.notices)]
+    yield from (Finding("notices", "problem", text) for text in problems)
+    if not wanted:
+        return
+    with suppress(DicomnodeError), open_node_database(settings) as database, database.read() as connection:
+        for notice in fetch_notices(connection, ["retry", "dead"]):
+            text = f"notice {notice.id} by {notice.channel} is {notice.state}: {notice.reason}"
+            yield Finding("notices", "warning", text)
+        for channel in fetch_channel_states(connection):
+            text = f"{channel.name}: {channel.waiting} messages wait{f'; {channel.reason}' if channel.reason else ''}"
+            yield Finding("audit", "warning" if channel.reason else "ok", text)
+
+
 def _look_at_model(settings: Settings) -> Iterator[Finding]:
     try:
         network = load_network(settings.registration)
@@ -202,6 +221,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _look_at_node,
     _look_at_descriptors,
     _look_at_certificates,
+    _look_at_notices,
     _look_at_model,
     _look_at_peers,
     _look_at_commitment,

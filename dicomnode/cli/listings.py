@@ -1,4 +1,4 @@
-"""`dicomnode series|pairs|jobs|outbox list|show`: what the database says, and why each row is as it is.
+"""`dicomnode series|pairs|jobs|outbox|notices list|show`: what the database says, and why each row is as it is.
 
 Flow: cli > [listings] > database
 Never: a write; a patient's identity, save for the one series that a person asks to see.
@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from dicomnode.cli.output import show_instants, write_json, write_record, write_rows
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.jobs import fetch_job, fetch_jobs, fetch_outputs, fetch_successors
+from dicomnode.database.notices import fetch_notice, fetch_notices
 from dicomnode.database.origins import count_conflicts, fetch_made, fetch_origin
 from dicomnode.database.outbox import fetch_outbox, fetch_outbox_row
 from dicomnode.database.pairs import fetch_pair, fetch_pairs
@@ -35,6 +36,7 @@ FETCH_ROWS: Mapping[str, Callable[..., list[Any]]] = {
     "pairs": fetch_pairs,
     "jobs": fetch_jobs,
     "outbox": fetch_outbox,
+    "notices": fetch_notices,
 }
 # What fits a terminal; --json has every field.
 COLUMNS = {
@@ -42,6 +44,7 @@ COLUMNS = {
     "pairs": ("id", "state", "fixed_series_uid", "moving_series_uid", "created_at", "reason"),
     "jobs": ("id", "pair_id", "state", "stage", "percent", "attempts", "verdict", "created_at", "reason"),
     "outbox": ("id", "job_id", "kind", "destination", "state", "attempts", "not_before", "sent_at", "reason"),
+    "notices": ("id", "channel", "kind", "state", "count", "subjects", "attempts", "created_at", "sent_at", "reason"),
 }
 
 
@@ -154,9 +157,14 @@ def _show_outbox_row(connection: Connection, row_id: int) -> dict[str, Any]:
     return show_instants(asdict(fetch_outbox_row(connection, row_id)))
 
 
+def _show_notice(connection: Connection, notice_id: int) -> dict[str, Any]:
+    return show_instants(asdict(fetch_notice(connection, notice_id)))
+
+
 SHOW: Mapping[str, Callable[[Connection, Any], dict[str, Any]]] = {
     "series": _show_series,
     "pairs": _show_pair,
     "jobs": _show_job,
     "outbox": _show_outbox_row,
+    "notices": _show_notice,
 }

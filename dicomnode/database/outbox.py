@@ -292,7 +292,7 @@ def _is_held(row: OutboxRow) -> Any:
 def _query() -> Select[Any]:
     return (
         select(
-            outbox,
+            *(column for column in outbox.c if column is not outbox.c.is_audited),
             outputs.c.job_id,
             outputs.c.kind,
             outputs.c.sop_instance_uid,

@@ -68,6 +68,7 @@ associations = Table(
     Column("address", Text, nullable=False),
     Column("opened_at", Double, nullable=False),
     Column("closed_at", Double, nullable=True),  # null: still open
+    Column("is_audited", Boolean, nullable=False, server_default=false(), index=True),  # what it brought
 )
 
 series = Table(
@@ -233,6 +234,7 @@ outbox = Table(
     Column("sent_at", Double, nullable=True),
     Column("is_commitment_owed", Boolean, nullable=False, server_default=false()),  # sent, and not asked for yet
     Column("commitment_id", ForeignKey("commitments.id"), nullable=True, index=True),  # the last that was asked for it
+    Column("is_audited", Boolean, nullable=False, server_default=false(), index=True),  # that it was sent
     UniqueConstraint("output_id", "destination"),
     Index("ix_outbox_state_destination", "state", "destination"),
     Index("ix_outbox_commitment_owed", "is_commitment_owed", "destination", "state"),
@@ -320,4 +322,57 @@ marks = Table(
     Column("at", Double, nullable=False),
     Column("until", Double, nullable=False, server_default="0"),
     Column("position", BigInteger, nullable=False, server_default="0"),
+)
+
+notices = Table(
+    "notices",
+    metadata,
+    # What is owed to be told to people by one channel: one kind of trouble, with all of it that came together.
+    Column("id", Integer, primary_key=True),
+    Column("channel", String(16), nullable=False),  # webhook email
+    Column("kind", String(16), nullable=False),
+    Column("state", STATE, nullable=False, index=True),  # owed retry sent dead
+    Column("reason", Text, nullable=False, default=""),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("token", Integer, nullable=False, default=0),
+    Column("lease_until", Double, nullable=True),
+    Column("not_before", Double, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("sent_at", Double, nullable=True),
+    Index("ix_notices_channel_kind", "channel", "kind"),
+)
+
+notice_causes = Table(
+    "notice_causes",
+    metadata,
+    # What a notice is about: noted once for each channel, whenever it is seen again.
+    Column("id", Integer, primary_key=True),
+    Column("channel", String(16), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("subject", Text, nullable=False),  # "job 7": by our own numbers
+    Column("occurrence", Double, nullable=False),  # tells one time from the next, when the same befalls it again
+    Column("noticed_at", Double, nullable=False),
+    Column("notice_id", ForeignKey("notices.id"), nullable=True, index=True),  # null: waits for the next notice
+    UniqueConstraint("channel", "kind", "subject", "occurrence"),
+)
+
+audit_messages = Table(
+    "audit_messages",
+    metadata,
+    # The spool of the audit trail, a row for each message and channel, deleted when it has arrived there.
+    Column("id", Integer, primary_key=True),
+    Column("channel", String(16), nullable=False, index=True),  # file syslog
+    Column("recorded_at", Double, nullable=False),
+    Column("text", Text, nullable=False),  # XML of PS3.15 A.5.1; a patient is named by the row of `patients`
+)
+
+audit_channels = Table(
+    "audit_channels",
+    metadata,
+    Column("name", String(16), primary_key=True),
+    Column("reason", Text, nullable=False, default=""),  # why it takes nothing now
+    Column("attempts", Integer, nullable=False, default=0),  # in a row that failed
+    Column("token", Integer, nullable=False, default=0),
+    Column("lease_until", Double, nullable=True),
+    Column("not_before", Double, nullable=False),
 )

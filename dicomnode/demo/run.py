@@ -25,13 +25,13 @@ from dicomnode.digests import digest_file
 from dicomnode.send.scu import Caller, Instance, open_store_association, send_instance
 from dicomnode.settings import (
     DestinationSettings,
-    LimitSettings,
     NodeSettings,
     PairingSettings,
     PeerSettings,
     ReceiveSettings,
     Settings,
 )
+from dicomnode.settings_limits import LimitSettings
 
 GOAL_MM = 2.0
 DEADLINE_S = 300.0

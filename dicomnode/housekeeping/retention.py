@@ -12,6 +12,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from dicomnode.audit import find_node, make_study_deleted
+from dicomnode.database.audit import fetch_kept, record_message
 from dicomnode.database.deletions import (
     NewDeletion,
     delete_conflict,
@@ -42,6 +44,7 @@ from dicomnode.housekeeping.rules import (
 )
 from dicomnode.logs import get_logger
 from dicomnode.outputs.compression import SYNTAXES, find_copy_path
+from dicomnode.settings import Settings
 from dicomnode.settings_keeping import RetentionSettings
 from dicomnode.steps import Step, reach
 
@@ -95,19 +98,24 @@ def is_clock_steady(database: Database, settings: RetentionSettings, now: Moment
     return not now.wall < held_until <= now.wall + hold_s
 
 
-def delete_due(
-    database: Database, store: Store, settings: RetentionSettings, now: float, free_bytes: Callable[[], int]
-) -> int:
+def delete_due(database: Database, store: Store, settings: Settings, now: float, free_bytes: Callable[[], int]) -> int:
     """Take the rows of what may go away, and note its files; return how many things went. `remove_doomed` follows."""
-    missing_bytes = find_missing_bytes(free_bytes(), settings) if settings.free_start_bytes else 0
+    retention = settings.retention
+    missing_bytes = find_missing_bytes(free_bytes(), retention) if retention.free_start_bytes else 0
     with database.read() as connection:
-        verdicts = choose(fetch_subjects(connection), settings, now, missing_bytes)
+        verdicts = choose(fetch_subjects(connection), retention, now, missing_bytes)
     deleted = 0
     for verdict in verdicts[:AT_ONCE]:
         with database.write() as connection:
             if are_files_held(connection, now):
                 break
-            deleted += _DELETE[verdict.subject.of](connection, store, verdict, now)
+            kept = fetch_kept(connection, verdict.subject.id) if verdict.subject.of == "series" else None
+            gone = _DELETE[verdict.subject.of](connection, store, verdict, now)
+            if gone and kept is not None:
+                node, study = find_node(settings.node.ae_title), (kept.study_uid, kept.patient_row, kept.sop_classes)
+                text = make_study_deleted(node, *study, verdict.reason, now)
+                record_message(connection, settings.audit.channels, text, now)
+            deleted += gone
     if deleted:
         reach(Step.DOOMED, deleted=deleted)
     return deleted

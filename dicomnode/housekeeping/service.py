@@ -88,7 +88,7 @@ class HousekeepingService:
         moment = Moment(now, self._monotonic())
         is_steady = is_clock_steady(self._database, settings, moment, self._seen)
         self._seen = moment
-        if is_steady and delete_due(self._database, self._store, settings, now, self._free_bytes):
+        if is_steady and delete_due(self._database, self._store, self._settings, now, self._free_bytes):
             self._next["look"] = 0.0
             while remove_doomed(self._database, self._store, now):
                 pass

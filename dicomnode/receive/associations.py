@@ -21,6 +21,7 @@ from pynetdicom.events import Event
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
 
+from dicomnode.audit import NODE_AUTHENTICATION, RESTRICTED_FUNCTION, Party
 from dicomnode.certificates import read_peer_certificate
 from dicomnode.errors import (
     CommitmentRefusedError,
@@ -41,6 +42,7 @@ from dicomnode.metrics import (
     REFUSED_CONTEXTS,
     Counts,
 )
+from dicomnode.receive.alerts import Alerts
 from dicomnode.receive.commitment import TAKE, read_message
 from dicomnode.receive.contexts import find_kept_out, make_contexts
 from dicomnode.receive.ingest import StoreRequest, ingest
@@ -78,6 +80,7 @@ class Associations:
     def __init__(self, rules: Rules, intake: Intake, clock: Callable[[], float], counts: Counts) -> None:
         self.rules = rules
         self.waiting = WaitingConnections()
+        self.alerts = Alerts(clock)
         self._intake = intake
         self._clock = clock
         self.counts = counts
@@ -142,6 +145,8 @@ class Associations:
         rules = self.rules
         verdict = admit(rules.settings, rules.addresses, caller)
         if isinstance(verdict, Refusal):
+            party = Party(caller.calling_ae.strip(" \0"), caller.address)
+            self.alerts.note(NODE_AUTHENTICATION, verdict.rule, verdict.message, party)
             self._refuse(association, verdict.rule, verdict.message, (*REJECTED_BY_RULE, verdict.reason))
         elif overload := self._find_overload(association, verdict, caller):
             self.counts.add(LIMIT_CROSSINGS, limit=overload.limit)
@@ -198,6 +203,8 @@ class Associations:
         except DicomnodeError as error:
             status = error.store_status
             log.warning("receive.failed", association_id=_id_of(sender), status=f"{status:04X}", why=str(error))
+            if isinstance(error, NotAuthorisedError) and sender is not None:
+                self.alerts.note(RESTRICTED_FUNCTION, "store", str(error), Party(sender.ae_title, sender.address))
         except Exception:  # the C-STORE handler's boundary: whatever happens, the sender gets an answer
             status = StoreStatus.PROCESSING_FAILURE
             log.exception("receive.failed", association_id=_id_of(sender), status=f"{status:04X}")
@@ -219,8 +226,10 @@ class Associations:
             self.counts.add(LIMIT_CROSSINGS, **limit)
         else:
             self.counts.add(PROTOCOL_ERRORS)
-        where = {"association_id": _id_of(self._senders.get(association)), "address": association.requestor.address}
-        log.warning("receive.aborted", **where, **limit, why=str(error))
+        sender, address = self._senders.get(association), association.requestor.address
+        log.warning("receive.aborted", association_id=_id_of(sender), address=address, **limit, why=str(error))
+        party = Party("" if sender is None else sender.ae_title, address)
+        self.alerts.note(RESTRICTED_FUNCTION, limit.get("limit", "protocol"), str(error), party)
 
     def note_silence(self, address: str, idle_s: float) -> None:
         """Record that a peer that says nothing is let go: its association is released, or its connection closed."""

@@ -12,9 +12,11 @@ from errno import ECONNABORTED
 from socketserver import BaseServer
 from typing import Any
 
+from dicomnode.audit import NODE_AUTHENTICATION, Party
 from dicomnode.certificates import read_peer_certificate
 from dicomnode.logs import get_logger
 from dicomnode.metrics import REFUSED_ASSOCIATIONS, Counts
+from dicomnode.receive.alerts import Alerts
 from dicomnode.receive.waiting import WaitingConnections
 
 log = get_logger()
@@ -44,12 +46,15 @@ class Handshake(BaseServer):
         Where a connection waits while it shakes hands, and until it asks for an association.
     counts : Counts
         What is counted of those who are refused.
+    alerts : Alerts
+        What the audit trail is told of them.
     """
 
     context: ssl.SSLContext
     idle_s: float
     waiting: WaitingConnections
     counts: Counts
+    alerts: Alerts
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Shake hands, in the thread that `ThreadingMixIn` made for this connection; then go on as without TLS."""
@@ -81,6 +86,7 @@ class Handshake(BaseServer):
             else:
                 self.counts.add(REFUSED_ASSOCIATIONS, rule="TLS")
                 log.warning("receive.refused", rule="TLS", why=f"{address}: {_explain(error)}")
+                self.alerts.note(NODE_AUTHENTICATION, "TLS", _explain(error), Party("", address))
         else:
             secured.settimeout(self.idle_s)
             log.info("receive.secured", address=address, version=secured.version(), certificate=_name(secured))

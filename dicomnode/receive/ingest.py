@@ -18,7 +18,7 @@ from dicomnode.receive.header import check_request, read_header
 from dicomnode.receive.intake import Intake
 from dicomnode.receive.part10 import FileMeta, Origin
 from dicomnode.receive.recording import Entry, Sender
-from dicomnode.settings import LimitSettings
+from dicomnode.settings_limits import LimitSettings
 from dicomnode.steps import Step, reach
 
 

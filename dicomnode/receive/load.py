@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from dicomnode.settings import LimitSettings
+from dicomnode.settings_limits import LimitSettings
 from dicomnode.status import BusyReason
 
 MINUTE_S = 60.0

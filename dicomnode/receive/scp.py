@@ -191,13 +191,14 @@ class StorageScp:
         log.info("receive.reloaded", peers=len(settings.peers))
 
     def step(self) -> None:
-        """Take in what this node fetched from peers, and what processes left that died beside it.
+        """Take in what this node fetched from peers and what processes left that died beside it, and pass alerts on.
 
         The clock calls this, and nothing happens before the start.
         """
         with self._fetching:
             if self._running is not None:
                 _, associations, intake = self._running
+                associations.alerts.write(self._database, associations.rules.settings)
                 receive_fetched(intake, associations.rules.settings, self._clock())
                 if time.monotonic() >= self._settle_at:
                     self._settle_at = time.monotonic() + SETTLE_EVERY_S
@@ -216,6 +217,7 @@ class StorageScp:
         try:
             if associations.finish(deadline_s):
                 self._close(intake)
+            associations.alerts.write(self._database, associations.rules.settings)
         except DatabaseUnavailableError as error:
             log.warning("receive.unsettled", why=str(error))  # as after a crash: the next start puts it in order
         log.info("receive.stopped")
@@ -243,7 +245,8 @@ def _open_tls_port(settings: Settings, associations: Associations, server: _Serv
     except BaseException:
         server.server_close()
         raise
-    opened.context, opened.idle_s, opened.counts = context, settings.limits.idle_s, associations.counts
+    opened.context, opened.idle_s = context, settings.limits.idle_s
+    opened.counts, opened.alerts = associations.counts, associations.alerts
     return opened
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 
 from dicomnode.errors import LimitExceededError
-from dicomnode.settings import LimitSettings
+from dicomnode.settings_limits import LimitSettings
 
 
 class Memory:

@@ -54,9 +54,7 @@ def find_count(association: Association, peer: PeerSettings, subject: Subject) -
     PeerUnreachableError, PeerBusyError
         If it did not answer, or cannot now.
     """
-    keys = {"StudyInstanceUID": subject.study_uid, "SeriesInstanceUID": subject.series_uid}
-    identifier = _make_identifier("SERIES", {**keys, "NumberOfSeriesRelatedInstances": ""})
-    answers = list(_find(association, peer, identifier, 1))
+    answers = list(_find(association, peer, make_count_identifier(subject), 1))
     count = _number(answers[0]) if answers else None
     if count is None:
         found = "does not know the series" if not answers else "does not say how many instances it has"
@@ -78,8 +76,7 @@ def find_series(association: Association, peer: PeerSettings, search: Search) ->
     """
     if _MATCHES_MORE.search(search.patient.patient_id):
         raise PeerRejectedError(f"{peer.name} is not asked: the PatientID holds a wild card, which matches others too")
-    keys = {"PatientID": search.patient.patient_id, "StudyDate": search.dates, "ModalitiesInStudy": search.modality}
-    identifier = _make_identifier("STUDY", {**dict.fromkeys(_STUDY_KEYS, ""), **keys})
+    identifier = make_studies_identifier(search.patient.patient_id, search.dates, search.modality)
     studies = list(_find(association, peer, identifier, search.results_at_most))
     found: list[FoundSeries] = []
     for study in studies:
@@ -88,6 +85,18 @@ def find_series(association: Association, peer: PeerSettings, search: Search) ->
         if len(found) >= search.results_at_most:
             break
     return found
+
+
+def make_count_identifier(subject: Subject) -> Dataset:
+    """Return what a peer is asked with for how many instances a series has."""
+    keys = {"StudyInstanceUID": subject.study_uid, "SeriesInstanceUID": subject.series_uid}
+    return _make_identifier("SERIES", {**keys, "NumberOfSeriesRelatedInstances": ""})
+
+
+def make_studies_identifier(patient_id: str, dates: str, modality: str) -> Dataset:
+    """Return what a peer is asked with for the studies of a patient."""
+    keys = {"PatientID": patient_id, "StudyDate": dates, "ModalitiesInStudy": modality}
+    return _make_identifier("STUDY", {**dict.fromkeys(_STUDY_KEYS, ""), **keys})
 
 
 def _find_series_of_study(

@@ -15,8 +15,11 @@ from datetime import datetime, timedelta
 
 from numpy.random import Generator
 from pynetdicom.association import Association
+from pynetdicom.dsutils import encode
 from sqlalchemy import Connection
 
+from dicomnode.audit import Party, Question, find_node, make_query
+from dicomnode.database.audit import record_message
 from dicomnode.database.engine import Database
 from dicomnode.database.priors import record_priors
 from dicomnode.database.queries import (
@@ -29,7 +32,7 @@ from dicomnode.database.queries import (
     put_query_off,
     record_source_count,
 )
-from dicomnode.database.series import fetch_series_bytes
+from dicomnode.database.series import fetch_series_by_id, fetch_series_bytes
 from dicomnode.database.store import Store
 from dicomnode.errors import (
     DatabaseUnavailableError,
@@ -49,7 +52,14 @@ from dicomnode.send.fetch import (
     get_series,
     move_series,
 )
-from dicomnode.send.find import STUDY_ROOT_FIND, Search, find_count, find_series
+from dicomnode.send.find import (
+    STUDY_ROOT_FIND,
+    Search,
+    find_count,
+    find_series,
+    make_count_identifier,
+    make_studies_identifier,
+)
 from dicomnode.send.pdus import ContextKey
 from dicomnode.send.retry import draw_wait_s
 from dicomnode.settings import PeerSettings, Settings
@@ -121,31 +131,35 @@ class QueryService:
 
     def _ask(self, question: _Question) -> None:
         """Ask one question, and record the answer or what went wrong."""
-        query = question.query
+        query, is_asked = question.query, False
         try:
             contexts, service, ask = _prepare(question)
             with open_association(question.peer, question.caller, contexts, service) as association:
+                is_asked = True
                 self._associations[query.peer] = association
                 record = ask(association)
             with self._database.write() as connection:
                 said = record(connection)
                 finish_query(connection, query, "done", self._clock(), said)
+                _record_audit(connection, question, self._clock(), is_answered=True)
             log.info("query.done", query_id=query.id, kind=query.kind, peer=query.peer, said=said)
         except LeaseLostError:
             log.warning("query.lost", query_id=query.id)
         except DatabaseUnavailableError:
             raise
         except DicomnodeError as error:
-            self._record_failure(question, error)
+            self._record_failure(question, error, is_asked=is_asked)
         finally:
             self._associations.pop(query.peer, None)
 
-    def _record_failure(self, question: _Question, error: DicomnodeError) -> None:
+    def _record_failure(self, question: _Question, error: DicomnodeError, *, is_asked: bool) -> None:
         query, settings = question.query, question.settings.send
         attempts_at_most = 1 if query.kind == "count" else settings.attempts  # without a count, quiet decides
         is_last = isinstance(error, PermanentError) or query.attempts >= attempts_at_most
         about = {"query_id": query.id, "kind": query.kind, "peer": query.peer, "reason": str(error)}
         with suppress(LeaseLostError), self._database.write() as connection:
+            if is_asked:
+                _record_audit(connection, question, self._clock(), is_answered=False)
             if is_last and not self._stopping.is_set():
                 finish_query(connection, query, "failed", self._clock(), str(error))
                 log.warning("query.failed", **about)
@@ -197,6 +211,30 @@ def _prepare(question: _Question) -> _Prepared:
     store = Store(question.settings.node.storage_root)
     landing = Landing(store.fetched_folder(question.query.id), question.settings.pairing.prior_bytes)
     return GET_CONTEXTS, landing.service, lambda association: _get(association, question, landing)
+
+
+def _record_audit(connection: Connection, question: _Question, now: float, *, is_answered: bool) -> None:
+    """Tell the audit trail what a peer was asked, without whose it was; what is fetched is told of as it arrives."""
+    channels = question.settings.audit.channels
+    if question.query.kind == "fetch" or not channels:
+        return
+    subject = question.subject
+    if question.query.kind == "count":
+        identifier = make_count_identifier(subject)
+    else:
+        dates = make_date_range(subject.study_date, question.settings.pairing.window_days)
+        identifier = make_studies_identifier("", dates, OTHER_MODALITY[subject.modality])
+    asked = Question(
+        peer=Party(question.peer.ae_title, question.peer.host),
+        sop_class_uid=STUDY_ROOT_FIND,
+        identifier=encode(identifier, is_implicit_vr=True, is_little_endian=True) or b"",
+        transfer_syntax_uid=IMPLICIT_LITTLE_ENDIAN,
+        patient_row=fetch_series_by_id(connection, question.query.series_id).row.patient_key,
+        is_answered=is_answered,
+        at=now,
+    )
+    node = find_node(question.settings.node.ae_title)
+    record_message(connection, channels, make_query(node, asked), now)
 
 
 def _ask_count(association: Association, question: _Question) -> _Record:

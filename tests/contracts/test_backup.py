@@ -48,7 +48,7 @@ def furnish(house: House) -> None:
     """Have something of everything: delivered, owed, running, refused, in conflict, deleted."""
     house.settle(house.receive("MR", 70), "unpaired")
     house.now += 9 * DAY_S
-    by_age = RetentionSettings(unpaired=KeepSettings(days=1))
+    by_age = Settings(retention=RetentionSettings(unpaired=KeepSettings(days=1)))
     assert delete_due(house.database, house.store, by_age, house.now, lambda: 0) == 1
     house.finish(house.pair(1)[0])
     house.deliver()

@@ -14,7 +14,7 @@ from dicomnode.database.schema import associations
 from dicomnode.database.series import SeriesRow, fetch_series
 from dicomnode.database.store import make_file_name
 from dicomnode.errors import StorageFullError
-from dicomnode.settings import LimitSettings
+from dicomnode.settings_limits import LimitSettings
 from tests.dicomnode.series_files import SeriesSpec, write_series
 from tests.rows import PET, receive
 from tests.storage_scp import SCANNER, RunningScp

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from dicomnode.database.audit import fetch_messages
 from dicomnode.database.commitments import owe_commitments
 from dicomnode.database.deletions import fetch_deletions, fetch_doomed
 from dicomnode.database.engine import Database
@@ -30,11 +31,14 @@ from dicomnode.pairing import service as pairing
 from dicomnode.pairing.decisions import request_pair, retry_job
 from dicomnode.settings import NodeSettings, PairingSettings, Settings
 from dicomnode.settings_keeping import KeepSettings, RetentionSettings
+from dicomnode.settings_limits import LimitSettings
+from dicomnode.settings_reporting import AuditSettings
 from tests.house import DAY_S, SLICES, House, fetch_all
-from tests.rows import due
+from tests.rows import MR_CLASS, PET_CLASS, due
 
 SOON = KeepSettings(days=2)
 ALL = RetentionSettings(paired=SOON, unpaired=SOON, refused=SOON, failed=SOON, outputs=SOON, conflicts=SOON)
+AUDIT = AuditSettings(file="/nowhere/audit.xml")  # nobody writes it here: its spool is what is looked at
 PLENTY = 10**12
 HEAD = 8  # slices: fewer are refused
 
@@ -47,7 +51,8 @@ def house(database: Database, tmp_path: Path) -> Iterator[House]:
 
 def clean(house: House, settings: RetentionSettings = ALL, free_bytes: int = PLENTY) -> int:
     """Delete what may go, wholly; return how many things went."""
-    deleted = delete_due(house.database, house.store, settings, house.now, lambda: free_bytes)
+    told = Settings(retention=settings, audit=AUDIT, limits=LimitSettings(disk_reserve_bytes=0))
+    deleted = delete_due(house.database, house.store, told, house.now, lambda: free_bytes)
     while remove_doomed(house.database, house.store, house.now):
         pass
     return deleted
@@ -127,7 +132,7 @@ def test_a_crash_at_any_moment_leaves_no_file_without_a_row_nor_the_reverse(
     elif moment == "files gone":
         monkeypatch.setattr("dicomnode.housekeeping.retention.record_gone", fail)
     if moment == "after the commit":
-        delete_due(house.database, house.store, ALL, house.now, lambda: PLENTY)
+        delete_due(house.database, house.store, Settings(retention=ALL), house.now, lambda: PLENTY)
     else:
         with pytest.raises(PowerFailedError):
             clean(house)
@@ -245,6 +250,19 @@ def test_a_dead_row_keeps_everything_and_a_deleted_file_is_not_owed_again(house:
     assert house.state_of(mr) == "paired"
 
 
+def test_the_audit_trail_says_which_study_lost_what_and_why(house: House) -> None:
+    made = make_all(house)
+    house.now += 3 * DAY_S
+
+    clean(house)
+
+    with house.database.read() as connection:
+        told = [message.text for message in fetch_messages(connection, "file", 100)]
+    assert len(told) == len(made)
+    assert all('csd-code="110105"' in text and "retention." in text for text in told)
+    assert all(f'UID="{MR_CLASS}"' in text or f'UID="{PET_CLASS}"' in text for text in told)
+
+
 def test_what_a_destination_has_not_committed_yet_stays(house: House) -> None:
     pair_id, _, _ = house.pair(1)
     house.finish(pair_id)
@@ -359,7 +377,8 @@ def test_two_nodes_that_look_at_once_delete_everything_once(house: House) -> Non
     house.now += 3 * DAY_S
     with ThreadPoolExecutor(4) as threads:
         looks = [
-            threads.submit(delete_due, house.database, house.store, ALL, house.now, lambda: PLENTY) for _ in range(4)
+            threads.submit(delete_due, house.database, house.store, Settings(retention=ALL), house.now, lambda: PLENTY)
+            for _ in range(4)
         ]
         assert sum(look.result() for look in looks) == 6
     remove_doomed(house.database, house.store, house.now)

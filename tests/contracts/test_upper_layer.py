@@ -39,7 +39,8 @@ from dicomnode.receive.contexts import make_contexts
 from dicomnode.receive.intake import Intake
 from dicomnode.receive.recovery import close_spool, open_spool
 from dicomnode.receive.upper_layer import Dimse, UpperLayer
-from dicomnode.settings import LimitSettings, NodeSettings, Settings
+from dicomnode.settings import NodeSettings, Settings
+from dicomnode.settings_limits import LimitSettings
 from tests.peers_programs import LOOPBACK, data_set_bytes
 from tests.raw_association import COMMAND, LAST, P_DATA, RawAssociation, echo_command, fragments, pdv, store_command
 from tests.receiving import MR, PT, ROOT, encode, make_data_set

@@ -31,6 +31,7 @@ from registration.fusion import COLOUR_MAP, COLOUR_MAPS
 
 PEER = '[[peers]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 104\nmay = ["store"]\n'
 CHOICE = '[[pairing.choices]]\nmodality = "MR"\ndescription = "mprage"\ntake = "first"\n'
+MAIL = '[notices.email]\nhost = "h"\nsender = "a@b.c"\nrecipients = ["d@e.f"]\n'
 TLS = '[tls]\ncertificate = "a.pem"\nkey = "a.key"\n'
 
 
@@ -168,6 +169,31 @@ def test_every_key_of_the_example_has_a_comment() -> None:
         ('[tls]\nkey = "a.key"\n', "n.toml:2: tls.key: needs tls.certificate too; name its PEM file"),
         (TLS, "n.toml:2: tls.certificate: callers must show a certificate, but tls.ca is empty; name the PEM file"),
         (TLS + 'ca = "ca.pem"\nport = 11112\n', "n.toml:5: tls.port: 11112 is node.port already; TLS needs a port"),
+        (
+            '[notices.webhook]\nurl = "http://10.1.2.3/"\n',
+            "n.toml:2: notices.webhook.url: notices go by https; http is",
+        ),
+        ('[notices.webhook]\nurl = "ftp://a/"\n', 'notices.webhook.url: a URL is written as "https://'),
+        (
+            '[notices.webhook]\nurl = "https://u:p4ss@h/"\n',
+            "a URL holds no user and no password; each notice is signed",
+        ),
+        (
+            '[notices.webhook]\nurl = "https://h/"\n',
+            "n.toml:1: notices.webhook: url needs secret_file too; a notice is",
+        ),
+        ('[notices.webhook]\nsecret_file = "s"\n', "n.toml:1: notices.webhook: secret_file needs url too; a notice is"),
+        ('[notices.email]\nhost = "h"\n', "n.toml:1: notices.email: host needs sender too; name an e-mail address"),
+        (
+            '[notices.email]\nrecipients = ["a@b.c"]\n',
+            "n.toml:1: notices.email: recipients needs host too; name the mail",
+        ),
+        ('[notices.email]\nsender = "a b@c"\n', "n.toml:2: notices.email.sender: an e-mail address is written as"),
+        (MAIL + 'encryption = "none"\n', 'n.toml:1: notices.email: encryption "none" is for a loopback address only'),
+        (MAIL + 'user = "u"\n', "n.toml:1: notices.email: user needs password_file too; without both, the node does"),
+        ("[notices]\nwindow_s = 0\n", "n.toml:2: notices.window_s: found 0; input should be greater than 0"),
+        ('[audit]\nfile = "audit.log"\n', "n.toml:2: audit.file: a path from / on is needed, this is 'audit.log'"),
+        ('[audit]\ntransport = "tcp"\n', "n.toml:2: audit.transport: found 'tcp'"),
         (
             '[outputs]\nobjects = ["pt", "pt"]\n',
             "n.toml:2: outputs.objects: each object stands once, 'pt' stands 2 times",

@@ -24,15 +24,8 @@ from dicomnode.commitment import PUSH_MODEL
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.outbox import OutboxRow, fetch_outbox, retry_outbox_row
 from dicomnode.database.series import fetch_open_series
-from dicomnode.settings import (
-    DestinationSettings,
-    LimitSettings,
-    NodeSettings,
-    PairingSettings,
-    PeerSettings,
-    SendSettings,
-    Settings,
-)
+from dicomnode.settings import DestinationSettings, NodeSettings, PairingSettings, PeerSettings, SendSettings, Settings
+from dicomnode.settings_limits import LimitSettings
 from tests.commitment_peers import Modality, Named, Pacs, make_information, read_names
 from tests.conftest import find_peer_program
 from tests.dicomnode.series_files import SeriesSpec, write_series

@@ -24,7 +24,8 @@ from dicomnode.database.queries import Query, fetch_queries
 from dicomnode.database.series import SeriesRow, fetch_instance_paths, fetch_series, fetch_series_rows
 from dicomnode.database.store import Store
 from dicomnode.setting_values import Service
-from dicomnode.settings import LimitSettings, NodeSettings, PairingSettings, PeerSettings, SendSettings, Settings
+from dicomnode.settings import NodeSettings, PairingSettings, PeerSettings, SendSettings, Settings
+from dicomnode.settings_limits import LimitSettings
 from tests.dicomnode.series_files import SeriesSpec, write_series
 from tests.peers_programs import LOOPBACK, DcmQrScp, Orthanc, data_set_bytes, free_port, send_with_dcmtk
 from tests.waiting import wait_until

@@ -11,7 +11,8 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless
 from structlog.testing import capture_logs
 
-from dicomnode.settings import LimitSettings, PeerSettings, ReceiveSettings
+from dicomnode.settings import PeerSettings, ReceiveSettings
+from dicomnode.settings_limits import LimitSettings
 from tests.builders import NODE_AE, NodeProcess, Peer, make_config, run_command
 from tests.peers_programs import free_port
 from tests.raw_association import RawAssociation, associate_request, fragments, pdv, store_command

@@ -23,7 +23,7 @@ from dicomnode.elements import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, E
 from dicomnode.errors import InstanceNotUnderstoodError, LimitExceededError, PeerProtocolError
 from dicomnode.receive.header import read_header
 from dicomnode.receive.messages import Assembler, Message, read_command_set, read_store_command
-from dicomnode.settings import LimitSettings
+from dicomnode.settings_limits import LimitSettings
 from tests.raw_association import (
     A_RELEASE_RQ,
     P_DATA,

@@ -19,7 +19,7 @@ import pytest
 from pynetdicom.association import Association
 from structlog.testing import capture_logs
 
-from dicomnode.settings import LimitSettings
+from dicomnode.settings_limits import LimitSettings
 from tests.certificates import Authority
 from tests.peers_programs import LOOPBACK, free_port
 from tests.raw_association import (

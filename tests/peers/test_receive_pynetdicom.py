@@ -27,7 +27,8 @@ from structlog.testing import capture_logs
 from dicomnode.database.schema import associations, conflicts
 from dicomnode.errors import ConfigurationError, StateError
 from dicomnode.receive.scp import StorageScp
-from dicomnode.settings import LimitSettings, ReceiveSettings
+from dicomnode.settings import ReceiveSettings
+from dicomnode.settings_limits import LimitSettings
 from dicomnode.uids import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
 from tests.peers_programs import LOOPBACK, data_set_bytes, is_listening
 from tests.raw_scu import RawScu

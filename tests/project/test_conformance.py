@@ -17,6 +17,7 @@ import pytest
 from highdicom._standard_utils import get_iod_module_map, get_module_attribute_map, get_sop_class_iod_map
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from dicomnode import audit
 from dicomnode.commitment import PUSH_MODEL
 from dicomnode.errors import DicomnodeError
 from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -221,3 +222,12 @@ def test_private_attributes() -> None:
 def test_the_words_that_mark_a_doubt() -> None:
     assert "REGISTRATION NOT VERIFIED" in PAGE
     assert OutputSettings().review == "hold"
+
+
+def test_the_audit_messages_are_those_of_the_code() -> None:
+    codes = {one.value: one.meaning for one in vars(audit).values() if isinstance(one, audit.Code)}
+    rows = read_table("### 4.1 Audit trail", "event")
+    events = {row[1]: row[0] for row in rows}
+    types = {one for row in rows for one in row[2].split(", ") if one}
+    assert events == {value: meaning for value, meaning in codes.items() if "110100" <= value < "110120"}
+    assert types == {value for value in codes if "110120" <= value < "110150"}

@@ -1,6 +1,6 @@
 """The diagrams of states in the pages are those of the tables that the node moves by.
 
-Flow: database/jobs, database/outbox > [test_states] > docs/operations.md
+Flow: database/jobs, database/outbox, database/notices > [test_states] > docs/operations.md
 Never: a diagram drawn by hand: a failure prints what the page should hold.
 """
 
@@ -14,6 +14,7 @@ import pytest
 
 from dicomnode.cli.arguments import LISTINGS
 from dicomnode.database.jobs import JOB_MOVES, JOB_MOVES_BY_PERSON
+from dicomnode.database.notices import NOTICE_MOVES, NOTICE_MOVES_BY_PERSON
 from dicomnode.database.outbox import OUTBOX_MOVES, OUTBOX_MOVES_BY_PERSON
 
 Moves = Mapping[str, Set[str]]
@@ -22,6 +23,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_tex
 TABLES: Mapping[str, tuple[str, Moves, Moves]] = {
     "jobs": ("waiting", JOB_MOVES, JOB_MOVES_BY_PERSON),
     "outbox": ("owed", OUTBOX_MOVES, OUTBOX_MOVES_BY_PERSON),
+    "notices": ("owed", NOTICE_MOVES, NOTICE_MOVES_BY_PERSON),
 }
 
 

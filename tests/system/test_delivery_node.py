@@ -23,7 +23,6 @@ from dicomnode.errors import ConfigurationError, DatabaseUnavailableError, State
 from dicomnode.settings import (
     DestinationSettings,
     JobSettings,
-    LimitSettings,
     NodeSettings,
     PairingSettings,
     PeerSettings,
@@ -33,6 +32,7 @@ from dicomnode.settings import (
     Settings,
 )
 from dicomnode.settings_file import load_settings
+from dicomnode.settings_limits import LimitSettings
 from tests.builders import NodeProcess, Peer, make_config, make_patient
 from tests.peers_programs import LOOPBACK, Orthanc, data_set_bytes, free_port, send_with_dcmtk
 from tests.waiting import wait_until

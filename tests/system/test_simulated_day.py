@@ -23,7 +23,6 @@ from dicomnode.receive.spool import FILES
 from dicomnode.settings import (
     DestinationSettings,
     JobSettings,
-    LimitSettings,
     NodeSettings,
     OutputSettings,
     PairingSettings,
@@ -33,6 +32,7 @@ from dicomnode.settings import (
     Settings,
 )
 from dicomnode.settings_keeping import RetentionSettings
+from dicomnode.settings_limits import LimitSettings
 from tests.conftest import REPOSITORY
 from tests.peers_programs import LOOPBACK, free_port
 

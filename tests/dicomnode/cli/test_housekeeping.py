@@ -57,7 +57,7 @@ def test_the_log_says_what_went_when_and_why(run: Run, config: Path, house: Hous
     lonely = house.receive("MR", 50)
     house.settle(lonely, "unpaired")
     ask_for(config, "[retention.unpaired]", "days = 2")
-    delete_due(house.database, house.store, load_settings(config).retention, time.time(), lambda: 0)
+    delete_due(house.database, house.store, load_settings(config), time.time(), lambda: 0)
     [row] = run("housekeeping", "log", "--config", config, "--json").json
     assert (row["kind"], row["subject"], row["reason"]) == ("unpaired", lonely, "retention.unpaired.days = 2")
     assert row["done_at"] is None

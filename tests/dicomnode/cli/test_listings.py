@@ -26,13 +26,13 @@ def add_destination(config: Path) -> None:
     config.write_text(f'{text}{peer}[[destinations]]\npeer = "pacs"\n', encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["series", "pairs", "jobs", "outbox"])
+@pytest.mark.parametrize("name", ["series", "pairs", "jobs", "outbox", "notices"])
 def test_nothing_yet(run: Run, config: Path, database: Database, name: str) -> None:
     assert run(name, "list", "--config", config).out == f"no {name}\n"
     assert run(name, "list", "--config", config, "--json").json == []
 
 
-@pytest.mark.parametrize("name", ["series", "pairs", "jobs", "outbox"])
+@pytest.mark.parametrize("name", ["series", "pairs", "jobs", "outbox", "notices"])
 def test_a_root_without_a_database_is_left_alone(run: Run, config: Path, tmp_path: Path, name: str) -> None:
     ran = run(name, "list", "--config", config)
     assert ran.code == 2

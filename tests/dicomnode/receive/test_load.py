@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dicomnode.receive.load import Load, find_due
-from dicomnode.settings import LimitSettings
+from dicomnode.settings_limits import LimitSettings
 from dicomnode.status import BusyReason
 
 

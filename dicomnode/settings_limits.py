@@ -1,0 +1,35 @@
+"""What an administrator lets one peer, or all together, take.
+
+Flow: settings > [settings_limits] > setting_values
+Never: a limit without a counter (`dicomnode/metrics.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from dicomnode.setting_values import Section
+
+
+class LimitSettings(Section):
+    """What one peer, or all together, may take."""
+
+    associations: Annotated[int, Field(ge=1, le=1000)] = 100
+    associations_per_peer: Annotated[int, Field(ge=1, le=1000)] = 50
+    associations_per_minute: Annotated[int, Field(ge=1)] = 3000
+    association_instances: Annotated[int, Field(ge=1)] = 100000
+    association_bytes: Annotated[int, Field(ge=1048576)] = 68719476736
+    commitment_instances: Annotated[int, Field(ge=1, le=1000000)] = 100000
+    waiting_connections: Annotated[int, Field(ge=1, le=1000)] = 100
+    associate_bytes: Annotated[int, Field(ge=4096, le=1048576)] = 262144
+    pdu_bytes: Annotated[int, Field(ge=4096, le=1048576)] = 131072
+    pdu_s: Annotated[float, Field(gt=0)] = 30.0
+    data_set_bytes: Annotated[int, Field(ge=1024)] = 1073741824
+    data_set_s: Annotated[float, Field(gt=0)] = 900.0
+    memory_bytes: Annotated[int, Field(ge=1024)] = 2147483648
+    nesting_depth: Annotated[int, Field(ge=1, le=1000)] = 64
+    idle_s: Annotated[float, Field(gt=0)] = 60.0
+    disk_reserve_bytes: Annotated[int, Field(ge=0)] = 1073741824
+    shutdown_s: Annotated[float, Field(gt=0)] = 20.0
