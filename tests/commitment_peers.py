@@ -152,6 +152,10 @@ class Modality:
             LOOPBACK, self.node_port, contexts, ae_title=NODE_AE, ext_neg=list(roles), evt_handlers=handlers
         )
         if not association.is_established:
+            wrapped = association.dul.socket
+            if wrapped is not None and wrapped.socket is not None:
+                wrapped.socket.close()  # pynetdicom leaves one open that could not be connected
+            gate.open()
             raise ConnectionError("no association with the node")
         try:
             yield association
@@ -262,7 +266,7 @@ class Pacs:
         gate.open()
 
     def _report_over(self, association: Association, request: Dataset) -> None:
-        wait_until(lambda: association._reactor_checkpoint.is_set(), ANSWER_S)
+        wait_until(association._reactor_checkpoint.is_set, ANSWER_S)
         association._reactor_checkpoint.clear()
         threading.Event().wait(0.3)  # as a PACS does that looks for the instances first
         self._send(association, request)
