@@ -152,6 +152,10 @@ class Modality:
             LOOPBACK, self.node_port, contexts, ae_title=NODE_AE, ext_neg=list(roles), evt_handlers=handlers
         )
         if not association.is_established:
+            wrapped = association.dul.socket
+            if wrapped is not None and wrapped.socket is not None:
+                wrapped.socket.close()  # pynetdicom leaves one open that could not be connected
+            gate.open()
             raise ConnectionError("no association with the node")
         try:
             yield association

@@ -63,7 +63,7 @@ class Bench:
         self.unsent: list[Path] = []
         self.sent: set[Named] = set()
         self.unasked: list[Named] = []
-        self.transaction = str(generate_uid())
+        self.asking: tuple[str, list[Named]] | None = None  # a request without an answer yet
 
     def make_node(self, fault: str, steps: Iterable[Step]) -> NodeProcess:
         """Return a node that will meet a fault at these steps."""
@@ -95,17 +95,19 @@ class Bench:
     def send(self) -> None:
         """Send what the node has not taken yet, as a modality does: what was not answered with Success stays.
 
-        Then ask it to commit that, under the same Transaction UID until it answers.
+        Then ask it to commit that, with the same request until it answers.
         """
         if self.unsent and send_with_dcmtk(self.unsent, self.port, called=NODE_AE, calling="SCANNER").all_stored:
             self.unasked += read_names(self.unsent)
             self.sent.update(self.unasked)
             self.unsent = []
-        if self.unasked:
+        if self.unasked and self.asking is None:
+            self.asking, self.unasked = (str(generate_uid()), self.unasked), []
+        if self.asking is not None:
             with suppress(ConnectionError):
-                status, _ = self.scanner.ask(self.unasked, self.transaction)
-                if status == 0:
-                    self.unasked, self.transaction = [], str(generate_uid())
+                uid, named = self.asking
+                if self.scanner.ask(named, uid)[0] == 0:
+                    self.asking = None
 
     def is_struck(self, step: Step) -> bool:
         """Say whether the fault has come."""
@@ -132,7 +134,7 @@ class Bench:
             self.send()
             outbox = Counter(row["state"] for row in node.list_rows("outbox"))
             told = {named for report in self.scanner.reports for named in report.committed}
-            is_taken = not self.unsent and not self.unasked and told == self.sent
+            is_taken = not self.unsent and not self.unasked and not self.asking and told == self.sent
             return is_taken and outbox == {"committed": self.patients * OUTPUTS}
 
         wait_until(is_delivered, LIFE_TIMEOUT_S, f"everything is delivered; so far {node.output()[-6000:]}")
