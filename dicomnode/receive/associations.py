@@ -43,7 +43,7 @@ from dicomnode.metrics import (
     Counts,
 )
 from dicomnode.receive.alerts import Alerts
-from dicomnode.receive.commitment import TAKE, read_message
+from dicomnode.receive.commitment import REFUSED, TAKE, read_message
 from dicomnode.receive.contexts import find_kept_out, make_contexts
 from dicomnode.receive.ingest import StoreRequest, ingest
 from dicomnode.receive.intake import Intake
@@ -187,7 +187,7 @@ class Associations:
             if status is CommitmentStatus.RESOURCE_LIMITATION:
                 self.counts.add(LIMIT_CROSSINGS, limit="commitment_instances")
             where = {"association_id": _id_of(sender), "status": f"{status:04X}"}
-            log.warning(f"receive.commitment_{kind}_refused", **where, why=str(error))
+            log.warning(REFUSED[kind], **where, why=str(error))
         self.counts.add(COMMITMENT_MESSAGES, kind=kind, status=f"{status:04X}")
         return int(status), None
 
