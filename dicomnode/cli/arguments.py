@@ -31,10 +31,13 @@ DECISIONS = {
     "pairs": {"accept": "run a held pair, or send a reviewed result", "reject": "never run a held pair, or never send"},
     "jobs": {
         "retry": "run a failed job again",
+        "cancel": "give up a job that waits or runs: it is failed, and its worker is ended",
         "reprocess": "register the pair of an ended job again, for a result beside the old one",
     },
-    "outbox": {"retry": "owe a dead row again"},
+    "outbox": {"retry": "owe a dead row again, or all of a destination"},
 }
+
+ONE_OR_ALL = {("outbox", "retry")}  # where a flag may take the place of the one
 
 
 class _Parser(argparse.ArgumentParser):
@@ -168,8 +171,12 @@ def _add_listing(commands: Any, name: str) -> None:
     if "reprocess" in decided:
         text = "default: what the settings say when it runs"
         decided["reprocess"].add_argument("--profile", choices=PROFILES, help=text)
-    for parser in (shown, *decided.values()):
-        parser.add_argument("key", metavar=key, type=str if name == "series" else int)
+    if name == "outbox":
+        text = "every dead row of this destination, instead of one by its number"
+        decided["retry"].add_argument("--destination", metavar="NAME", help=text)
+    for action, parser in {"show": shown, **decided}.items():
+        count = "?" if (name, action) in ONE_OR_ALL else None
+        parser.add_argument("key", metavar=key, type=str if name == "series" else int, nargs=count)
     for parser in (listed, shown, *decided.values()):
         parser.set_defaults(listing=name)
         _add_config_flag(parser)
