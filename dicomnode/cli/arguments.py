@@ -113,7 +113,7 @@ def _add_config(commands: Any) -> None:
 
 
 def _add_doctor(commands: Any) -> None:
-    text = "look at disk, database, ports, certificates, model and peers, and show what the node has counted"
+    text = "look at disk, database, clock, ports, certificates, model and peers, and show what the node has counted"
     parser = _add(commands, "doctor", text, ("doctor", "doctor"))
     _add_config_flag(parser)
     _add_json_flag(parser)

@@ -7,11 +7,13 @@ Never: a repair; a trace of the look, save for a file that is written and remove
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import resource
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -21,6 +23,7 @@ from typing import Literal
 
 from dicomnode.cli.listings import open_node_database
 from dicomnode.cli.output import show, write_json
+from dicomnode.database.index import fetch_newest_opening
 from dicomnode.errors import DicomnodeError
 from dicomnode.jobs.pipeline import load_network
 from dicomnode.running import find_running_nodes, read_counts
@@ -34,6 +37,9 @@ ANSWER_S = 5.0  # for a port of this machine
 PEERS_AT_ONCE = 16
 # Of one association: its connection, what wakes its thread, its spool; of one that waits: its connection and its waker.
 DESCRIPTORS_OF_ASSOCIATION, DESCRIPTORS_OF_WAITING, DESCRIPTORS_OF_NODE = 4, 2, 250
+
+CLOCKS_DIFFER_S = 60.0  # between nodes of one database
+TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 
 State = Literal["ok", "warning", "problem"]
 
@@ -88,6 +94,31 @@ def _look_at_database(settings: Settings) -> Iterator[Finding]:
             yield Finding("database", "ok", "it answers, and can be written")
     except DicomnodeError as error:
         yield Finding("database", "problem", str(error))
+
+
+def _look_at_clock(settings: Settings) -> Iterator[Finding]:
+    """Compare the clock with what was written by it, or by that of another node; and ask Linux who keeps it."""
+    now = time.time()
+    try:
+        with open_node_database(settings) as database, database.read() as connection:
+            newest = fetch_newest_opening(connection) or 0.0
+    except DicomnodeError:
+        newest = 0.0  # the database has a finding of its own
+    if newest > now + CLOCKS_DIFFER_S:
+        said, written = (datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds") for at in (now, newest))
+        text = f"it says {said}, but an association was opened at {written}; set it right, here and at every node"
+        yield Finding("clock", "problem", text)
+    elif _is_unkept():
+        yield Finding("clock", "warning", "no time service keeps it; start one, as: timedatectl set-ntp true")
+    else:
+        yield Finding("clock", "ok", "it is not behind what was received, nor known to be unkept")
+
+
+def _is_unkept() -> bool:
+    """Say whether Linux knows that no time service keeps its clock; elsewhere nobody can be asked."""
+    ask = getattr(ctypes.CDLL(None), "adjtimex", None)
+    nothing_to_set = ctypes.create_string_buffer(512)  # struct timex, which is shorter
+    return ask is not None and ask(nothing_to_set) == TIME_ERROR
 
 
 def _look_at_node(settings: Settings) -> Iterator[Finding]:
@@ -153,6 +184,7 @@ def _ask(peer: PeerSettings, settings: Settings) -> Finding:
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _look_at_storage,
     _look_at_database,
+    _look_at_clock,
     _look_at_node,
     _look_at_descriptors,
     _look_at_certificates,
