@@ -135,7 +135,8 @@ def close_lost_associations(connection: Connection, living: Collection[str], now
 
 def fetch_newest_opening(connection: Connection) -> float | None:
     """Return when the latest association was opened by the clock of its node, UTC epoch seconds; None before any."""
-    return connection.execute(select(func.max(associations.c.opened_at))).scalar_one()
+    newest: float | None = connection.execute(select(func.max(associations.c.opened_at))).scalar_one()
+    return newest
 
 
 def record_instance(connection: Connection, header: InstanceHeader, file: StoredFile, arrival: Arrival) -> Recording:

@@ -205,7 +205,7 @@ def test_a_job_that_a_person_cancels_is_left_by_its_worker_for_the_next(
     start: Callable[..., JobService], database: Database, tmp_path: Path
 ) -> None:
     job_id = _add_hanging_job(database, tmp_path)
-    service = start(attempts=1)
+    service = start(attempts=1, lease_s=600.0)  # nobody waits for a lease
     _run_until_it_hangs(service, database, job_id)
     (worker,) = _workers()
     next_id = add_waiting_job(database)  # rows without files
