@@ -10,6 +10,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
+# Processes that run tests: most of them wait for something, so that two take little more than half the time of one.
+WORKERS ?= 2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
 
@@ -23,7 +25,7 @@ PEERS := /usr/bin/storescu:dcmtk /usr/sbin/Orthanc:orthanc /usr/bin/dciodvfy:dic
 
 help:
 	@echo 'make demo    set up, then show a synthetic PET and MR go through the node; writes demo/'
-	@echo 'make test    set up, install the peers, check, and run the whole suite; ARGS="-k word" narrows it'
+	@echo 'make test    set up, install the peers, check, and run the whole suite; ARGS="-k word" narrows it, WORKERS=0 runs it in one process'
 	@echo 'make run     the node with the defaults of config/dicomnode.example.toml, keeping its files in storage/'
 	@echo 'make check   lint, format, types and import layers'
 	@echo 'make fix     mend what lint and format can mend'
@@ -83,7 +85,7 @@ run: $(STAMPS)/runtime $(STAMPS)/package
 	DICOMNODE_NODE__STORAGE_ROOT='$(CURDIR)/storage' $(BIN)/dicomnode serve --config config/dicomnode.example.toml $(ARGS)
 
 test: peers check
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

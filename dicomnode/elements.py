@@ -19,11 +19,12 @@ DEPTH_MAX = 64  # the default of limits.nesting_depth: real instances stay below
 
 _ITEM, _ITEM_DELIMITER, _SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD  # PS3.5 table 7.5-1
 _NO_DATA_GROUPS = (0x0000, 0xFFFE)  # of command sets and of items
-_HEADER_BYTES = 8
+_HEADER_BYTES, _LONG_HEADER_BYTES = 8, 12
 # PS3.5 7.1.2: these VRs have a length of two bytes, and stand in most elements.
 _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 # PS3.5 7.1.2: these VRs have two reserved bytes and a length of four bytes.
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+_NESTING_VRS = frozenset({b"SQ", b"UN", b""})  # in these sequences come, the last for an encoding without VRs
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Encoding:
 
     is_implicit: bool
     byte_order: str  # "<" or ">", as in struct
+
+    @cached_property
+    def item(self) -> bytes:
+        """The tag of an item, as it stands at the start of a sequence's value."""
+        return struct.pack(f"{self.byte_order}HH", _ITEM >> 16, _ITEM & 0xFFFF)
 
     @cached_property
     def short(self) -> struct.Struct:
@@ -64,7 +70,7 @@ def collect_values(
         Tags as one number, `0x00100020`. Of a tag that stands twice the last counts; values of undefined length
         are left out.
     depth : int
-        How deep sequences of undefined length may nest.
+        How deep sequences may nest, whether they say their length or not.
 
     Raises
     ------
@@ -77,6 +83,7 @@ def collect_values(
     found: dict[int, bytes] = {}
     position = 0
     size = len(data)
+    shallow = _HEADER_BYTES * 2 * depth  # bytes: what is shorter has no room for more levels
     read_short = encoding.short.unpack_from
     while position < size:
         if not encoding.is_implicit and position + _HEADER_BYTES <= size:  # all that follows, in short
@@ -95,6 +102,8 @@ def collect_values(
             position = _skip_sequence(data, element, encoding, depth)
             continue
         position = _end_of(data, element)
+        if element.length >= shallow:
+            _check_depth(data, element, encoding, depth)
         if element.tag in wanted:
             found[element.tag] = data[element.value_at : position]
     return found
@@ -130,7 +139,7 @@ def _split_items(data: bytes, encoding: Encoding, depth: int) -> Iterator[bytes]
         if item.tag != _ITEM:
             raise InstanceNotUnderstoodError(f"{_name(item.tag)} at byte {position} does not belong in a sequence")
         if item.length == UNDEFINED_LENGTH:
-            position = _skip_levels(data, item.value_at, [(False, encoding)], depth)
+            position = _skip_levels(data, item.value_at, [(False, encoding)], depth, may_nest=True)
             yield data[item.value_at : position - _HEADER_BYTES]
         else:
             position = _end_of(data, item)
@@ -139,10 +148,11 @@ def _split_items(data: bytes, encoding: Encoding, depth: int) -> Iterator[bytes]
 
 def _skip_sequence(data: bytes, element: _Element, encoding: Encoding, depth: int) -> int:
     """Return where an element of undefined length ends: PS3.5 7.5, and A.4 for encapsulated pixel data."""
-    return _skip_levels(data, element.value_at, [(True, _inner_encoding(element, encoding))], depth)
+    may_nest = element.vr in _NESTING_VRS  # the others hold fragments of pixel data
+    return _skip_levels(data, element.value_at, [(True, _inner_encoding(element, encoding))], depth, may_nest=may_nest)
 
 
-def _skip_levels(data: bytes, position: int, levels: list[tuple[bool, Encoding]], depth: int) -> int:
+def _skip_levels(data: bytes, position: int, levels: list[tuple[bool, Encoding]], depth: int, *, may_nest: bool) -> int:
     """Return where the outermost level ends; each is a sequence or an item of undefined length, with its encoding."""
     while levels:
         is_sequence, inner = levels[-1]
@@ -159,9 +169,47 @@ def _skip_levels(data: bytes, position: int, levels: list[tuple[bool, Encoding]]
             position = found.value_at
         elif is_sequence == (found.tag == _ITEM) and (is_sequence or found.tag >> 16 != 0xFFFE):
             position = _end_of(data, found)
+            if may_nest:
+                _check_depth(data, found, inner, depth, above=len(levels))
         else:
             raise InstanceNotUnderstoodError(f"{_name(found.tag)} at byte {position} does not belong in a sequence")
     return position
+
+
+def _check_depth(data: bytes, element: _Element, encoding: Encoding, depth: int, above: int = 0) -> None:
+    """Refuse an element of known length, `above` levels deep, whose sequences nest too deep.
+
+    What does not read as sequences and items is left as it is: nothing depends on where its parts end.
+    """
+    if element.length < _HEADER_BYTES * (2 * depth - above) or not _may_nest(data, element, encoding):
+        return
+    position = element.value_at
+    # Each level is a sequence or an item, with the encoding of its elements and where it ends at the latest.
+    levels = [(element.tag != _ITEM, _inner_encoding(element, encoding), _end_of(data, element))]
+    while levels:
+        is_sequence, inner, end = levels[-1]
+        found = _read_element(data, position, inner) if position + _LONG_HEADER_BYTES <= end else None
+        if found is None or found.tag in (_ITEM_DELIMITER, _SEQUENCE_DELIMITER):
+            levels.pop()
+            position = end if found is None else found.value_at
+            continue
+        ends_at = end if found.length == UNDEFINED_LENGTH else found.value_at + found.length
+        if is_sequence != (found.tag == _ITEM) or ends_at > end:
+            return
+        if _may_nest(data, found, inner):
+            if above + len(levels) >= 2 * depth:
+                raise LimitExceededError("nesting_depth", f"sequences nest deeper than {depth} at byte {position}")
+            levels.append((not is_sequence, inner if is_sequence else _inner_encoding(found, inner), ends_at))
+            position = found.value_at
+        else:
+            position = ends_at
+
+
+def _may_nest(data: bytes, element: _Element, encoding: Encoding) -> bool:
+    """Say whether an element is an item, or a value that begins with one; a VR that is not told may be any."""
+    if element.tag == _ITEM or element.length == UNDEFINED_LENGTH:
+        return True
+    return element.vr in _NESTING_VRS and data.startswith(_inner_encoding(element, encoding).item, element.value_at)
 
 
 def _inner_encoding(element: _Element, encoding: Encoding) -> Encoding:

@@ -1,4 +1,4 @@
-"""What every test may ask for: real data, peers' programs; and the rule that CI skips nothing.
+"""What every test may ask for: real data, peers' programs, the machine to itself; and the rule that CI skips nothing.
 
 Flow: pytest > [conftest] > tests
 Never: a peer from the virtual environment (pynetdicom installs scripts named after DCMTK's); a skip under CI.
@@ -6,13 +6,16 @@ Never: a peer from the virtual environment (pynetdicom installs scripts named af
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
+REPOSITORY = TESTS.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 PROGRAM_FOLDERS = (Path("/usr/bin"), Path("/usr/sbin"))
 # PostgreSQL on Debian keeps its server programs out of /usr/bin, in a folder named after the version.
@@ -68,6 +71,27 @@ def find_peer_program(name: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     pytest.skip(f"{name} is not installed: apt-get install {PACKAGES.get(name, 'dcmtk')}, or `make peers` as root")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let a test that is marked `alone` wait until those of the other workers are over, and them for it."""
+    with take_turn(is_alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+@contextmanager
+def take_turn(*, is_alone: bool) -> Iterator[None]:
+    """Hold the machine, together with the tests of other processes on this checkout or alone."""
+    gate, machine = (os.open(path, os.O_RDONLY) for path in (TESTS, __file__))
+    try:
+        fcntl.flock(gate, fcntl.LOCK_EX)  # whoever waits to be alone holds it, and no newcomer overtakes
+        fcntl.flock(machine, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        yield
+    finally:
+        os.close(machine)
+        os.close(gate)
 
 
 @pytest.hookimpl(wrapper=True)

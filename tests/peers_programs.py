@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -29,14 +30,23 @@ SEND_TIMEOUT_S = 300.0
 # Debian's DCMTK and Orthanc leave Nagle on: 44 ms an instance.
 PEER_ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
 PREAMBLE_BYTES = 132
+# Below those that Linux gives to connections (net.ipv4.ip_local_port_range). Each process begins elsewhere.
+PORTS = range(20000, 32000)
+_CANDIDATES = (PORTS[(os.getpid() * 101 + number) % len(PORTS)] for number in itertools.count())
 
 
 def free_port() -> int:
-    """Return a TCP port of loopback which nobody listens on now."""
+    """Return a TCP port of loopback which nobody listens on now, and which no connection is given meanwhile."""
+    return next(port for port in _CANDIDATES if not _is_taken(port))
+
+
+def _is_taken(port: int) -> bool:
     with socket.socket() as listener:
-        listener.bind((LOOPBACK, 0))
-        port: int = listener.getsockname()[1]
-        return port
+        try:
+            listener.bind((LOOPBACK, port))
+        except OSError:
+            return True
+        return False
 
 
 def is_listening(port: int) -> bool:

@@ -16,12 +16,12 @@ from typing import Self
 from sqlalchemy import select
 
 from dicomnode.database.engine import Database, open_database
-from dicomnode.database.migrate import migrate
 from dicomnode.database.schema import instances
 from dicomnode.database.store import Store
 from dicomnode.receive.scp import StorageScp
 from dicomnode.settings import NodeSettings, PeerSettings, ReceiveSettings, Settings, TlsSettings
 from dicomnode.settings_limits import LimitSettings
+from tests.databases import make_sqlite
 from tests.peers_programs import LOOPBACK, data_set_bytes
 from tests.waiting import wait_until
 
@@ -77,7 +77,7 @@ class RunningScp:
 
     def __enter__(self) -> Self:
         self.store.make_folders()
-        migrate(self.settings.database_url)
+        make_sqlite(self.settings.database_url)
         self.database: Database = open_database(self.settings.database_url)
         self.scp = StorageScp(self.settings, self.database, self.store, time.time)
         self.scp.start(0)

@@ -32,11 +32,14 @@ DECISIONS = {
     "pairs": {"accept": "run a held pair, or send a reviewed result", "reject": "never run a held pair, or never send"},
     "jobs": {
         "retry": "run a failed job again",
+        "cancel": "give up a job that waits or runs: it is failed, and its worker is ended",
         "reprocess": "register the pair of an ended job again, for a result beside the old one",
     },
-    "outbox": {"retry": "owe a dead row again"},
+    "outbox": {"retry": "owe a dead row again, or all of a destination"},
     "notices": {"retry": "owe a dead notice again"},
 }
+
+ONE_OR_ALL = {("outbox", "retry")}  # where a flag may take the place of the one
 
 
 class _Parser(argparse.ArgumentParser):
@@ -114,7 +117,7 @@ def _add_config(commands: Any) -> None:
 
 
 def _add_doctor(commands: Any) -> None:
-    text = "look at disk, database, ports, certificates, model and peers, and show what the node has counted"
+    text = "look at disk, database, clock, ports, certificates, model and peers, and show what the node has counted"
     parser = _add(commands, "doctor", text, ("doctor", "doctor"))
     _add_config_flag(parser)
     _add_json_flag(parser)
@@ -202,8 +205,12 @@ def _add_listing(commands: Any, name: str) -> None:
     if "reprocess" in decided:
         text = "default: what the settings say when it runs"
         decided["reprocess"].add_argument("--profile", choices=PROFILES, help=text)
-    for parser in (shown, *decided.values()):
-        parser.add_argument("key", metavar=key, type=str if name == "series" else int)
+    if name == "outbox":
+        text = "every dead row of this destination, instead of one by its number"
+        decided["retry"].add_argument("--destination", metavar="NAME", help=text)
+    for action, parser in {"show": shown, **decided}.items():
+        count = "?" if (name, action) in ONE_OR_ALL else None
+        parser.add_argument("key", metavar=key, type=str if name == "series" else int, nargs=count)
     for parser in (listed, shown, *decided.values()):
         parser.set_defaults(listing=name)
         _add_config_flag(parser)

@@ -1,4 +1,4 @@
-"""`dicomnode pairs accept|reject`, `jobs retry|reprocess`, `outbox|notices retry`: a person's word, recorded.
+"""`dicomnode pairs accept|reject`, `jobs retry|cancel|reprocess`, `outbox|notices retry`: a person's word, recorded.
 
 Flow: cli > [decisions] > pairing, jobs, database
 Never: a rule of its own about what may be decided.
@@ -13,9 +13,11 @@ import time
 from dicomnode.cli.listings import fetch_record, open_node_database
 from dicomnode.cli.output import write_json
 from dicomnode.database.notices import retry_notice
-from dicomnode.database.outbox import retry_outbox_row
+from dicomnode.database.outbox import retry_dead_rows, retry_outbox_row
+from dicomnode.errors import UsageError
 from dicomnode.jobs.reprocess import reprocess_job
 from dicomnode.pairing import decisions
+from dicomnode.settings import Settings
 from dicomnode.settings_file import load_settings
 
 
@@ -41,6 +43,13 @@ def retry_jobs(arguments: argparse.Namespace) -> int:
     return _say(arguments, f"job {arguments.key}: waiting")
 
 
+def cancel_jobs(arguments: argparse.Namespace) -> int:
+    """Give up a job that waits or runs."""
+    with open_node_database(load_settings(arguments.config)) as database:
+        decisions.give_up_job(database, arguments.key, time.time())
+    return _say(arguments, f"job {arguments.key}: failed ({decisions.CANCELLED})")
+
+
 def reprocess_jobs(arguments: argparse.Namespace) -> int:
     """Register a job's pair again, and show the new job."""
     with open_node_database(load_settings(arguments.config)) as database:
@@ -51,8 +60,13 @@ def reprocess_jobs(arguments: argparse.Namespace) -> int:
 
 
 def retry_outbox(arguments: argparse.Namespace) -> int:
-    """Owe again what a destination refused for good, or what used up its attempts."""
-    with open_node_database(load_settings(arguments.config)) as database, database.write() as connection:
+    """Owe again what a destination refused for good, or what used up its attempts: one row, or all of them."""
+    settings = load_settings(arguments.config)
+    if (arguments.key is None) == (arguments.destination is None):
+        raise UsageError("either the ID of one row or --destination NAME is needed")
+    if arguments.destination is not None:
+        return _retry_destination(arguments, settings)
+    with open_node_database(settings) as database, database.write() as connection:
         retry_outbox_row(connection, arguments.key, time.time())
     return _say(arguments, f"outbox row {arguments.key}: owed")
 
@@ -62,6 +76,19 @@ def retry_notices(arguments: argparse.Namespace) -> int:
     with open_node_database(load_settings(arguments.config)) as database, database.write() as connection:
         retry_notice(connection, arguments.key, time.time())
     return _say(arguments, f"notice {arguments.key}: owed")
+
+
+def _retry_destination(arguments: argparse.Namespace, settings: Settings) -> int:
+    name, known = arguments.destination, [destination.peer for destination in settings.destinations]
+    if name not in known:
+        raise UsageError(f"{name}: no destination has this name; there are: {', '.join(known) or 'none'}")
+    with open_node_database(settings) as database, database.write() as connection:
+        count = retry_dead_rows(connection, name, time.time())
+    if arguments.json:
+        write_json({"destination": name, "owed": count})
+    else:
+        sys.stdout.write(f"{name}: {count} rows owed again\n")
+    return 0
 
 
 def _say(arguments: argparse.Namespace, line: str) -> int:

@@ -7,6 +7,7 @@ Never: a repair; a trace of the look, save for a file that is written and remove
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import resource
 import socket
@@ -26,6 +27,7 @@ from dicomnode.cli.output import show, write_json
 from dicomnode.database.audit import fetch_channel_states
 from dicomnode.database.commitments import fetch_uncommitted
 from dicomnode.database.damages import fetch_damages
+from dicomnode.database.index import fetch_newest_opening
 from dicomnode.database.marks import fetch_mark
 from dicomnode.database.notices import fetch_notices
 from dicomnode.errors import DicomnodeError
@@ -45,6 +47,9 @@ PEERS_AT_ONCE = 16
 DAMAGES_AT_MOST = 20  # named one by one
 # Of one association: its connection, what wakes its thread, its spool; of one that waits: its connection and its waker.
 DESCRIPTORS_OF_ASSOCIATION, DESCRIPTORS_OF_WAITING, DESCRIPTORS_OF_NODE = 4, 2, 250
+
+CLOCKS_DIFFER_S = 60.0  # between nodes of one database
+TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 
 State = Literal["ok", "warning", "problem"]
 
@@ -102,15 +107,12 @@ def _look_at_database(settings: Settings) -> Iterator[Finding]:
 
 
 def _look_at_files(settings: Settings) -> Iterator[Finding]:
-    """Say which files are not what was written, and whether the clock is believed."""
+    """Say which files are not what was written."""
     try:
         with open_node_database(settings) as database, database.read() as connection:
-            damages, clock = fetch_damages(connection), fetch_mark(connection, CLOCK)
+            damages = fetch_damages(connection)
     except DicomnodeError:
         return  # the database says so itself
-    if clock is not None and clock.until > time.time() and settings.retention.is_asked_for:
-        until = datetime.fromtimestamp(clock.until, UTC)
-        yield Finding("clock", "warning", f"it was moved, or the node was away: nothing is deleted before {until}")
     for damage in damages[:DAMAGES_AT_MOST]:
         todo = "have it sent again" if damage.of.startswith("series") else "dicomnode jobs reprocess, then outbox retry"
         yield Finding("file", "problem", f"{damage.of}: {damage.reason}; {todo}, or restore it from a backup")
@@ -118,6 +120,32 @@ def _look_at_files(settings: Settings) -> Iterator[Finding]:
         yield Finding("file", "problem", f"{left} more are damaged; see: dicomnode verify")
     if not damages:
         yield Finding("file", "ok", "none is known to be damaged")
+
+
+def _look_at_clock(settings: Settings) -> Iterator[Finding]:
+    """Compare the clock with what was written by it, or by that of another node; and ask Linux who keeps it."""
+    now, newest, held_until = time.time(), 0.0, 0.0
+    with suppress(DicomnodeError), open_node_database(settings) as database, database.read() as connection:
+        newest, mark = fetch_newest_opening(connection) or 0.0, fetch_mark(connection, CLOCK)
+        held_until = 0.0 if mark is None else mark.until
+    if held_until > now and settings.retention.is_asked_for:
+        until = datetime.fromtimestamp(held_until, UTC)
+        yield Finding("clock", "warning", f"it was moved, or the node was away: nothing is deleted before {until}")
+    if newest > now + CLOCKS_DIFFER_S:
+        said, written = (datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds") for at in (now, newest))
+        text = f"it says {said}, but an association was opened at {written}; set it right, here and at every node"
+        yield Finding("clock", "problem", text)
+    elif _is_unkept():
+        yield Finding("clock", "warning", "no time service keeps it; start one, as: timedatectl set-ntp true")
+    else:
+        yield Finding("clock", "ok", "it is not behind what was received, nor known to be unkept")
+
+
+def _is_unkept() -> bool:
+    """Say whether Linux knows that no time service keeps its clock; elsewhere nobody can be asked."""
+    ask = getattr(ctypes.CDLL(None), "adjtimex", None)
+    nothing_to_set = ctypes.create_string_buffer(512)  # struct timex, which is shorter
+    return ask is not None and ask(nothing_to_set) == TIME_ERROR
 
 
 def _look_at_node(settings: Settings) -> Iterator[Finding]:
@@ -218,6 +246,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _look_at_storage,
     _look_at_database,
     _look_at_files,
+    _look_at_clock,
     _look_at_node,
     _look_at_descriptors,
     _look_at_certificates,

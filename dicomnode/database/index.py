@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, Table, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomnode.database.schema import associations, conflicts, instances, outputs, patients, series, studies
@@ -137,6 +137,12 @@ def close_lost_associations(connection: Connection, living: Collection[str], now
     """Close what processes that are not among the living nodes left open; return how many."""
     lost = associations.c.node.not_in(living) & associations.c.closed_at.is_(None)
     return connection.execute(update(associations).where(lost).values(closed_at=now)).rowcount
+
+
+def fetch_newest_opening(connection: Connection) -> float | None:
+    """Return when the latest association was opened by the clock of its node, UTC epoch seconds; None before any."""
+    newest: float | None = connection.execute(select(func.max(associations.c.opened_at))).scalar_one()
+    return newest
 
 
 def record_instance(connection: Connection, header: InstanceHeader, file: StoredFile, arrival: Arrival) -> Recording:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, case, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, case, delete, func, insert, select, tuple_, update
 
 from dicomnode.database.engine import Database
 from dicomnode.database.schema import damages, jobs, outbox, outputs, pairs, series
@@ -28,8 +28,11 @@ JOB_MOVES: Mapping[str, frozenset[str]] = {
     "failed": frozenset(),
     "review": frozenset(),
 }
-# Only a person leaves `failed` or `review`.
+# Only a person leaves `failed` or `review`, and may cancel what has not ended.
 JOB_MOVES_BY_PERSON: Mapping[str, frozenset[str]] = {
+    "waiting": frozenset({"failed"}),
+    "running": frozenset({"failed"}),
+    "retry": frozenset({"failed"}),
     "failed": frozenset({"waiting", "done"}),
     "review": frozenset({"done"}),
 }
@@ -198,8 +201,30 @@ def fetch_expired_claims(database: Database, now: float, lease_s: float) -> list
         return [_job(row) for row in connection.execute(select(jobs).where(is_expired).order_by(jobs.c.id)).mappings()]
 
 
+def fetch_lost_claims(database: Database, claims: Iterable[JobClaim]) -> set[int]:
+    """Return the ids of the jobs that these claims do not hold any more: they ended, or are another worker's."""
+    wanted = list(claims)
+    holds = tuple_(jobs.c.id, jobs.c.token).in_([(claim.job_id, claim.token) for claim in wanted])
+    with database.read() as connection:
+        held = connection.execute(select(jobs.c.id).where(holds, jobs.c.state == "running")).scalars()
+        return {claim.job_id for claim in wanted} - set(held)
+
+
+def cancel_job(connection: Connection, job_id: int, reason: str, now: float) -> None:
+    """End a job that waits or runs as `failed`, on a person's word; its worker, if it has one, cannot write any more.
+
+    Raises
+    ------
+    StateError
+        If there is no such job, or it has ended; nothing changed.
+    """
+    move_job_by_person(
+        connection, job_id, "failed", reason=reason, token=jobs.c.token + 1, lease_until=None, finished_at=now
+    )
+
+
 def move_job_by_person(connection: Connection, job_id: int, state: str, **values: Any) -> Job:
-    """Move a job out of `failed` or `review`, on a person's word, and return it as it is then.
+    """Move a job as `JOB_MOVES_BY_PERSON` allows, on a person's word, and return it as it is then.
 
     Raises
     ------

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, RowMapping, Select, func, insert, select, tuple_, update
 
 from dicomnode.database.engine import Database
-from dicomnode.database.schema import commitments, outbox, outputs
+from dicomnode.database.schema import commitments, jobs, outbox, outputs
 from dicomnode.errors import LeaseLostError, StateError
 
 # DESIGN section 5. `sent` becomes `committed`, or is sent again or given up, by the report of a destination that does
@@ -105,10 +105,11 @@ def cancel_outputs(connection: Connection, job_id: int, reason: str) -> int:
     return connection.execute(unsent.values(state="dead", reason=reason, lease_until=None)).rowcount
 
 
-def count_due_rows(database: Database, due: Due) -> int:
-    """Return how many rows could be claimed."""
+def count_due_rows(database: Database, due: Due, at_most: int) -> int:
+    """Return how many rows could be claimed, or `at_most` where it is more: nobody waits for a long count."""
+    found = _due_ids(due).limit(at_most).subquery()
     with database.read() as connection:
-        return int(connection.execute(select(func.count()).select_from(_due_ids(due).subquery())).scalar_one())
+        return int(connection.execute(select(func.count()).select_from(found)).scalar_one())
 
 
 def claim_outbox(database: Database, due: Due, limit: int) -> list[OutboxRow]:
@@ -117,17 +118,22 @@ def claim_outbox(database: Database, due: Due, limit: int) -> list[OutboxRow]:
     That is job by job in the order the job made its outputs. What failed more often than the rest comes after it, and
     holds it up no longer.
     """
+    with database.write() as connection:
+        return claim_more(connection, due, limit)
+
+
+def claim_more(connection: Connection, due: Due, limit: int) -> list[OutboxRow]:
+    """Do what `claim_outbox` does within a transaction that has other things to write."""
     order = (outbox.c.attempts, outbox.c.output_id)
     ids_due = _due_ids(due).order_by(*order).limit(limit)
-    with database.write() as connection:
-        # FOR UPDATE SKIP LOCKED on PostgreSQL; SQLite holds the only write lock since BEGIN IMMEDIATE.
-        ids = list(connection.execute(ids_due.with_for_update(skip_locked=True, of=outbox)).scalars())
-        if not ids:
-            return []
-        taken = update(outbox).where(outbox.c.id.in_(ids))
-        connection.execute(taken.values(token=outbox.c.token + 1, lease_until=due.now + due.lease_s))
-        claimed = _query().order_by(None).order_by(*order).where(outbox.c.id.in_(ids))
-        return [_row(row) for row in connection.execute(claimed).mappings()]
+    # FOR UPDATE SKIP LOCKED on PostgreSQL; SQLite holds the only write lock since BEGIN IMMEDIATE.
+    ids = list(connection.execute(ids_due.with_for_update(skip_locked=True, of=outbox)).scalars())
+    if not ids:
+        return []
+    taken = update(outbox).where(outbox.c.id.in_(ids))
+    connection.execute(taken.values(token=outbox.c.token + 1, lease_until=due.now + due.lease_s))
+    claimed = _query().order_by(None).order_by(*order).where(outbox.c.id.in_(ids))
+    return [_row(row) for row in connection.execute(claimed).mappings()]
 
 
 def fetch_unsent_contexts(database: Database, destination: str) -> set[tuple[str, str]]:
@@ -215,8 +221,8 @@ def retry_outbox_row(connection: Connection, row_id: int, now: float) -> None:
     Raises
     ------
     StateError
-        If there is no such row, it is neither dead nor sent and given up to be committed, or its file was deleted;
-        nothing changed.
+        If there is no such row, it is neither dead nor sent and given up to be committed, its file was deleted, or a
+        person rejected the result: that is never sent.
     """
     row = fetch_outbox_row(connection, row_id)
     asked = select(commitments.c.state).where(commitments.c.id == row.commitment_id)
@@ -228,8 +234,23 @@ def retry_outbox_row(connection: Connection, row_id: int, now: float) -> None:
         raise StateError(
             f"outbox row {row_id}: its file was deleted; make it again: dicomnode jobs reprocess {row.job_id}"
         )
-    values = {"state": "owed", "attempts": 0, "not_before": now, "commitment_id": None}
-    connection.execute(update(outbox).where(outbox.c.id == row_id).values(values))
+    if _owe_again(connection, outbox.c.id == row_id, now) == 0:
+        raise StateError(f"outbox row {row_id}: the result of job {row.job_id} was rejected by a person")
+
+
+def retry_dead_rows(connection: Connection, destination: str, now: float) -> int:
+    """Owe every dead row of a destination again, on a person's word; return how many.
+
+    What a person rejected is not, nor what was deleted.
+    """
+    return _owe_again(connection, (outbox.c.destination == destination) & (outbox.c.state == "dead"), now)
+
+
+def _owe_again(connection: Connection, which: Any, now: float) -> int:
+    of_rejected = select(outputs.c.id).join(jobs, jobs.c.id == outputs.c.job_id).where(jobs.c.decision == "rejected")
+    deleted = select(outputs.c.id).where(outputs.c.deleted_at.is_not(None))
+    owed = update(outbox).where(which, outbox.c.output_id.not_in(of_rejected), outbox.c.output_id.not_in(deleted))
+    return connection.execute(owed.values(state="owed", attempts=0, not_before=now, commitment_id=None)).rowcount
 
 
 def fetch_outbox(connection: Connection, states: Iterable[str] = ()) -> list[OutboxRow]:

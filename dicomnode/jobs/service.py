@@ -22,6 +22,7 @@ from dicomnode.database.jobs import (
     claim_job,
     extend_lease,
     fetch_expired_claims,
+    fetch_lost_claims,
     give_job_back,
 )
 from dicomnode.errors import DicomnodeError, LeaseLostError, WorkerLostError
@@ -128,8 +129,12 @@ class JobService:
 
     def step(self) -> None:
         """Look after what runs, take back what others lost, and give every idle worker a job that is due."""
+        claims = [worker.run.claim for worker in self._workers if worker.run is not None]
+        lost = fetch_lost_claims(self._database, claims) if claims else set()
         for worker in self._workers:
-            if worker.run is not None:
+            if worker.run is not None and worker.run.job.id in lost:
+                self._settle_lost(worker, worker.run)
+            elif worker.run is not None:
                 self._look_after(worker, worker.run)
         own = {worker.run.job.id for worker in self._workers if worker.run is not None}
         for job in fetch_expired_claims(self._database, self._clock(), self._settings.jobs.lease_s):
@@ -184,11 +189,13 @@ class JobService:
     def _settle_lost(self, worker: _Worker, run: _Run) -> None:
         """End a worker whose job is not its own any more, unless it has just recorded the end itself."""
         worker.run = None
-        if not run.future.done():
-            done, _ = wait([run.future], timeout=1.0)
-            if not done:
-                log.warning("job.lost", job_id=run.job.id)
-                worker.replace()
+        done, _ = wait([run.future], timeout=1.0)
+        if done:
+            self._settle(worker, run)
+            worker.recycle()
+        else:
+            log.warning("job.lost", job_id=run.job.id)
+            worker.replace()
 
     def _start_next(self, worker: _Worker) -> bool:
         """Give an idle worker the next job that is due; False when there is none."""

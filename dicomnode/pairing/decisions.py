@@ -10,7 +10,14 @@ from collections.abc import Iterable
 
 from dicomnode.database.deletions import check_kept
 from dicomnode.database.engine import Database
-from dicomnode.database.jobs import add_job, fetch_job, fetch_latest_job, fetch_outputs, move_job_by_person
+from dicomnode.database.jobs import (
+    add_job,
+    cancel_job,
+    fetch_job,
+    fetch_latest_job,
+    fetch_outputs,
+    move_job_by_person,
+)
 from dicomnode.database.outbox import cancel_outputs
 from dicomnode.database.pairs import Pair, fetch_pair, fetch_pairs_of_series, move_pair
 from dicomnode.database.series import SeriesRow, fetch_series, set_series_state
@@ -24,6 +31,7 @@ from dicomnode.settings import PairingSettings, Settings
 log = get_logger()
 
 REQUESTED = "requested by a person"
+CANCELLED = "cancelled by a person"
 
 
 def accept_pair(database: Database, pair_id: int, now: float, settings: Settings) -> None:
@@ -134,6 +142,16 @@ def retry_job(database: Database, job_id: int, now: float) -> None:
             connection, job_id, "waiting", reason="", attempts=0, not_before=now, verdict="", finished_at=None
         )
     log.info("job.asked_again", job_id=job_id)
+
+
+def give_up_job(database: Database, job_id: int, now: float) -> None:
+    """Let a job that waits or runs be tried no more; raises `StateError` if there is none or it has ended.
+
+    It is `failed`, and can be asked for again. Its worker is ended by the node that it belongs to within a step.
+    """
+    with database.write() as connection:
+        cancel_job(connection, job_id, CANCELLED, now)
+    log.info("job.cancelled", job_id=job_id)
 
 
 def _check_requested(row: SeriesRow, modality: str) -> None:

@@ -7,6 +7,7 @@ disk, and an instance that is sent again after a crash does no harm).
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -24,7 +25,9 @@ from dicomnode.database.outbox import (
     Due,
     Failure,
     OutboxRow,
+    claim_more,
     claim_outbox,
+    count_due_rows,
     extend_leases,
     fail_due_rows,
     fetch_unsent_contexts,
@@ -56,7 +59,9 @@ from dicomnode.steps import Step, reach
 log = get_logger()
 
 Clock = Callable[[], float]
-RECORD_EVERY = 50  # outcomes
+RECORD_EVERY_S = 1.0
+CLAIM_AT_MOST = 100  # rows at one time; each needs at most one of an association's 128 presentation contexts
+WORTH_ONE = 10  # instances: with fewer for each, another association takes longer to open than it saves
 MESSAGE_ID_AT_MOST = 0xFFFF  # PS3.7 9.3.1.1: two bytes
 # Besides two time-outs, for the association and for an answer, an instance needs a little to be recorded.
 LEASE_MARGIN_S = 5.0
@@ -97,13 +102,13 @@ class Delivery:
         """Which rows of the destination may be sent now."""
         return find_due(self.destination, self.settings.send, self.clock())
 
-    def run(self, limit: int, when_taken: Callable[[], None]) -> bool:
-        """Send what is due, `limit` rows claimed at a time; at the end none of them is held any more.
+    def run(self, when_taken: Callable[[], None]) -> bool:
+        """Send what is due, a share of it claimed at a time; at the end none of it is held any more.
 
         Returns whether something was due and nothing failed. `when_taken` is called when the first of each claim
         was answered.
         """
-        left = deque(claim_outbox(self.database, self.due, limit))
+        left = deque(claim_outbox(self.database, self.due, self._find_share()))
         if not left:
             return False
         reach(Step.TAKEN, destination=self.destination.peer, rows=len(left))
@@ -124,9 +129,20 @@ class Delivery:
             while left and contexts.issuperset(self._needed_contexts(left)):
                 if not self._send_rows(association, left, message_ids, when_taken):
                     return False
-                self._record()
-                left.extend(claim_outbox(self.database, self.due, limit))
+                left.extend(self._record(claim=self._find_share()))
+                # Two associations that record at the same time do not see that together they made something due.
+                left.extend(() if left else claim_outbox(self.database, self.due, self._find_share()))
         return True
+
+    def _find_share(self) -> int:
+        """Return how many rows to claim: what is due, shared by the associations there may be, so that all end at once.
+
+        A claim of the same size each time would leave one of them with the last, and the others with nothing to do.
+        """
+        due = self.due
+        associations = max(self.lane.breaker.allows(due.now, self.destination.associations, self.settings.send), 1)
+        share = math.ceil(count_due_rows(self.database, due, CLAIM_AT_MOST * associations) / associations)
+        return max(share, WORTH_ONE)
 
     @property
     def _root(self) -> Path:
@@ -156,17 +172,18 @@ class Delivery:
     ) -> bool:
         """Send one after the other, taking from `left` what was tried; False when it is over before they all were."""
         lease_s = self.due.lease_s
-        leased_until = self.clock() + lease_s
+        leased_at = recorded_at = self.clock()
         is_first = True
         while left:
             if self.is_over():
                 return False
-            is_late = leased_until - self.clock() < lease_s / 2
-            if is_late or len(self.sent) + len(self.outcomes) >= RECORD_EVERY:
+            now = self.clock()
+            if abs(now - recorded_at) >= RECORD_EVERY_S:  # a clock that is put back counts as well
+                recorded_at = now
                 self._record()
-            if is_late:
-                leased_until = self.clock() + lease_s
-                extend_leases(self.database, left, leased_until)
+            if abs(now - leased_at) > lease_s / 2:
+                leased_at = now
+                extend_leases(self.database, left, now + lease_s)
             if not self._send_row(association, left.popleft(), next(message_ids)):
                 return False
             if is_first:
@@ -236,10 +253,13 @@ class Delivery:
     def _note(self, row: OutboxRow, record: Callable[[Connection], None]) -> None:
         self.outcomes.append((row, record))
 
-    def _record(self) -> None:
-        """Record what is noted; a row that another sender claimed meanwhile is left: it sends the same bytes."""
-        if not (self.sent or self.outcomes):
-            return
+    def _record(self, claim: int = 0) -> list[OutboxRow]:
+        """Record what is noted, and claim so many rows more with the same commit; return those.
+
+        A row that another sender claimed meanwhile is left: it sends the same bytes.
+        """
+        if not (self.sent or self.outcomes or claim):
+            return []
         with self.database.write() as connection:
             owed = bool(self.destination.commitment)
             recorded = record_all_sent(connection, self.sent, self.clock(), owes_commitment=owed)
@@ -251,9 +271,11 @@ class Delivery:
                     record(connection)
                 except LeaseLostError:
                     log.warning("send.lost", outbox_id=row.id)
+            claimed = claim_more(connection, self.due, claim) if claim else []
         self.sent.clear()
         self.outcomes.clear()
         reach(Step.SENT, destination=self.destination.peer)
+        return claimed
 
 
 def _record_damage(connection: Connection, row: OutboxRow, reason: str, now: float) -> None:

@@ -21,15 +21,13 @@ from dicomnode.database.outbox import count_due_rows
 from dicomnode.errors import DicomnodeError
 from dicomnode.logs import get_logger
 from dicomnode.send.breaker import Breaker
-from dicomnode.send.delivery import Delivery, Lane, find_due
+from dicomnode.send.delivery import WORTH_ONE, Delivery, Lane, find_due
 from dicomnode.send.scu import Caller, make_caller
 from dicomnode.settings import ASSOCIATIONS_AT_MOST, DestinationSettings, Settings
 
 log = get_logger()
 
 Clock = Callable[[], float]
-CLAIM_AT_MOST = 100  # rows at one time; each needs at most one of an association's 128 presentation contexts
-WORTH_ONE = 10  # instances: with fewer for each, another association takes longer to open than it saves
 
 
 @dataclass(frozen=True)
@@ -103,15 +101,14 @@ class SendService:
         with senders.lock:
             allowed = senders.lane.breaker.allows(now, destination.associations, send)
             free = (allowed if senders.lane.open else min(allowed, 1)) - len(senders.running)
-            due = count_due_rows(self._database, find_due(destination, send, now)) if free > 0 else 0
+            enough = WORTH_ONE * max(free, 0)
+            due = count_due_rows(self._database, find_due(destination, send, now), enough) if enough else 0
             if not (due or senders.running):
                 senders.lane.breaker.widen()
-            worth = min(allowed, math.ceil(due / WORTH_ONE))
-            for _ in range(min(free, worth)):
-                limit = min(CLAIM_AT_MOST, math.ceil(due / worth))
-                senders.running.add(senders.executor.submit(self._deliver, senders, destination.peer, limit))
+            for _ in range(math.ceil(due / WORTH_ONE)):
+                senders.running.add(senders.executor.submit(self._deliver, senders, destination.peer))
 
-    def _deliver(self, senders: _Senders, name: str, limit: int) -> None:
+    def _deliver(self, senders: _Senders, name: str) -> None:
         """Deliver until nothing is due, or the destination fails or is one no more."""
         try:
             while True:
@@ -121,7 +118,7 @@ class SendService:
                     return
                 is_over = partial(self._is_over, in_force)
                 delivery = Delivery(self._database, self._clock, settings, caller, destination, senders.lane, is_over)
-                if not delivery.run(limit, partial(self._set_going, senders, destination)):
+                if not delivery.run(partial(self._set_going, senders, destination)):
                     return
         except DicomnodeError as error:  # the database: the leases run out, and a later step tries again
             log.warning("send.interrupted", destination=name, reason=str(error))

@@ -13,6 +13,7 @@ from dicomnode.database.jobs import (
     ClaimOrder,
     Job,
     JobClaim,
+    cancel_job,
     claim_job,
     end_superseded_jobs,
     extend_lease,
@@ -20,6 +21,7 @@ from dicomnode.database.jobs import (
     fetch_job,
     fetch_jobs,
     fetch_latest_job,
+    fetch_lost_claims,
     fetch_outputs,
     give_job_back,
     move_claimed_job,
@@ -202,7 +204,7 @@ def test_a_move_that_is_not_in_the_table_is_refused(database: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "to"), [(old, new) for old, all_new in JOB_MOVES_BY_PERSON.items() for new in all_new]
+    ("state", "to"), [(old, new) for old in ("failed", "review") for new in JOB_MOVES_BY_PERSON[old]]
 )
 def test_a_person_leaves_failed_and_review(database: Database, state: str, to: str) -> None:
     add_waiting_job(database)
@@ -221,6 +223,40 @@ def test_a_person_cannot_move_a_job_that_needs_none(database: Database) -> None:
         move_job_by_person(connection, job_id, "waiting")
     with pytest.raises(StateError, match="no job with this number"), database.write() as connection:
         move_job_by_person(connection, job_id + 1, "waiting")
+
+
+@pytest.mark.parametrize("state", ["waiting", "running", "retry"])
+def test_a_job_that_has_not_ended_is_cancelled_and_its_worker_cannot_write(database: Database, state: str) -> None:
+    add_waiting_job(database)
+    job, claim = (held := _claim(database)), _of(held)
+    if state != "running":
+        with database.write() as connection:
+            move_claimed_job(connection, claim, state, not_before=30.0)
+    else:
+        assert fetch_lost_claims(database, [claim]) == set()
+
+    with database.write() as connection:
+        cancel_job(connection, job.id, "cancelled", 25.0)
+
+    ended = _now(database, job.id)
+    assert (ended.state, ended.reason, ended.lease_until, ended.finished_at) == ("failed", "cancelled", None, 25.0)
+    assert ended.token == job.token + 1
+    assert claim_job(database, 1000.0, lease_s=60.0) is None
+    assert fetch_lost_claims(database, [claim]) == {job.id}
+    with pytest.raises(LeaseLostError):
+        extend_lease(database, claim, 99.0)
+    with pytest.raises(StateError, match="it is failed, retry or running or waiting"), database.write() as connection:
+        cancel_job(connection, job.id, "cancelled", 26.0)
+
+
+def test_a_claim_is_lost_once_another_worker_has_the_job(database: Database) -> None:
+    add_waiting_job(database)
+    late = _claim(database)
+    give_job_back(database, _of(late))
+    again = _claim(database)
+
+    assert fetch_lost_claims(database, [_of(late)]) == {late.id}
+    assert fetch_lost_claims(database, [_of(again)]) == set()
 
 
 def test_only_jobs_that_have_not_started_are_superseded(database: Database) -> None:

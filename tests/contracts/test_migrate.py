@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,26 @@ from dicomnode.database.engine import Database, open_database
 from dicomnode.database.migrate import make_config, migrate
 from dicomnode.database.schema import metadata
 from dicomnode.errors import ConfigurationError
+from tests.postgresql import PostgreSQL
 
 NODES = 4
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give the URL of an empty database without tables."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'dicomnode.sqlite'}"
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    return server.make_database()
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    migrate(database_url)
+    opened = open_database(database_url)
+    yield opened
+    opened.close()
 
 
 def test_migrations_make_the_schema(database: Database) -> None:

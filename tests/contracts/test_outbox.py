@@ -13,6 +13,7 @@ from dicomnode.database.outbox import (
     Failure,
     OutboxRow,
     add_outbox_rows,
+    claim_more,
     claim_outbox,
     count_due_rows,
     extend_leases,
@@ -90,12 +91,24 @@ def test_the_registration_object_is_due_once_nothing_else_of_its_job_is_unsent(d
     assert [(row.kind, row.job_id) for row in _claim(database, now=42.0)] == [("reg", 1)]
 
 
+def test_who_records_what_was_sent_claims_what_that_made_due_with_the_same_commit(database: Database) -> None:
+    _owe(database, "pacs", kinds=("pt", "rgb", "reg"))
+    rows = _claim(database)
+
+    with database.write() as connection:
+        record_all_sent(connection, rows, 41.0)
+        claimed = claim_more(connection, due(now=41.0), 100)
+
+    assert [row.kind for row in claimed] == ["reg"]
+    assert _claim(database, now=42.0) == []
+
+
 def test_the_registration_object_first_keeps_the_rest_of_its_job_back(database: Database) -> None:
     _owe(database, "pacs", kinds=("pt", "rgb", "reg"))
     _owe(database, "pacs", kinds=("pt",))
     first = due(order="first")
 
-    assert count_due_rows(database, first) == 2
+    assert [count_due_rows(database, first, at_most) for at_most in (9, 1)] == [2, 1]
     rows = claim_outbox(database, first, 100)
     assert [row.kind for row in rows] == ["reg", "pt"]
     with database.write() as connection:

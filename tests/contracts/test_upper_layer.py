@@ -28,7 +28,6 @@ from pynetdicom.fsm import TRANSITION_TABLE
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from dicomnode.database.engine import open_database
-from dicomnode.database.migrate import migrate
 from dicomnode.database.store import Store
 from dicomnode.metrics import Counts
 from dicomnode.receive import scp
@@ -41,6 +40,7 @@ from dicomnode.receive.recovery import close_spool, open_spool
 from dicomnode.receive.upper_layer import Dimse, UpperLayer
 from dicomnode.settings import NodeSettings, Settings
 from dicomnode.settings_limits import LimitSettings
+from tests.databases import make_sqlite
 from tests.peers_programs import LOOPBACK, data_set_bytes
 from tests.raw_association import COMMAND, LAST, P_DATA, RawAssociation, echo_command, fragments, pdv, store_command
 from tests.receiving import MR, PT, ROOT, encode, make_data_set
@@ -97,7 +97,7 @@ def run_stock(root: Path) -> Iterator[Scp]:
     settings = Settings(node=NodeSettings(storage_root=root), peers=(SCANNER, VIEWER), limits=LIMITS)
     store = Store(root)
     store.make_folders()
-    migrate(settings.database_url)
+    make_sqlite(settings.database_url)
     database = open_database(settings.database_url)
     intake = Intake(open_spool(store, database, time.time()), database)
     associations = Associations(Rules(settings, resolve_peers(settings.peers)), intake, time.time, Counts())

@@ -28,6 +28,7 @@ from dicomnode.database.jobs import (
     ClaimOrder,
     Job,
     JobClaim,
+    cancel_job,
     claim_job,
     extend_lease,
     fetch_expired_claims,
@@ -209,6 +210,16 @@ class WorkMachine(RuleBasedStateMachine):
             with self.database.write() as connection:
                 move_job_by_person(connection, key, state, attempts=0, not_before=self.now)
             self.jobs[key] = state
+
+    @rule(number=AMONG)
+    def cancel(self, number: int) -> None:
+        open_jobs = sorted(key for key, state in self.jobs.items() if state in ("waiting", "running", "retry"))
+        if open_jobs:
+            key = open_jobs[number % len(open_jobs)]
+            with self.database.write() as connection:
+                cancel_job(connection, key, "cancelled by a person", self.now)
+            self.jobs[key] = "failed"
+            self.tokens[key] += 1
 
     @rule(number=AMONG)
     def owe_again(self, number: int) -> None:

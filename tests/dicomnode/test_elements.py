@@ -15,6 +15,7 @@ from dicomnode.elements import (
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
+    UNDEFINED_LENGTH,
     Encoding,
     collect_item_values,
     collect_values,
@@ -22,6 +23,10 @@ from dicomnode.elements import (
 from dicomnode.errors import InstanceNotUnderstoodError, LimitExceededError
 from tests.receiving import encode, make_data_set, nested_sequences
 
+# Of an item and of a sequence, by byte order.
+DELIMITERS = {
+    order: tuple(struct.pack(f"{order}HHL", 0xFFFE, number, 0) for number in (0xE00D, 0xE0DD)) for order in "<>"
+}
 PATIENT_ID, ROWS, PIXELS = 0x00100020, 0x00280010, 0x7FE00010
 ENCODINGS = {
     "implicit little": (IMPLICIT_LITTLE, {"is_implicit": True}),
@@ -136,6 +141,52 @@ def test_a_depth_beyond_the_limit_is_one(depth: int) -> None:
 def test_a_legal_depth_is_accepted() -> None:
     assert collect_values(nested_sequences(DEPTH_MAX), EXPLICIT_LITTLE, {PATIENT_ID}) == {}
     assert collect_values(nested_sequences(2), EXPLICIT_LITTLE, {PATIENT_ID}, 2) == {}
+
+
+def nested(depth: int, encoding: Encoding, lengths: str, vr: bytes = b"SQ") -> bytes:
+    """Sequences within one another, from the outside in by turns as `lengths` says: defined or undefined."""
+    order = encoding.byte_order
+    value = b""
+    for level in range(depth, 0, -1):
+        is_defined = lengths[level % len(lengths)] == "d"
+        item_end, end = (b"", b"") if is_defined else (DELIMITERS[order][0], DELIMITERS[order][1])
+        inside = value + item_end
+        item = struct.pack(f"{order}HHL", 0xFFFE, 0xE000, len(value) if is_defined else UNDEFINED_LENGTH) + inside + end
+        length = len(item) if is_defined else UNDEFINED_LENGTH
+        tag = struct.pack(f"{order}HH", 0x0040, 0xA730)
+        head = struct.pack(f"{order}L", length)
+        value = tag + (head if encoding.is_implicit else vr + b"\0\0" + head) + item
+    return value
+
+
+@pytest.mark.parametrize("lengths", ["d", "du", "uud", "ddu"])
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_sequences_that_say_their_length_count_as_well(name: str, lengths: str) -> None:
+    encoding, how = ENCODINGS[name]
+    rest = encode(make_data_set(), **how)
+    wanted = collect_values(rest, encoding, {PATIENT_ID})
+    legal = nested(DEPTH_MAX, encoding, lengths) + rest
+    assert collect_values(legal, encoding, {PATIENT_ID}) == wanted
+    for deeper in (DEPTH_MAX + 2, 1000):
+        with pytest.raises(LimitExceededError, match="sequences nest deeper than 64 at byte"):
+            collect_values(nested(deeper, encoding, lengths) + rest, encoding, {PATIENT_ID})
+
+
+def test_a_value_that_only_begins_like_a_sequence_is_left_as_it_is() -> None:
+    item = struct.pack("<HHL", 0xFFFE, 0xE000, 5000)
+    unknown = struct.pack("<HH2sHL", 0x0009, 0x1000, b"UN", 0, 5008) + item + bytes(range(250)) * 20
+    data = unknown + encode(make_data_set())
+    assert collect_values(data, EXPLICIT_LITTLE, {PATIENT_ID}) == {PATIENT_ID: b"P-17"}
+
+
+def test_a_long_sequence_that_is_not_deep_is_accepted() -> None:
+    items = [Dataset() for _ in range(300)]
+    for number, item in enumerate(items):
+        item.PatientID = f"inside {number}"
+        item.ReferencedSeriesSequence = [Dataset()]
+    for how in ENCODINGS.values():
+        data = encode(make_data_set(PatientID="outside", ReferencedImageSequence=items), **how[1])
+        assert collect_values(data, how[0], {PATIENT_ID}) == {PATIENT_ID: b"outside "}
 
 
 @given(st.binary(max_size=400), st.sampled_from([IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG]))

@@ -20,7 +20,6 @@ from pynetdicom import AE, evt
 
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.jobs import JobClaim, claim_job, move_claimed_job, record_outputs
-from dicomnode.database.migrate import migrate
 from dicomnode.database.outbox import fetch_outbox
 from dicomnode.outputs.compression import COMPRESSED, find_copy_path, write_copies
 from dicomnode.outputs.modules import PLANS
@@ -29,6 +28,7 @@ from dicomnode.routes import owe_results
 from dicomnode.send.service import SendService
 from dicomnode.setting_values import Compression
 from dicomnode.settings import DestinationSettings, NodeSettings, PeerSettings, Settings
+from tests.databases import make_sqlite
 from tests.dicomnode.outputs.known_inputs import INPUTS
 from tests.peers_programs import LOOPBACK, Orthanc, data_set_bytes
 from tests.rows import add_waiting_job
@@ -41,7 +41,7 @@ ORIENTED = ("axial", "coronal", "sagittal half millimetre", "oblique", "Enhanced
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     url = Settings(node=NodeSettings(storage_root=tmp_path)).database_url
-    migrate(url)
+    make_sqlite(url)
     opened = open_database(url)
     yield opened
     opened.close()

@@ -109,6 +109,7 @@ def test_five_hundred_instances_in_a_row_are_each_answered(tmp_path: Path) -> No
     assert received == [one.sop_instance_uid for one in instances] * 2
 
 
+@pytest.mark.alone
 def test_a_peer_with_nagle_on_is_not_waited_for(tmp_path: Path) -> None:
     """Debian's storescp as it comes holds each answer back 40 ms, until its first part is acknowledged."""
     instances = _instances(tmp_path / "out", slices=100)

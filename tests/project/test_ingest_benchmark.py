@@ -15,6 +15,7 @@ from tests.benchmarks.ingest.figures import (
     Measured,
     find_share,
     list_rows,
+    make_beset_row,
     make_memory_row,
     make_recovery_row,
 )
@@ -71,6 +72,9 @@ def test_every_number_of_associations_and_every_sender_is_measured() -> None:
 def test_memory_has_a_goal_and_recovery_its_clean_start() -> None:
     (row, _) = make_memory_row({NODE: 151.0, STORESCP: 40.0, STORESCP_FLUSHED: 40.0}, 100)
     assert (row.goal, row.met) == ("<= 150 MB", False)
+    beset = make_beset_row([(70.0, 100.0), (90.0, 100.0), (85.0, 110.0)])
+    assert (beset.value, beset.peer, beset.goal, beset.met) == (85.0, "alone 100", ">= 0.8x", False)
+    assert make_beset_row([(90.0, 100.0)]).met
     recovery = make_recovery_row(Recovery(500, 2.0, 3.0))
     assert show_row(recovery) == (
         "| start after a crash with 500 instances without rows | 3 | s | a clean start 2 | 1.50 |  |  |"

@@ -1,7 +1,7 @@
 """A destination that breaks off in the middle, or keeps its answer to itself, gets everything: once, and unchanged.
 
 Flow: SendService > [relay, which fails as told] > Orthanc, storescp
-Never: a time measured against anything but the same work in the same test.
+Never: a figure of speed (`make bench` has those).
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ import contextlib
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from dicomnode.database.engine import Database
@@ -39,8 +37,6 @@ from tests.system.test_delivery_outbox import (
 __all__ = ["clock", "database", "start"]
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: to close is to reset
 QUEUED = 500
-ROUNDS = 3
-LEAST_SHARE = 0.8
 
 
 class Relay:
@@ -135,39 +131,25 @@ def test_a_destination_that_resets_gets_everything_once_and_unchanged(
     assert sorted(held) == sorted(data_set_bytes(path.read_bytes()) for path in paths)
 
 
-def test_five_hundred_queued_instances_cost_one_attempt_a_step_and_then_flow_as_ever(
-    database: Database, tmp_path: Path, clock: Clock
+def test_five_hundred_queued_instances_cost_one_attempt_a_step_and_are_delivered(
+    start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
 ) -> None:
     port = free_port()
-    always_up, back_again = [], []
-    service = SendService(_settings(tmp_path, {"pacs": port}), database, clock, np.random.default_rng(0))
+    paths = owe_files(database, tmp_path, ["pacs"], slices=QUEUED)
     with _hanging_up() as (dead_port, connections):
-        for round_number in range(1, ROUNDS + 1):
-            with StoreScp(tmp_path / f"up{round_number}", "PACS", port):
-                owe_files(database, tmp_path, ["pacs"], slices=QUEUED)
-                always_up.append(_measure(service))
-            owe_files(database, tmp_path, ["pacs"], slices=QUEUED)
-            service.reload(_settings(tmp_path, {"pacs": dead_port}))
-            for step in range(3):
-                _step_until_idle(service)
-                _step_until_idle(service)
-                assert len(connections) == 3 * (round_number - 1) + step + 1
-                clock.now += 100.0
-            with StoreScp(tmp_path / f"back{round_number}", "PACS", port):
-                service.reload(_settings(tmp_path, {"pacs": port}))
-                back_again.append(_measure(service))
-            assert _are_all(database, "pacs", "sent")
-    service.stop(5.0)
+        service = start(pacs=dead_port)
+        for step in range(1, 4):
+            _step_until_idle(service)
+            _step_until_idle(service)
+            assert len(connections) == step
+            clock.now += 100.0
+    with StoreScp(tmp_path, "PACS", port) as storescp:
+        service.reload(_settings(tmp_path, {"pacs": port}))
+        _step_until_idle(service)
+        held = [data_set_bytes(path.read_bytes()) for path in storescp.files()]
 
-    # What makes it slower would in every round; what else this machine does, in some.
-    shares = [up / back for up, back in zip(always_up, back_again, strict=True)]
-    assert max(shares) >= LEAST_SHARE, f"s: {always_up} while it was up, {back_again} once back"
-
-
-def _measure(service: SendService) -> float:
-    started = time.perf_counter()
-    _step_until_idle(service)
-    return time.perf_counter() - started
+    assert {(row.state, row.attempts) for row in _rows(database, "pacs")} == {("sent", 4)}
+    assert sorted(held) == sorted(data_set_bytes(path.read_bytes()) for path in paths)
 
 
 def test_a_destination_that_accepts_and_then_fails_loses_nothing(

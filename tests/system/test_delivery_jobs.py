@@ -19,13 +19,14 @@ import pytest
 
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.jobs import Job, fetch_job
-from dicomnode.database.migrate import migrate
 from dicomnode.database.pairs import fetch_pair
 from dicomnode.database.series import fetch_instance_paths
 from dicomnode.database.store import Store
 from dicomnode.jobs.limits import read_resident_bytes
 from dicomnode.jobs.service import JobService
+from dicomnode.pairing.decisions import give_up_job
 from dicomnode.settings import JobSettings, NodeSettings, RegistrationSettings, Settings
+from tests.databases import make_sqlite
 from tests.rows import add_waiting_job
 from tests.waiting import wait_until
 
@@ -45,7 +46,7 @@ def _settings(root: Path, **jobs: float) -> Settings:
 def database(tmp_path: Path) -> Iterator[Database]:
     settings = _settings(tmp_path)
     Store(tmp_path).make_folders()
-    migrate(settings.database_url)
+    make_sqlite(settings.database_url)
     opened = open_database(settings.database_url)
     yield opened
     opened.close()
@@ -198,6 +199,22 @@ def test_a_lease_is_extended_while_the_job_runs(
     _step_until(service, lambda: _job(database, job_id).lease_until != first, "the lease is extended")
 
     assert _job(database, job_id).state == "running"
+
+
+def test_a_job_that_a_person_cancels_is_left_by_its_worker_for_the_next(
+    start: Callable[..., JobService], database: Database, tmp_path: Path
+) -> None:
+    job_id = _add_hanging_job(database, tmp_path)
+    service = start(attempts=1, lease_s=600.0)  # nobody waits for a lease
+    _run_until_it_hangs(service, database, job_id)
+    (worker,) = _workers()
+    next_id = add_waiting_job(database)  # rows without files
+
+    give_up_job(database, job_id, time.time())
+    _step_until(service, lambda: _job(database, next_id).state == "failed", "the next job is run")
+
+    assert not psutil.pid_exists(worker)
+    assert (_job(database, job_id).state, _job(database, job_id).reason) == ("failed", "cancelled by a person")
 
 
 def test_a_worker_ends_with_its_parent(database: Database, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from pynetdicom import AE, evt
 
 from dicomnode.database.damages import fetch_damages
 from dicomnode.database.engine import Database, open_database
-from dicomnode.database.migrate import migrate
 from dicomnode.database.outbox import OutboxRow, fetch_outbox, retry_outbox_row
+from dicomnode.send.delivery import WORTH_ONE
 from dicomnode.send.service import SendService
 from dicomnode.settings import DestinationSettings, NodeSettings, PeerSettings, SendSettings, Settings
 from tests.certificates import Authority
+from tests.databases import make_sqlite
 from tests.house import spoil
 from tests.peers_programs import LOOPBACK, Orthanc, StoreScp, data_set_bytes, free_port
 from tests.rows import owe_files
@@ -48,7 +49,7 @@ def clock() -> Clock:
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     url = _settings(tmp_path).database_url
-    migrate(url)
+    make_sqlite(url)
     opened = open_database(url)
     yield opened
     opened.close()
@@ -419,6 +420,43 @@ def test_several_associations_store_at_once(
         _step_until_idle(start(pacs=port))
 
     assert _are_all(database, "pacs", "sent")
+
+
+def test_several_associations_share_what_is_due_and_end_together(
+    start: Callable[..., SendService], database: Database, tmp_path: Path
+) -> None:
+    owe_files(database, tmp_path, ["pacs"], slices=240)
+    in_step = threading.Barrier(2)
+    stored: Counter[int] = Counter()
+
+    def store(event: Any) -> int:
+        stored[event.assoc.ident] += 1
+        with suppress(threading.BrokenBarrierError):  # at the end one has none left
+            in_step.wait(2.0)
+        return 0x0000
+
+    with _answering(store) as port:
+        _step_until_idle(start(pacs=port))
+
+    assert _are_all(database, "pacs", "sent")
+    assert max(stored.values()) - min(stored.values()) <= 2 * WORTH_ONE
+
+
+def test_what_was_sent_is_recorded_within_a_second_however_slow_the_destination_is(
+    start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    owe_files(database, tmp_path, ["pacs"])
+    seen: list[int] = []
+
+    def store(_event: Any) -> int:
+        seen.append(_states(database, "pacs").count("sent"))
+        clock.now += 0.6
+        return 0x0000
+
+    with _answering(store) as port:
+        _step_until_idle(start(pacs=port))
+
+    assert seen == [0, 0, 2, 2, 4, 5]  # the last is the registration object, claimed when the others are recorded
 
 
 def test_a_peer_that_takes_one_association_is_asked_for_one(

@@ -83,6 +83,7 @@ def counts(node: NodeProcess) -> dict[str, int]:
     return dict(found)
 
 
+@pytest.mark.alone
 def test_two_hundred_half_headers_do_not_slow_a_sender_down(tmp_path: Path) -> None:
     with serving(tmp_path) as node:
         store_series(node, 1)  # warms up

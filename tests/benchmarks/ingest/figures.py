@@ -21,6 +21,7 @@ DURABLE = (NODE, STORESCP_FLUSHED, ORTHANC)
 RATES = {STORESCP_FLUSHED: {1: 1.1, 4: 1.0, 16: 1.1}, ORTHANC: {1: 3.0, 4: 2.5, 16: 3.0}}
 CPU = {ORTHANC: 0.4}
 MEMORY_MB = 150.0
+BESET_LEAST = 0.8  # of the speed without them
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,14 @@ def make_memory_row(held: Mapping[str, float], associations: int) -> Iterator[Ro
         goal, met = f"<= {MEMORY_MB:g} MB", ours <= MEMORY_MB
         name = f"{associations} associations held, PSS"
         yield Row("ingest", name, ours, "MB", f"{peer} {held[peer]:.3g}", ours / held[peer], goal, met)
+
+
+def make_beset_row(pairs: Sequence[tuple[float, float]]) -> Row:
+    """Return what a sender keeps of its speed while many peers begin to say something; `pairs` are beset and alone."""
+    beset, alone = (statistics.median(values) for values in zip(*pairs, strict=True))
+    ratio = statistics.median(one / other for one, other in pairs)
+    name, goal = "1 association beset by 200 half-open peers", f">= {BESET_LEAST:g}x"
+    return Row("ingest", name, beset, "instances/s", f"alone {alone:.3g}", ratio, goal, ratio >= BESET_LEAST)
 
 
 def make_recovery_row(recovery: Recovery) -> Row:

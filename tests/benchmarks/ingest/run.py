@@ -17,18 +17,20 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from tests.benchmarks.ingest.beset import measure_beset
 from tests.benchmarks.ingest.figures import (
     CASES,
     WARMING_UP,
     Case,
     Measured,
     list_rows,
+    make_beset_row,
     make_memory_row,
     make_recovery_row,
 )
 from tests.benchmarks.ingest.page import write_page
 from tests.benchmarks.ingest.recovery import measure_recovery
-from tests.benchmarks.ingest.scps import ORTHANC, Scp, start_scps
+from tests.benchmarks.ingest.scps import NODE, ORTHANC, Scp, start_scps
 from tests.benchmarks.ingest.senders import FIRST, Load, Sent, hold_raw, send_files, send_raw, write_files
 from tests.benchmarks.rows import Row
 
@@ -70,6 +72,9 @@ def _measure(rounds: int) -> Iterator[Row]:
         crowded = [scp for scp in scps if scp.name != ORTHANC]  # which serves a few at a time, and lets the others wait
         held = {scp.name: _hold(scp, first + number * HELD) for number, scp in enumerate(crowded)}
         yield from make_memory_row(held, HELD)
+        (node,) = (scp for scp in scps if scp.name == NODE)
+        first += len(crowded) * HELD
+        yield make_beset_row(measure_beset(node, lambda load: sender.submit(send_raw, load).result(), first, rounds))
     yield make_recovery_row(measure_recovery())
 
 

@@ -19,7 +19,7 @@ import structlog
 
 from dicomnode.cli import main
 from dicomnode.database.engine import Database, open_database
-from dicomnode.database.migrate import migrate
+from tests.databases import make_sqlite
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
     """Give the database of that storage root, empty."""
     (tmp_path / "storage").mkdir()
     url = f"sqlite:///{tmp_path / 'storage' / 'dicomnode.sqlite'}"
-    migrate(url)
+    make_sqlite(url)
     database = open_database(url)
     yield database
     database.close()

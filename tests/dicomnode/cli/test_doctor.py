@@ -6,12 +6,15 @@ Never: a node beyond this process; `tests/system/test_receive_disk.py` has real 
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from dicomnode.database.commitments import claim_commitments, give_commitment_up, owe_commitments
 from dicomnode.database.engine import Database
+from dicomnode.database.index import open_association
 from dicomnode.database.outbox import add_outbox_rows, claim_outbox, record_all_sent
 from dicomnode.database.turns import Turn
 from dicomnode.running import announce_node, show_counts
@@ -60,6 +63,20 @@ def test_a_storage_root_that_is_gone_or_full_is_a_problem(run: Run, config: Path
     ((state, words),) = find(run, config, "storage")
     assert state == "problem"
     assert words.endswith(f"bytes are free, limits.disk_reserve_bytes = {1 << 60} are needed")
+
+
+@pytest.mark.parametrize(("ahead_s", "is_behind"), [(3600.0, True), (30.0, False)])
+def test_a_clock_behind_what_was_received_is_a_problem(
+    run: Run, config: Path, database: Database, tmp_path: Path, ahead_s: float, is_behind: bool
+) -> None:
+    write(config, tmp_path / "storage")
+    with database.write() as connection:
+        opened_at = time.time() + ahead_s
+        open_association(connection, node="0" * 32, calling_ae="S", address="127.0.0.1", now=opened_at)
+    ((state, text),) = find(run, config, "clock")
+    assert (state == "problem") == is_behind
+    written = datetime.fromtimestamp(opened_at, UTC).isoformat(timespec="seconds")
+    assert (f"an association was opened at {written}" in text) == is_behind
 
 
 def test_a_disk_that_is_not_mounted_is_a_problem(run: Run, config: Path, database: Database, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import JobClaim, claim_job, move_claimed_job
-from dicomnode.database.outbox import add_outbox_rows, claim_outbox, record_dead
+from dicomnode.database.outbox import Failure, add_outbox_rows, claim_outbox, fail_due_rows, record_dead
 from tests.dicomnode.cli.conftest import Run
 from tests.rows import MR, PATIENT, PET, add_finished_job, add_ready_pair, add_waiting_job, due, receive
 
@@ -103,7 +103,11 @@ def test_a_job_is_shown_with_its_outputs_and_the_outbox_with_its_destination(
         (("pairs", "accept", 9), "pair 9: "),
         (("pairs", "reject", 9), "pair 9: "),
         (("jobs", "retry", 9), "job 9: there is no job with this number"),
+        (("jobs", "cancel", 9), "job 9: there is no job with this number"),
         (("outbox", "retry", 9), "outbox row 9: there is no row with this number"),
+        (("outbox", "retry"), "either the ID of one row or --destination NAME is needed"),
+        (("outbox", "retry", 9, "--destination", "pacs"), "either the ID of one row or --destination NAME is needed"),
+        (("outbox", "retry", "--destination", "pcas"), "pcas: no destination has this name; there are: none"),
     ],
 )
 def test_a_row_that_is_not_there_is_one_line(
@@ -165,6 +169,48 @@ def test_a_dead_row_is_owed_again(run: Run, config: Path, database: Database) ->
     assert run("outbox", "retry", row.id, "--config", config).out == f"outbox row {row.id}: owed\n"
     again = run("outbox", "show", row.id, "--config", config, "--json").json
     assert (again["state"], again["attempts"]) == ("owed", 0)
+
+
+def test_what_a_destination_did_not_take_is_owed_again_save_for_what_a_person_rejected(
+    run: Run, config: Path, database: Database
+) -> None:
+    add_destination(config)
+    job_id, kept = add_finished_job(database, ("pt", "reg"))
+    reviewed_id, rejected = add_finished_job(database, ("pt",), state="review")
+    with database.write() as connection:
+        add_outbox_rows(connection, [*kept, *rejected], ["pacs"], now=30.0)
+        add_outbox_rows(connection, kept, ["archive"], now=30.0)
+    for destination in ("pacs", "archive"):
+        fail_due_rows(database, due(destination, 31.0), Failure("it refuses us", None), attempts_at_most=9)
+    pair_id = run("jobs", "show", reviewed_id, "--config", config, "--json").json["pair_id"]
+    assert run("pairs", "reject", pair_id, "--config", config).code == 0
+
+    assert run("outbox", "retry", "--destination", "pacs", "--config", config).out == "pacs: 2 rows owed again\n"
+
+    rows = run("outbox", "list", "--config", config, "--json").json
+    assert [(row["destination"], row["job_id"], row["state"]) for row in rows] == [
+        *[("archive", job_id, "dead")] * 2,
+        *[("pacs", job_id, "owed")] * 2,
+        ("pacs", reviewed_id, "dead"),
+    ]
+    again = run("outbox", "retry", "--destination", "pacs", "--config", config, "--json").json
+    assert again == {"destination": "pacs", "owed": 0}
+    refused = run("outbox", "retry", rows[-1]["id"], "--config", config)
+    assert refused.err.endswith(f"the result of job {reviewed_id} was rejected by a person\n")
+
+
+def test_a_job_that_waits_or_runs_is_cancelled(run: Run, config: Path, database: Database) -> None:
+    job_id = add_waiting_job(database)
+    said = f"job {job_id}: failed (cancelled by a person)\n"
+    assert run("jobs", "cancel", job_id, "--config", config).out == said
+    assert run("jobs", "cancel", job_id, "--config", config).err.endswith(
+        "it is failed, retry or running or waiting is needed\n"
+    )
+    assert run("jobs", "retry", job_id, "--config", config).code == 0
+    assert claim_job(database, now=1e12, lease_s=60.0) is not None
+    assert run("jobs", "cancel", job_id, "--config", config).out == said
+    shown = run("jobs", "show", job_id, "--config", config, "--json").json
+    assert (shown["state"], shown["reason"], shown["lease_until"]) == ("failed", "cancelled by a person", None)
 
 
 def test_an_ended_job_is_registered_again_beside_the_old_result(run: Run, config: Path, database: Database) -> None:

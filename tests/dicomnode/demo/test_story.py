@@ -14,16 +14,16 @@ import pytest
 
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.jobs import fetch_job
-from dicomnode.database.migrate import migrate
 from dicomnode.database.outbox import add_outbox_rows, claim_outbox, record_dead, record_sent
 from dicomnode.demo.story import Story, follow
+from tests.databases import make_sqlite
 from tests.rows import add_finished_job, add_ready_pair, due
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     url = f"sqlite:///{tmp_path / 'rows.sqlite'}"
-    migrate(url)
+    make_sqlite(url)
     opened = open_database(url)
     yield opened
     opened.close()
