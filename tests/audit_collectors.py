@@ -61,7 +61,14 @@ class Rsyslog(Process):
             "udp_port": self.udp_port,
         }
         configuration.write_text(CONFIGURATION.format(**values), encoding="utf-8")
-        command = [find_peer_program("rsyslogd"), "-n", "-f", configuration, "-i", folder / "rsyslog.pid"]
+        command: list[str | Path] = [
+            find_peer_program("rsyslogd"),
+            "-n",
+            "-f",
+            configuration,
+            "-i",
+            folder / "rsyslog.pid",
+        ]
         super().__init__(command, folder / "rsyslogd.log", (self.tls_port,))
 
     def messages(self) -> list[Kept]:
@@ -78,7 +85,7 @@ def find_schema_errors(folder: Path, texts: Iterable[str]) -> list[str]:
     for number, text in enumerate(texts):
         paths.append(folder / f"message-{number}.xml")
         paths[-1].write_text(text, encoding="utf-8")
-    command = [find_peer_program("xmllint"), "--noout", "--relaxng", SCHEMA, *paths]
+    command: list[str | Path] = [find_peer_program("xmllint"), "--noout", "--relaxng", SCHEMA, *paths]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return [line for line in done.stderr.splitlines() if not line.endswith(" validates")]
 
