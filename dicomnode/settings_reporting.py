@@ -81,8 +81,9 @@ class EmailSettings(Section):
     @model_validator(mode="after")
     def _check_agrees(self) -> Self:
         if not self.host:
-            if given := [key for key in ("sender", "recipients", "user", "password_file") if getattr(self, key)]:
-                raise ValueError(f"{given[0]} needs host too; name the mail server")
+            unused = [key for key in ("sender", "recipients", "user", "password_file") if getattr(self, key)]
+            if unused:
+                raise ValueError(f"{unused[0]} needs host too; name the mail server")
             return self
         for key in ("sender", "recipients"):
             if not getattr(self, key):

@@ -20,7 +20,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 ANSWERS = {"nobody": "550 no such mailbox", "busy": "451 try again later"}
 
 
-class Keeper(Mailbox):  # type: ignore[misc]  # aiosmtpd says nothing of its types
+class Keeper(Mailbox):  # type: ignore[misc] # aiosmtpd is not in the virtual environment
     """Takes every recipient but those of `ANSWERS`."""
 
     async def handle_RCPT(  # noqa: N802 - aiosmtpd fixes the name and the signature

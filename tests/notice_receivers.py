@@ -86,8 +86,15 @@ class MailServer(Process):
         identity = authority.sign("/CN=mail.example.org")
         self.maildir, self.port, self.encryption = folder / "mail", free_port(), encryption
         program = Path(__file__).with_name("mail_server.py")
-        where: list[str | Path] = [SYSTEM_PYTHON, program, str(self.port), self.maildir]
-        command = [*where, encryption, identity.certificate, identity.key]
+        command: list[str | Path] = [
+            SYSTEM_PYTHON,
+            program,
+            str(self.port),
+            self.maildir,
+            encryption,
+            identity.certificate,
+            identity.key,
+        ]
         super().__init__([*command, *login], folder / "mail.log", (self.port,))
 
     def settings(self, **others: object) -> EmailSettings:
