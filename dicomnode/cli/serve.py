@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dicomnode import logs, systemd
 from dicomnode.app import ROLES, Node, Role
-from dicomnode.errors import ConfigurationError, UsageError
+from dicomnode.errors import DicomnodeError, UsageError
 from dicomnode.running import announce_node, show_counts
 from dicomnode.settings_file import load_settings
 
@@ -78,6 +78,6 @@ def _reload(node: Node, config: Path) -> None:
     systemd.notify_reloading()
     try:
         node.reload(load_settings(config))
-    except ConfigurationError as error:
+    except DicomnodeError as error:
         log.error("node.reload_refused", problem=str(error))
     systemd.notify(systemd.READY)
