@@ -76,6 +76,21 @@ class _Gate(threading.Event):
         super().set()
 
 
+class _Caller(AE):
+    """An AE that can close its socket: pynetdicom leaves one open that could not be connected."""
+
+    opened: Any = None
+
+    def _create_socket(self, *arguments: Any) -> Any:
+        wrapped = super()._create_socket(*arguments)
+        self.opened = wrapped.socket
+        return wrapped
+
+    def close_socket(self) -> None:
+        """Close it."""
+        self.opened.close()
+
+
 def _close_gate(event: Any, gate: _Gate) -> None:
     event.assoc._reactor_checkpoint = gate
 
@@ -142,7 +157,7 @@ class Modality:
     @contextmanager
     def associated(self, roles: Sequence[Any] = (), stores: str = "") -> Iterator[Association]:
         """Give an association with the node, which closes with the block; it may store a SOP class, too."""
-        entity = AE(self.ae_title)
+        entity = _Caller(self.ae_title)
         contexts = [build_context(StorageCommitmentPushModel, ImplicitVRLittleEndian)]
         if stores:
             contexts.append(build_context(stores, ExplicitVRLittleEndian))
@@ -152,9 +167,7 @@ class Modality:
             LOOPBACK, self.node_port, contexts, ae_title=NODE_AE, ext_neg=list(roles), evt_handlers=handlers
         )
         if not association.is_established:
-            wrapped = association.dul.socket
-            if wrapped is not None and wrapped.socket is not None:
-                wrapped.socket.close()  # pynetdicom leaves one open that could not be connected
+            entity.close_socket()
             gate.open()
             raise ConnectionError("no association with the node")
         try:
