@@ -20,24 +20,24 @@ DOUBT_STARTS_MM = 4.0
 DOUBT_FRESH_MM = 15.0
 DOUBT_SHARE = 0.15
 DOUBT_SHARPNESS, DOUBT_EARLY_FALL = 1.12, 0.42
-LEAST_OVERLAP_TO_ACCEPT = 0.5
+LEAST_OVERLAP_TO_ACCEPT = 0.4
 LEAST_MATCHES_TO_ACCEPT = 20
 # How similarity falls off the pose: see `registration.evidence.measure_peak`. Of PETs of another person (simulated,
 # people never trained on) none reaches both; of right poses nearly all do.
-LEAST_SHARPNESS_TO_ACCEPT = 1.12
-LEAST_EARLY_FALL_TO_ACCEPT = 0.42
+LEAST_SHARPNESS_TO_ACCEPT = 1.08
+LEAST_EARLY_FALL_TO_ACCEPT = 0.425
 
-# Fitted by `python -m models.train.calibrate --runs 200`, 2026-11-25: see models/MODEL_CARD.md. 0 where a signal adds
+# Fitted by `python -m models.train.calibrate --runs 250`, 2026-11-26: see models/MODEL_CARD.md. 0 where a signal adds
 # nothing to the others.
-INTERCEPT = -0.910
+INTERCEPT = -2.336
 COEFFICIENTS: Mapping[str, float] = {
-    "fresh": 4.788,
-    "starts": 0.214,
-    "match_share": 0.0,
-    "matches_near": 2.266,
-    "overlap": 0.0,
-    "sharpness": 4.101,
-    "early_fall": 2.729,
+    "fresh": 2.986,
+    "starts": 0.720,
+    "match_share": 0.000,
+    "matches_near": 4.173,
+    "overlap": 0.000,
+    "sharpness": 1.042,
+    "early_fall": 3.916,
 }
 
 

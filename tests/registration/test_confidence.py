@@ -48,7 +48,7 @@ def test_no_signal_that_gets_worse_raises_the_confidence(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("overlap", 0.45), ("matches_kept", 12.0), ("sharpness", 1.11), ("early_fall", 0.41)]
+    ("name", "value"), [("overlap", 0.39), ("matches_kept", 12.0), ("sharpness", 1.07), ("early_fall", 0.42)]
 )
 def test_thin_evidence_is_never_accepted(name: str, value: float) -> None:
     assert verdict(0.999, {**GOOD, name: value}) == "review"

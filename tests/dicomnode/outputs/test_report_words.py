@@ -27,7 +27,7 @@ SURE = {
         ("match_share", 0.149, "15%"),
         ("fresh_to_final_mm", 15.1, "15.1 mm"),
         ("starts_apart_mm", 99.0, "\u2265 99 mm"),
-        ("overlap", 0.4, "40%"),
+        ("overlap", 0.39, "39%"),
     ],
 )
 def test_a_signal_that_raises_doubt_is_marked_and_says_what_was_needed(name: str, value: float, shown: str) -> None:

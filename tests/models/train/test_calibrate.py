@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -137,3 +138,13 @@ def test_runs_are_read_again_only_if_they_are_of_this_version(tmp_path: Path) ->
 
     assert calibrate.read_runs(path, "one") == [{"kind": "blobs"}]
     assert calibrate.read_runs(path, "two") == []
+
+
+def test_the_shipped_coefficients_are_the_fit_to_the_shipped_runs() -> None:
+    lines = (calibrate.HERE.parent / calibrate.RUNS).read_text().splitlines()[1:]
+    runs = [run for run in map(json.loads, lines) if run["metrics"]]
+
+    intercept, *weights = fit(calibrate.fitted(runs), NAMES)
+
+    assert intercept == pytest.approx(confidence.INTERCEPT, abs=5e-4)
+    assert dict(zip(NAMES, weights, strict=True)) == pytest.approx(COEFFICIENTS, abs=5e-4)
