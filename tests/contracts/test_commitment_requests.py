@@ -63,8 +63,8 @@ def test_a_request_is_owed_until_it_is_reported(database: Database) -> None:
 
 
 def test_the_same_request_again_is_one_report_while_it_is_owed_and_another_after(database: Database) -> None:
-    _ask(database)
-    _ask(database, SECOND, FIRST)
+    _ask(database, at_most=2)
+    _ask(database, SECOND, FIRST, at_most=2)
     [request] = _claim(database)
     _finish(database, request, "failed")
     _ask(database)
