@@ -25,7 +25,7 @@ import tomlkit
 from dicomnode.cli.output import write_json
 from dicomnode.errors import UsageError
 from dicomnode.running import find_running_nodes
-from dicomnode.send.channels import find_problems as find_notice_problems
+from dicomnode.send.notice_files import find_problems as find_notice_problems
 from dicomnode.settings import Settings
 from dicomnode.settings_file import (
     Problem,

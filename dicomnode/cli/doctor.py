@@ -34,8 +34,8 @@ from dicomnode.errors import DicomnodeError
 from dicomnode.housekeeping.retention import CLOCK
 from dicomnode.jobs.pipeline import load_network
 from dicomnode.running import find_running_nodes, read_counts
-from dicomnode.send.channels import find_problems as find_notice_problems
 from dicomnode.send.commitment import check_commitment_peer
+from dicomnode.send.notice_files import find_problems as find_notice_problems
 from dicomnode.send.scu import make_caller, send_echo
 from dicomnode.settings import PeerSettings, Settings
 from dicomnode.settings_file import load_settings

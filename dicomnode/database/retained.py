@@ -115,7 +115,8 @@ def fetch_output_facts(connection: Connection, job_id: int | None = None) -> lis
     rows = connection.execute(query.group_by(outputs.c.job_id).order_by(outputs.c.job_id)).all()
     kept = select(outputs.c.job_id).where(outputs.c.deleted_at.is_(None))
     found = {job.id: job for _, job in _fetch_jobs(connection, jobs.c.id.in_(kept))}
-    return [OutputFacts(found[row[0]], row[1], int(row[2])) for row in rows]
+    # On PostgreSQL another process may have deleted some between both queries.
+    return [OutputFacts(found[row[0]], row[1], int(row[2])) for row in rows if row[0] in found]
 
 
 def fetch_conflict_facts(connection: Connection) -> list[ConflictFacts]:

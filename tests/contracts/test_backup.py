@@ -315,10 +315,16 @@ def test_a_backup_of_an_earlier_schema_is_brought_to_this_one(
 
 
 def test_a_database_of_another_version_is_not_backed_up(house: House, tmp_path: Path) -> None:
+    told = text("UPDATE alembic_version SET version_num = :revision")
     with house.database.write() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '0003'"))
-    with pytest.raises(UsageError, match="start the node once with this version of dicomnode"):
-        back_up(house, tmp_path / "backup")
+        revision = fetch_revision(connection)
+        connection.execute(told, {"revision": "0003"})
+    try:
+        with pytest.raises(UsageError, match="start the node once with this version of dicomnode"):
+            back_up(house, tmp_path / "backup")
+    finally:
+        with house.database.write() as connection:  # another test has this database next
+            connection.execute(told, {"revision": revision})
     assert not (tmp_path / "backup").exists()
 
 

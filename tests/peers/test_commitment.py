@@ -214,12 +214,12 @@ def test_what_is_not_safe_is_named_with_its_reason(modality_and_node: tuple[Moda
     wait_until(lambda: len(stored_files(node)) == len(sent), WITHIN_S, "they stand in the store")
     stored = {str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID): path for path in stored_files(node)}
     damaged, gone = sent[0][1], sent[1][1]
+    write_series(tmp_path / "again", SeriesSpec(shape=(6, 24, 20), uid="1.2.826.0.1.3680043.8.498.77", change=retouch))
+    send_with_dcmtk([tmp_path / "again"], node.port, called="DICOMNODE", calling="SCANNER")
     content = bytearray(stored[damaged].read_bytes())
     content[-1] ^= 1
     stored[damaged].write_bytes(content)
     stored[gone].unlink()
-    write_series(tmp_path / "again", SeriesSpec(shape=(6, 24, 20), uid="1.2.826.0.1.3680043.8.498.77", change=retouch))
-    send_with_dcmtk([tmp_path / "again"], node.port, called="DICOMNODE", calling="SCANNER")
     unknown, misnamed = (sent[0][0], "1.2.3.4"), (PUSH_MODEL, sent[4][1])
 
     modality.ask([*sent[:4], unknown, misnamed])

@@ -363,6 +363,7 @@ CROSSINGS = {
     "associations": "test_receive_admission.py",
     "associations_per_peer": "test_receive_admission.py",
     "associations_per_minute": "test_receive_admission.py",
+    "commitment_instances": "test_commitment.py",
     "disk_reserve_bytes": "test_receive_disk.py",
     "shutdown_s": "test_receive_pynetdicom.py",
 }

@@ -179,7 +179,7 @@ def test_every_malformed_file_is_answered_and_none_does_harm(tmp_path: Path, sha
         with associate(node) as raw:
             assert store(raw, f"{ROOT}.3.1", encode(make_data_set(1))) == "0000"
         assert "Traceback" not in node.log.read_text(encoding="utf-8")
-    assert statuses == {"0000": 188, "0111": 21, "A900": 1, "C000": 65}
+    assert statuses == {"0000": 187, "0111": 21, "A900": 1, "C000": 65, "abort": 1}  # the last nests too deep
 
 
 def read_corpus(shared_data: Path) -> Iterator[tuple[str, bytes]]:

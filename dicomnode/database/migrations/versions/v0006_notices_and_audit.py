@@ -18,9 +18,9 @@ AUDITED = ("associations", "outbox")
 def upgrade() -> None:
     """Go from the revision before to this one."""
     for table in AUDITED:
-        with op.batch_alter_table(table, schema=None) as batch_op:
-            batch_op.add_column(sa.Column("is_audited", sa.Boolean(), nullable=False, server_default=sa.false()))
-            batch_op.create_index(f"ix_{table}_is_audited", ["is_audited"])
+        # Not in a batch, which would make the table anew: others refer to its rows.
+        op.add_column(table, sa.Column("is_audited", sa.Boolean(), nullable=False, server_default=sa.false()))
+        op.create_index(f"ix_{table}_is_audited", table, ["is_audited"])
     _create_notices()
     op.create_table(
         "audit_messages",
@@ -81,6 +81,5 @@ def downgrade() -> None:
     for table in ("audit_channels", "audit_messages", "notice_causes", "notices"):
         op.drop_table(table)
     for table in reversed(AUDITED):
-        with op.batch_alter_table(table, schema=None) as batch_op:
-            batch_op.drop_index(f"ix_{table}_is_audited")
-            batch_op.drop_column("is_audited")
+        op.drop_index(f"ix_{table}_is_audited", table)
+        op.drop_column(table, "is_audited")
