@@ -25,19 +25,19 @@ LEAST_MATCHES_TO_ACCEPT = 20
 # How similarity falls off the pose: see `registration.evidence.measure_peak`. Of PETs of another person (simulated,
 # people never trained on) none reaches both; of right poses nearly all do.
 LEAST_SHARPNESS_TO_ACCEPT = 1.08
-LEAST_EARLY_FALL_TO_ACCEPT = 0.425
+LEAST_EARLY_FALL_TO_ACCEPT = 0.44
 
-# Fitted by `python -m models.train.calibrate --runs 250`, 2026-11-26: see models/MODEL_CARD.md. 0 where a signal adds
+# Fitted by `python -m models.train.calibrate --runs 380`, 2026-11-26: see models/MODEL_CARD.md. 0 where a signal adds
 # nothing to the others.
-INTERCEPT = -2.336
+INTERCEPT = -5.167
 COEFFICIENTS: Mapping[str, float] = {
-    "fresh": 2.986,
-    "starts": 0.720,
+    "fresh": 0.020,
+    "starts": 1.285,
     "match_share": 0.000,
-    "matches_near": 4.173,
+    "matches_near": 4.707,
     "overlap": 0.000,
-    "sharpness": 1.042,
-    "early_fall": 3.916,
+    "sharpness": 3.756,
+    "early_fall": 3.358,
 }
 
 

@@ -41,7 +41,8 @@ def make_runs(count: int = 60) -> list[dict[str, Any]]:
     for number in range(count):
         is_bad = number % 2 == 1
         metrics = {name: value * rng.uniform(0.8, 1.25) for name, value in (BAD if is_bad else GOOD).items()}
-        metrics["sharpness"] = (BAD if is_bad else GOOD)["sharpness"] + rng.normal(0, 0.01)
+        for name in ("sharpness", "early_fall"):
+            metrics[name] = (BAD if is_bad else GOOD)[name] + rng.normal(0, 0.01)
         kind = OTHER_HEAD if is_bad else "easy"
         runs.append(
             {
