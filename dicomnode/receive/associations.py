@@ -181,8 +181,8 @@ class Associations:
                 status = error.status
             if status is CommitmentStatus.RESOURCE_LIMITATION:
                 self.counts.add(LIMIT_CROSSINGS, limit="commitment_instances")
-            where = {"association_id": _id_of(sender), "status": f"{status:04X}"}
-            log.warning(f"receive.commitment_{kind}_refused", **where, why=str(error))
+            where = {"association_id": _id_of(sender), "kind": kind, "status": f"{status:04X}"}
+            log.warning("receive.commitment_refused", **where, why=str(error))
         self.counts.add(COMMITMENT_MESSAGES, kind=kind, status=f"{status:04X}")
         return int(status), None
 
