@@ -43,7 +43,7 @@ from dicomnode.metrics import (
     Counts,
 )
 from dicomnode.receive.alerts import Alerts
-from dicomnode.receive.commitment import REFUSED, TAKE, read_message
+from dicomnode.receive.commitment import TAKE, read_message
 from dicomnode.receive.contexts import find_kept_out, make_contexts
 from dicomnode.receive.ingest import StoreRequest, ingest
 from dicomnode.receive.intake import Intake
@@ -186,8 +186,8 @@ class Associations:
                 status = error.status
             if status is CommitmentStatus.RESOURCE_LIMITATION:
                 self.counts.add(LIMIT_CROSSINGS, limit="commitment_instances")
-            where = {"association_id": _id_of(sender), "status": f"{status:04X}"}
-            log.warning(REFUSED[kind], **where, why=str(error))
+            where = {"association_id": _id_of(sender), "kind": kind, "status": f"{status:04X}"}
+            log.warning("receive.commitment_refused", **where, why=str(error))
         self.counts.add(COMMITMENT_MESSAGES, kind=kind, status=f"{status:04X}")
         return int(status), None
 

@@ -101,7 +101,3 @@ TAKE: Mapping[Kind, Callable[[Intake, Message, Sender, Settings, float], None]] 
     "request": take_commitment_request,
     "report": take_commitment_report,
 }
-REFUSED: Mapping[Kind, str] = {  # events of the log
-    "request": "receive.commitment_request_refused",
-    "report": "receive.commitment_report_refused",
-}

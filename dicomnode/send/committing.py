@@ -225,8 +225,11 @@ def _settle(connection: Connection, work: Work, commitment: Commitment) -> None:
             ask_again(connection, commitment, open_rows, retry_at, "left open by a report", work.clock())
     counts = {name.replace(" ", "_"): len(ids) for name, ids in outcomes.items() if ids}
     finish_settled(connection, commitment, ", ".join(f"{len(ids)} {name}" for name, ids in outcomes.items() if ids))
-    write = log.info if counts.keys() <= {"committed"} else log.warning
-    write("commitment.settled", transaction_uid=commitment.transaction_uid, peer=commitment.peer, **counts)
+    about = {"transaction_uid": commitment.transaction_uid, "peer": commitment.peer, **counts}
+    if counts.keys() <= {"committed"}:
+        log.info("commitment.settled", **about)
+    else:
+        log.warning("commitment.settled", **about)
 
 
 def _judge(work: Work, row: SentRow, reason: int | None) -> tuple[FailureMeaning, str]:

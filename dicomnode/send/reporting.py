@@ -31,8 +31,6 @@ from dicomnode.steps import Step, reach
 
 log = get_logger()
 
-EVENTS = {"reported": "commitment.report_taken", "failed": "commitment.report_refused"}
-
 
 def report_due(work: Work, peer: PeerSettings) -> bool:
     """Report to a peer on what it asked, over one association; False when nothing was due, or the peer failed."""
@@ -72,8 +70,11 @@ def _report(
     del left[0]
     with suppress(LeaseLostError), work.database.write() as connection:
         finish_request(connection, request, state, work.clock(), said)
-    write = log.info if state == "reported" else log.warning
-    write(EVENTS[state], transaction_uid=request.transaction_uid, peer=peer.name, reason=said)
+    about = {"transaction_uid": request.transaction_uid, "peer": peer.name, "reason": said}
+    if state == "reported":
+        log.info("commitment.report_taken", **about)
+    else:
+        log.warning("commitment.report_refused", **about)
 
 
 def _put_due_off(

@@ -271,7 +271,11 @@ def test_what_is_no_request_is_refused_with_its_status(tmp_path: Path) -> None:
         modality.await_report()
         counts = node.node.read_counts()
 
-    assert {str(line["why"]) for line in logs if line["event"] == "receive.commitment_request_refused"} == {
+    assert {
+        str(line["why"])
+        for line in logs
+        if (line["event"], line.get("kind")) == ("receive.commitment_refused", "request")
+    } == {
         "action type 2, 1 is known",
         "SOP instance '1.2.3', 1.2.840.10008.1.20.1.1 is the one there is",
         "it names no instance, at least one is needed",
