@@ -28,7 +28,7 @@ from dicomnode.database import engine
 from registration.pipeline import Registration
 from registration.transforms import RigidTransform
 
-BUSY_TIMEOUT_S, LOCKED_S = 0.3, 1.5
+BUSY_TIMEOUT_S, LOCKED_S = 1.0, 1.5
 FULL_WRITES = 3  # how many more of them the disk refuses
 
 
