@@ -20,6 +20,7 @@ from tests.shims import build_shim
 
 NODE, STORESCP, STORESCP_FLUSHED, ORTHANC = "node", "storescp", "storescp + fsync", "Orthanc"
 CALLERS = ("SCANNER", "STORESCU", "DCMSEND")
+LIMITS = {"limits": {"associations_per_peer": 100}}  # one peer holds as many as the node takes in all
 ORTHANC_TUNING = {"StorageCompression": False, "SyncStorageArea": True, "ConcurrentJobs": 2}
 _PSS = re.compile(r"^Pss: +(\d+) kB$", re.MULTILINE)
 
@@ -63,7 +64,7 @@ def make_node(folder: Path) -> NodeProcess:
     port = free_port()
     folder.mkdir()
     peers = [Peer(name.lower(), name) for name in CALLERS]
-    return NodeProcess(make_config(folder, peers, port), port, ["receive"])
+    return NodeProcess(make_config(folder, peers, port, LIMITS), port, ["receive"])
 
 
 def start_scps(running: ExitStack, folder: Path) -> list[Scp]:
