@@ -67,8 +67,8 @@ def open_association(
 ) -> Iterator[Association]:
     """Open an association that offers exactly these presentation contexts, and release it at the end.
 
-    With a `service` the peer may ask us, too, over this association, as C-GET needs it: whatever pynetdicom waits for
-    meanwhile, or, from when `listen` was called, at any time.
+    With a `service` the peer may ask us, too, over this association, as C-GET needs it. N-EVENT-REPORT is served at any
+    time, by a thread of pynetdicom's.
 
     Raises
     ------
@@ -92,13 +92,6 @@ def open_association(
     finally:
         gate.open()
         entity.close_socket()
-
-
-def listen(association: Association) -> None:
-    """Let the peer ask from here on, in a thread of pynetdicom's; nothing but the release may be sent any more."""
-    gate = association._reactor_checkpoint  # noqa: SLF001  as in `_close_gate`
-    assert isinstance(gate, _Gate)  # noqa: S101  `open_association` puts it there
-    gate.open()
 
 
 def make_offer(peer: PeerSettings, caller: Caller, contexts: Iterable[ContextKey]) -> list[ContextKey]:
@@ -333,9 +326,26 @@ def _prepare_connection(event: Any) -> None:
         connection.settimeout(event.assoc.acse_timeout)
 
 
+class _Gated(Association):
+    """An association whose reactor thread is known to wait at the gate.
+
+    pynetdicom serves an N-EVENT-REPORT in a thread of its own, which says at its end that the reactor thread is under
+    way; whoever sends after that would wait for ever.
+    """
+
+    @property
+    def _is_paused(self) -> bool:
+        return True
+
+    @_is_paused.setter
+    def _is_paused(self, _: bool) -> None:
+        pass
+
+
 def _close_gate(event: Any, gate: _Gate) -> None:
     """Put our gate in the place of pynetdicom's, before its reactor thread starts."""
     event.assoc._reactor_checkpoint = gate  # noqa: SLF001  pynetdicom has no public way; tests/peers holds it
+    event.assoc.__class__ = _Gated
 
 
 def _acknowledge_answers(event: Any) -> None:

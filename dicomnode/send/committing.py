@@ -44,7 +44,7 @@ from dicomnode.database.engine import Database
 from dicomnode.database.turns import Turn
 from dicomnode.errors import LeaseLostError, PeerRejectedError, TransientError
 from dicomnode.logs import get_logger
-from dicomnode.send.association import Caller, listen, open_association
+from dicomnode.send.association import Caller, open_association
 from dicomnode.send.commitment import COMMITMENT_CONTEXTS, ask_for_commitment, make_report_service
 from dicomnode.send.retry import draw_wait_s
 from dicomnode.send.statuses import FailureMeaning, classify_failure
@@ -116,7 +116,7 @@ def ask_due(work: Work, peer: PeerSettings) -> bool:
             try:
                 while left and not work.stopping.is_set():
                     asked += _ask(work, association, peer, left)
-                _await_reports(work, association, asked)
+                _await_reports(work, asked)
             finally:
                 work.open.discard(association)
     except (TransientError, PeerRejectedError) as error:
@@ -151,16 +151,14 @@ def _ask(work: Work, association: Association, peer: PeerSettings, left: list[Co
     return [commitment]
 
 
-def _await_reports(work: Work, association: Association, asked: Collection[Commitment]) -> None:
-    """Keep the association for reports over it, until all have come by whatever way, or for a while."""
-    listen(association)
+def _await_reports(work: Work, asked: Collection[Commitment]) -> None:
+    """Keep the association open for reports over it, until all have come by whatever way, or for a while."""
     deadline = time.monotonic() + min(SAME_ASSOCIATION_S, work.settings.send.timeout_s)
-    while asked and association.is_established and time.monotonic() < deadline:
+    is_over = not asked
+    while not is_over and time.monotonic() < deadline:
         with work.database.read() as connection:
-            if are_reported(connection, asked):
-                return
-        if work.stopping.wait(POLL_S):
-            return
+            is_over = are_reported(connection, asked)
+        is_over |= work.stopping.wait(POLL_S)  # the answer to a report goes out after its row is there
 
 
 def _put_due_off(work: Work, turn: Turn, left: list[Commitment], error: TransientError | PeerRejectedError) -> None:

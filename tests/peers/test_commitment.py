@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,13 +18,16 @@ from typing import Any
 
 import pydicom
 import pytest
+from pynetdicom import evt
 from structlog.testing import capture_logs
 
 from dicomnode.app import Node, Role
-from dicomnode.commitment import PUSH_MODEL
+from dicomnode.commitment import PUSH_MODEL, Reference
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.outbox import OutboxRow, fetch_outbox, retry_outbox_row
 from dicomnode.database.series import fetch_open_series
+from dicomnode.send.association import Caller, Service, open_association
+from dicomnode.send.commitment import COMMITMENT_CONTEXTS, ask_for_commitment
 from dicomnode.settings import DestinationSettings, NodeSettings, PairingSettings, PeerSettings, SendSettings, Settings
 from dicomnode.settings_limits import LimitSettings
 from tests.commitment_peers import Modality, Named, Pacs, make_information, read_names
@@ -352,6 +356,30 @@ def test_a_pacs_reports_over_the_same_association_or_another(tmp_path: Path, way
 
         wait_until(lambda: pacs.report_statuses == [0x0000], WITHIN_S, "its report was taken")
         assert len(pacs.requests) == 1
+
+
+def test_a_report_over_the_same_association_leaves_it_fit_for_more_requests() -> None:
+    reports: list[Any] = []
+
+    def take(event: Any) -> tuple[int, None]:
+        reports.append(event)
+        return 0x0000, None
+
+    def ask_twice(port: int) -> None:
+        peer = PeerSettings(name="pacs", ae_title="PACS", host=LOOPBACK, port=port)
+        service = Service(event=evt.EVT_N_EVENT_REPORT, handle=take)
+        with open_association(peer, Caller("DICOMNODE", 10.0), COMMITMENT_CONTEXTS, service) as association:
+            for number in (1, 2):
+                ask_for_commitment(association, peer, f"1.2.{number}", [Reference(PUSH_MODEL, "1.2.3")], number)
+                wait_until(lambda: len(pacs.report_statuses) == number, WITHIN_S, "the answer to the report")  # noqa: B023
+
+    with Pacs(on_same=True) as pacs:
+        asking = threading.Thread(target=ask_twice, args=(pacs.port,), daemon=True)
+        asking.start()
+        asking.join(WITHIN_S)
+
+        assert not asking.is_alive()
+        assert (len(reports), pacs.report_statuses) == (2, [0x0000] * 2)
 
 
 def test_the_process_that_receives_takes_the_report_on_what_another_asked(tmp_path: Path) -> None:
