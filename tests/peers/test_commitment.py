@@ -365,13 +365,16 @@ def test_a_report_over_the_same_association_leaves_it_fit_for_more_requests() ->
         reports.append(event)
         return 0x0000, None
 
+    def wait_for(count: int) -> None:
+        wait_until(lambda: len(pacs.report_statuses) == count, WITHIN_S, "the answer to the report")
+
     def ask_twice(port: int) -> None:
         peer = PeerSettings(name="pacs", ae_title="PACS", host=LOOPBACK, port=port)
         service = Service(event=evt.EVT_N_EVENT_REPORT, handle=take)
         with open_association(peer, Caller("DICOMNODE", 10.0), COMMITMENT_CONTEXTS, service) as association:
             for number in (1, 2):
                 ask_for_commitment(association, peer, f"1.2.{number}", [Reference(PUSH_MODEL, "1.2.3")], number)
-                wait_until(lambda: len(pacs.report_statuses) == number, WITHIN_S, "the answer to the report")  # noqa: B023
+                wait_for(number)
 
     with Pacs(on_same=True) as pacs:
         asking = threading.Thread(target=ask_twice, args=(pacs.port,), daemon=True)
