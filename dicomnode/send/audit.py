@@ -11,9 +11,9 @@ import os
 import pwd
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from numpy.random import Generator
@@ -59,6 +59,7 @@ from dicomnode.errors import DatabaseUnavailableError, DicomnodeError, LeaseLost
 from dicomnode.logs import get_logger
 from dicomnode.send.collectors import make_collectors
 from dicomnode.send.retry import draw_wait_s
+from dicomnode.send.threads import Threads
 from dicomnode.settings import Settings
 
 log = get_logger()
@@ -79,7 +80,7 @@ class AuditTrail:
         self._database = database
         self._clock = clock
         self._generator = generator
-        self._lanes: dict[str, tuple[ThreadPoolExecutor, Future[None]]] = {}
+        self._threads = Threads("audit")
         self._stopping = threading.Event()
         self._spool_looked_at: float | None = None
         self._unrecorded: list[str] = []
@@ -117,31 +118,24 @@ class AuditTrail:
         self._tell_transfers()
         self._bound_spool()
         for name in collectors:
-            lane = self._lanes.get(name)
-            if lane is None or lane[1].done():
-                executor = lane[0] if lane else ThreadPoolExecutor(1, thread_name_prefix=f"audit-{name}")
-                running = executor.submit(self._deliver, name)
-                running.add_done_callback(_log_fault)
-                self._lanes[name] = (executor, running)
+            self._threads.set_going(name, partial(self._deliver, name))
 
     def stop(self, deadline_s: float, *, delivers: bool = True) -> None:
         """Record that the node stops, and deliver what waits, for `deadline_s` seconds at most; the rest waits on."""
         try:
             self._record_activity(STOPPED)
             if delivers:
-                wait([running for _, running in self._lanes.values()], timeout=deadline_s)
+                self._threads.wait(deadline_s)
                 self.step()
-                wait([running for _, running in self._lanes.values()], timeout=deadline_s)
+                self._threads.wait(deadline_s)
         except DatabaseUnavailableError as error:
             log.warning("audit.interrupted", reason=str(error))
         self._stopping.set()
-        for executor, _ in self._lanes.values():
-            executor.shutdown(wait=False, cancel_futures=True)
-        self._lanes = {}
+        self._threads.close(waits=False)
 
     def is_idle(self) -> bool:
         """Say whether no collector is being sent to."""
-        return all(running.done() for _, running in tuple(self._lanes.values()))
+        return self._threads.is_idle()
 
     def _record(self) -> None:
         """Let what this process has to say wait for the channels of the settings; without any, forget it."""
@@ -254,9 +248,3 @@ def _find_user() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         return str(os.getuid())
-
-
-def _log_fault(running: Future[None]) -> None:
-    """Say that a thread ended by a fault of ours; what waits is sent when the lease is over."""
-    if not running.cancelled() and (error := running.exception()) is not None:
-        log.error("audit.interrupted", reason=type(error).__name__)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 
 from numpy.random import Generator
 from pynetdicom.association import Association
@@ -21,6 +21,7 @@ from dicomnode.logs import get_logger
 from dicomnode.send.association import make_caller
 from dicomnode.send.committing import Work, ask_due, see_to_destination
 from dicomnode.send.reporting import report_due
+from dicomnode.send.threads import Threads
 from dicomnode.settings import PeerSettings, Settings
 
 log = get_logger()
@@ -37,7 +38,7 @@ class CommitmentService:
         self._generator = generator
         self._stopping = threading.Event()
         self._open: set[Association] = set()
-        self._lanes: dict[str, tuple[ThreadPoolExecutor, Future[None]]] = {}
+        self._threads = Threads("commitment")
         self._work = self._make_work(settings)  # replaced as a whole
 
     def reload(self, settings: Settings) -> None:
@@ -59,34 +60,24 @@ class CommitmentService:
                 if has_due_commitments(connection, turn) or has_due_requests(connection, turn)
             ]
         for peer in due:
-            self._set_going(work, peer)
+            if not self._stopping.is_set():
+                self._threads.set_going(peer.name, partial(self._turn_to, work, peer))
 
     def stop(self, deadline_s: float) -> None:
         """Finish what is on its way, or abort after `deadline_s` seconds; the rest stays owed."""
         self._stopping.set()
-        wait([running for _, running in self._lanes.values()], timeout=deadline_s)
+        self._threads.wait(deadline_s)
         for association in list(self._open):
             association.abort()
-        for executor, _ in self._lanes.values():
-            executor.shutdown(wait=True)
-        self._lanes = {}
+        self._threads.close(waits=True)
 
     def is_idle(self) -> bool:
         """Say whether no peer is being asked or told."""
-        return all(running.done() for _, running in self._lanes.values())
+        return self._threads.is_idle()
 
     def _make_work(self, settings: Settings) -> Work:
         caller = make_caller(settings)
         return Work(self._database, self._clock, self._generator, settings, caller, self._stopping, self._open)
-
-    def _set_going(self, work: Work, peer: PeerSettings) -> None:
-        lane = self._lanes.get(peer.name)
-        if self._stopping.is_set() or (lane is not None and not lane[1].done()):
-            return
-        executor = lane[0] if lane else ThreadPoolExecutor(1, thread_name_prefix=f"commitment-{peer.name}")
-        running = executor.submit(self._turn_to, work, peer)
-        running.add_done_callback(_log_fault)
-        self._lanes[peer.name] = (executor, running)
 
     def _turn_to(self, work: Work, peer: PeerSettings) -> None:
         """Ask and tell a peer what is due, until nothing is or it fails."""
@@ -97,9 +88,3 @@ class CommitmentService:
                     return
         except DicomnodeError as error:  # the database: the leases run out, and a later step tries again
             log.warning("commitment.interrupted", peer=peer.name, reason=str(error))
-
-
-def _log_fault(running: Future[None]) -> None:
-    """Say that a thread ended by a fault of ours; its rows are taken up again when their lease is over."""
-    if not running.cancelled() and (error := running.exception()) is not None:
-        log.error("commitment.interrupted", reason=type(error).__name__)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,6 +35,7 @@ from dicomnode.send.channels import Channel, make_channels
 from dicomnode.send.conditions import Conditions
 from dicomnode.send.notice_words import Message, make_message
 from dicomnode.send.retry import draw_wait_s
+from dicomnode.send.threads import Threads
 from dicomnode.settings import Settings
 
 log = get_logger()
@@ -54,7 +54,7 @@ class NoticeService:
         self._clock = clock
         self._generator = generator
         self._conditions = Conditions(clock)
-        self._lanes: dict[str, tuple[ThreadPoolExecutor, Future[None]]] = {}
+        self._threads = Threads("notice")
         self._stopping = threading.Event()
         self._database_away_since: float | None = None
         self._cries: dict[tuple[str, Cause], _Cry] = {}  # what is told without a row, as there is nowhere to keep one
@@ -81,7 +81,7 @@ class NoticeService:
                 told = {cause for (channel, cause), cry in self._cries.items() if channel == name and cry.attempts}
                 self._owe(name, [cause for cause in causes if cause not in told], settings)
                 if self._is_due(name, settings):
-                    self._set_going(name, self._send_all)
+                    self._threads.set_going(name, partial(self._send_all, name))
         except DatabaseUnavailableError:
             self._cry(causes)
             raise
@@ -91,14 +91,12 @@ class NoticeService:
     def stop(self, deadline_s: float) -> None:
         """Wait for the notices on their way, for `deadline_s` seconds at most; the rest stays owed."""
         self._stopping.set()
-        wait([running for _, running in self._lanes.values()], timeout=deadline_s)
-        for executor, _ in self._lanes.values():
-            executor.shutdown(wait=False, cancel_futures=True)
-        self._lanes = {}
+        self._threads.wait(deadline_s)
+        self._threads.close(waits=False)
 
     def is_idle(self) -> bool:
         """Say whether no channel is at work."""
-        return all(running.done() for _, running in tuple(self._lanes.values()))
+        return self._threads.is_idle()
 
     def _owe(self, channel: str, causes: list[Cause], settings: Settings) -> None:
         """Note what is new, and owe what may be told now; nothing is written where there is nothing."""
@@ -122,14 +120,6 @@ class NoticeService:
     def _is_due(self, channel: str, settings: Settings) -> bool:
         with self._database.read() as connection:
             return is_notice_due(connection, self._due(channel, settings))
-
-    def _set_going(self, name: str, work: Callable[[str], None]) -> None:
-        lane = self._lanes.get(name)
-        if lane is None or lane[1].done():
-            executor = lane[0] if lane else ThreadPoolExecutor(1, thread_name_prefix=f"notice-{name}")
-            running = executor.submit(work, name)
-            running.add_done_callback(_log_fault)
-            self._lanes[name] = (executor, running)
 
     def _send_all(self, name: str) -> None:
         """Send one notice after the other by a channel, until none is due."""
@@ -175,7 +165,7 @@ class NoticeService:
         for name in self._in_force[1]:
             for cause in urgent:
                 if now >= self._cries.setdefault((name, cause), _Cry()).not_before:
-                    self._set_going(name, partial(self._cry_out, cause=cause))
+                    self._threads.set_going(name, partial(self._cry_out, name, cause))
 
     def _cry_out(self, name: str, cause: Cause) -> None:
         settings, channels = self._in_force
@@ -205,9 +195,3 @@ class _Cry:
 
 def _all_kinds(kinds: list[str], causes: list[Cause]) -> list[str]:
     return sorted({*kinds, *(cause.kind for cause in causes)})
-
-
-def _log_fault(running: Future[None]) -> None:
-    """Say that a thread ended by a fault of ours; its notice is sent again when the lease is over."""
-    if not running.cancelled() and (error := running.exception()) is not None:
-        log.error("notice.interrupted", reason=type(error).__name__)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 from numpy.random import Generator
 from pynetdicom.association import Association
@@ -62,6 +62,7 @@ from dicomnode.send.find import (
 )
 from dicomnode.send.pdus import ContextKey
 from dicomnode.send.retry import draw_wait_s
+from dicomnode.send.threads import Threads
 from dicomnode.settings import PeerSettings, Settings
 
 log = get_logger()
@@ -81,7 +82,7 @@ class QueryService:
         self._database = database
         self._clock = clock
         self._generator = generator
-        self._lanes: dict[str, tuple[ThreadPoolExecutor, Future[None]]] = {}
+        self._threads = Threads("query")
         self._associations: dict[str, Association] = {}
         self._stopping = threading.Event()
 
@@ -95,23 +96,16 @@ class QueryService:
             asked = fetch_asked_peers(connection, self._clock())
         answering = {peer.name for peer in self._in_force[0].peers if peer.answers}
         for name in sorted(asked & answering):
-            lane = self._lanes.get(name)
-            is_idle = lane is None or lane[1].done()
-            if is_idle and not self._stopping.is_set():
-                executor = lane[0] if lane else ThreadPoolExecutor(1, thread_name_prefix=f"query-{name}")
-                running = executor.submit(self._ask_all, name)
-                running.add_done_callback(_log_fault)
-                self._lanes[name] = (executor, running)
+            if not self._stopping.is_set():
+                self._threads.set_going(name, partial(self._ask_all, name))
 
     def stop(self, deadline_s: float) -> None:
         """Finish the questions on their way, or abort after `deadline_s` seconds; the rest stays owed."""
         self._stopping.set()
-        wait([running for _, running in self._lanes.values()], timeout=deadline_s)
+        self._threads.wait(deadline_s)
         for association in list(self._associations.values()):
             association.abort()
-        for executor, _ in self._lanes.values():
-            executor.shutdown(wait=True)
-        self._lanes = {}
+        self._threads.close(waits=True)
 
     def _ask_all(self, name: str) -> None:
         """Ask a peer one question after the other, until none is due."""
@@ -167,12 +161,6 @@ class QueryService:
             wait_s = 0.0 if self._stopping.is_set() else draw_wait_s(query.attempts, settings, self._generator)
             put_query_off(connection, query, self._clock() + wait_s, str(error))
             log.info("query.retry", **about)
-
-
-def _log_fault(running: Future[None]) -> None:
-    """Say that a thread ended by a fault of ours; its question is asked again when the lease is over."""
-    if not running.cancelled() and (error := running.exception()) is not None:
-        log.error("query.interrupted", reason=type(error).__name__)
 
 
 @dataclass(frozen=True)
