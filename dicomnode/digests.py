@@ -27,9 +27,15 @@ def digest_data_set(path: Path) -> str:
     A file without a File Meta is digested from where it would end: the answer is another than of any data set.
     """
     with path.open("rb", buffering=0) as file:
-        head = file.read(_PREFIX_END + _GROUP_LENGTH_BYTES)
-        file.seek(len(head) + int.from_bytes(head[_PREFIX_END + 8 :], "little"))
+        seek_data_set(file)
         return _digest_rest(file)
+
+
+def seek_data_set(file: BinaryIO) -> bytes:
+    """Go from the start of a Part-10 file to its data set; return the preamble and prefix that stand before."""
+    head = file.read(_PREFIX_END + _GROUP_LENGTH_BYTES)
+    file.seek(len(head) + int.from_bytes(head[_PREFIX_END + 8 :], "little"))
+    return head[:_PREFIX_END]
 
 
 def _digest_rest(file: BinaryIO) -> str:

@@ -30,6 +30,7 @@ from dicomnode.database.schema import (
     series,
     studies,
 )
+from dicomnode.database.turns import is_free
 from dicomnode.errors import LeaseLostError
 
 SENT = ("sent", "committed")
@@ -232,15 +233,10 @@ def give_up_oldest(connection: Connection, channel: str, messages_at_most: int) 
 def claim_channel(
     database: Database, name: str, now: float, lease_s: float, wait_at_most_s: float
 ) -> ChannelClaim | None:
-    """Take a channel for which something waits and that need not wait itself, or None.
-
-    A wait or a lease beyond the longest there can be was set by a clock that has been put back, and is over.
-    """
-    not_before, lease_until = audit_channels.c.not_before, audit_channels.c.lease_until
-    is_free = lease_until.is_(None) | (lease_until < now) | (lease_until > now + 2 * lease_s)
-    is_due = (not_before <= now) | (not_before > now + wait_at_most_s)
+    """Take a channel for which something waits and that need not wait itself, or None."""
     waits = select(audit_messages.c.id).where(audit_messages.c.channel == name).exists()
-    found = select(audit_channels).where(audit_channels.c.name == name, is_free, is_due, waits)
+    found = select(audit_channels).where(audit_channels.c.name == name, waits)
+    found = found.where(is_free(audit_channels, now, lease_s, wait_at_most_s))
     with database.read() as connection:
         if connection.execute(found).first() is None:
             return None

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Double, RowMapping, Select, Text, cast, func,
 from dicomnode.database.engine import Database
 from dicomnode.database.index import insert_new
 from dicomnode.database.schema import jobs, notice_causes, notices, outbox, outputs, pairs
+from dicomnode.database.turns import is_free
 from dicomnode.errors import LeaseLostError, StateError
 
 # As for the outbox.
@@ -66,7 +67,6 @@ class DueNotice:
     channel: str
     now: float
     lease_s: float
-    # A wait or a lease beyond the longest there can be was set by a clock that has been put back, and is over.
     wait_at_most_s: float
 
 
@@ -225,10 +225,8 @@ def _is_waiting(channel: str) -> Any:
 
 
 def _is_due(due: DueNotice) -> Any:
-    need_not_wait = (notices.c.not_before <= due.now) | (notices.c.not_before > due.now + due.wait_at_most_s)
-    lease_until = notices.c.lease_until
-    is_free = lease_until.is_(None) | (lease_until < due.now) | (lease_until > due.now + 2 * due.lease_s)
-    return (notices.c.channel == due.channel) & notices.c.state.in_(UNSENT) & need_not_wait & is_free
+    is_owed = (notices.c.channel == due.channel) & notices.c.state.in_(UNSENT)
+    return is_owed & is_free(notices, due.now, due.lease_s, due.wait_at_most_s)
 
 
 def _leave(connection: Connection, notice: Notice, state: str, **values: Any) -> None:

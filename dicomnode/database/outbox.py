@@ -14,6 +14,7 @@ from sqlalchemy import Connection, RowMapping, Select, func, insert, select, tup
 
 from dicomnode.database.engine import Database
 from dicomnode.database.schema import commitments, jobs, outbox, outputs
+from dicomnode.database.turns import is_free
 from dicomnode.errors import LeaseLostError, StateError
 
 # DESIGN section 5. `sent` becomes `committed`, or is sent again or given up, by the report of a destination that does
@@ -42,7 +43,6 @@ class Due:
     destination: str
     now: float  # UTC epoch seconds
     lease_s: float  # how long a row is held once it is claimed
-    # A wait or a lease beyond the longest there can be was set by a clock that has been put back, and is over.
     wait_at_most_s: float
     order: Literal["last", "first"] = "last"
 
@@ -279,10 +279,7 @@ def _leave(connection: Connection, row: OutboxRow, state: str, **values: Any) ->
 
 def _is_due(due: Due) -> Any:
     is_owed = (outbox.c.destination == due.destination) & outbox.c.state.in_(UNSENT)
-    need_not_wait = (outbox.c.not_before <= due.now) | (outbox.c.not_before > due.now + due.wait_at_most_s)
-    lease_until = outbox.c.lease_until
-    is_free = lease_until.is_(None) | (lease_until < due.now) | (lease_until > due.now + 2 * due.lease_s)
-    return is_owed & need_not_wait & is_free
+    return is_owed & is_free(outbox, due.now, due.lease_s, due.wait_at_most_s)
 
 
 def _due_ids(due: Due) -> Select[Any]:

@@ -1,6 +1,6 @@
-"""Which rows of a queue may be taken now: what the queues of storage commitment have in common.
+"""Which rows of a queue may be taken now: what every queue with leases and waits has in common.
 
-Flow: commitments, commitment_requests > [turns] > schema
+Flow: outbox, commitments, commitment_requests, notices, audit > [turns] > schema
 Never: a table of its own; a state moved.
 """
 
@@ -15,10 +15,7 @@ from sqlalchemy import Table
 
 @dataclass(frozen=True)
 class Turn:
-    """Which rows may be taken: those about one peer that nobody holds and that need not wait (any longer).
-
-    A wait or a lease beyond the longest there can be was set by a clock that has been put back, and is over.
-    """
+    """Which rows may be taken: those about one peer that nobody holds and that need not wait (any longer)."""
 
     peer: str
     now: float  # UTC epoch seconds
@@ -28,7 +25,15 @@ class Turn:
 
 def is_due(table: Table, turn: Turn, states: Collection[str]) -> Any:
     """Return the condition that a row in one of these states may be taken."""
+    is_takable = is_free(table, turn.now, turn.lease_s, turn.wait_at_most_s)
+    return (table.c.peer == turn.peer) & table.c.state.in_(states) & is_takable
+
+
+def is_free(table: Table, now: float, lease_s: float, wait_at_most_s: float) -> Any:
+    """Return the condition that nobody holds a row and it need not wait (any longer).
+
+    A wait or a lease beyond the longest there can be was set by a clock that has been put back, and is over.
+    """
     not_before, lease_until = table.c.not_before, table.c.lease_until
-    need_not_wait = (not_before <= turn.now) | (not_before > turn.now + turn.wait_at_most_s)
-    is_free = lease_until.is_(None) | (lease_until < turn.now) | (lease_until > turn.now + 2 * turn.lease_s)
-    return (table.c.peer == turn.peer) & table.c.state.in_(states) & need_not_wait & is_free
+    need_not_wait = (not_before <= now) | (not_before > now + wait_at_most_s)
+    return need_not_wait & (lease_until.is_(None) | (lease_until < now) | (lease_until > now + 2 * lease_s))

@@ -6,7 +6,6 @@ Never: a commitment on what was not read back: whoever is told so may delete its
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -14,7 +13,7 @@ from dicomnode.commitment import Reference, Report
 from dicomnode.database.commitment_requests import CommitmentRequest, Held, fetch_conflicting, fetch_held
 from dicomnode.database.engine import Database
 from dicomnode.database.store import Store
-from dicomnode.send.storing import seek_data_set
+from dicomnode.digests import digest_data_set, digest_file
 from dicomnode.status import FailureReason
 
 
@@ -44,13 +43,7 @@ def find_failure(held: Mapping[str, Held], conflicting: set[str], reference: Ref
     if reference.sop_instance_uid in conflicting:  # the node keeps one of them: is it the one that is meant?
         return FailureReason.PROCESSING_FAILURE
     with suppress(OSError):
-        if _hash_file(found) == found.sha256:
+        digest = digest_file if found.is_of_whole_file else digest_data_set
+        if digest(found.path) == found.sha256:
             return None
     return FailureReason.PROCESSING_FAILURE
-
-
-def _hash_file(found: Held) -> str:
-    with found.path.open("rb") as file:
-        if not found.is_of_whole_file:
-            seek_data_set(file)
-        return hashlib.file_digest(file, "sha256").hexdigest()

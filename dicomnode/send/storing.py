@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 
+from dicomnode.digests import seek_data_set
 from dicomnode.errors import PeerRejectedError, PeerUnreachableError, StorageFailedError
 from dicomnode.send import pdus
 from dicomnode.send.association import (
@@ -38,9 +39,7 @@ from dicomnode.send.association import (
 from dicomnode.send.pdus import Acceptance, ContextKey, StoreAnswer
 from dicomnode.settings import PeerSettings
 
-PREAMBLE_BYTES = 132  # PS3.10 7.1, with the prefix
-# (0002,0000) UL is the first element, always explicit little endian: 8 bytes of header, 4 of value.
-GROUP_LENGTH_BYTES = 12
+PREFIX = b"DICM"  # PS3.10 7.1: the end of what stands before the File Meta
 RECEIVE_BYTES = 65536
 SHORTEST_WAIT_S = 0.001  # a socket takes 0 for "do not wait at all"
 # What pynetdicom raises where bytes are not the PDU they begin as.
@@ -94,7 +93,7 @@ class StoreAssociation:
 
     def _send_file(self, file: BinaryIO, instance: Instance, message_id: int) -> None:
         """Send the command and the data set; hang up when the file ends early, for then the peer waits for the rest."""
-        left = seek_data_set(file)
+        left = _begin_data_set(file)
         command = pdus.encode_store_request(instance.sop_class_uid, instance.sop_instance_uid, message_id)
         context_id = self.contexts[instance.context]
         fragment = file.read(self._fragment_bytes)
@@ -284,12 +283,10 @@ def _associate(wire: _Wire, peer: PeerSettings, caller: Caller, offered: list[Co
     return acceptance
 
 
-def seek_data_set(file: BinaryIO) -> int:
+def _begin_data_set(file: BinaryIO) -> int:
     """Go to where the data set of a Part-10 file begins, and return its length."""
-    head = file.read(PREAMBLE_BYTES + GROUP_LENGTH_BYTES)
-    start = len(head) + int.from_bytes(head[PREAMBLE_BYTES + 8 :], "little")
-    length = os.fstat(file.fileno()).st_size - start
-    if head[128:PREAMBLE_BYTES] != b"DICM" or length <= 0:
+    before = seek_data_set(file)
+    length = os.fstat(file.fileno()).st_size - file.tell()
+    if not before.endswith(PREFIX) or length <= 0:
         raise OSError(errno.EINVAL, "not a DICOM file")
-    file.seek(start)
     return length
