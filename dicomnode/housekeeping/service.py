@@ -14,6 +14,7 @@ from dicomnode.backup.schedule import make_due_backup
 from dicomnode.database.engine import Database
 from dicomnode.database.marks import claim_turn, fetch_mark, set_mark
 from dicomnode.database.store import Store
+from dicomnode.errors import DicomnodeError
 from dicomnode.housekeeping.clock import Moment
 from dicomnode.housekeeping.integrity import check_damaged, scan
 from dicomnode.housekeeping.leftovers import clear_folder, list_folders
@@ -78,7 +79,10 @@ class HousekeepingService:
 
     def back_up(self) -> None:
         """Make a backup where one is due; this takes as long as copying everything does."""
-        make_due_backup(self._settings, self._database, self._clock)
+        try:
+            make_due_backup(self._settings, self._database, self._clock)
+        except DicomnodeError as error:  # whether one is due, or when to try again, could not be read or noted
+            log.error("backup.failed", reason=str(error))
 
     def _look(self) -> None:
         """Delete what may go; while more of it waits, the next step looks again."""

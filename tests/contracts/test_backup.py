@@ -6,12 +6,14 @@ import hashlib
 import json
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, MetaData, text
+from structlog.testing import capture_logs
 
 from dicomnode.backup.make import Made, make_backup
 from dicomnode.backup.manifest import FILES, FILES_LIST, MANIFEST
@@ -28,6 +30,7 @@ from dicomnode.database.snapshots import fetch_revision, insert_rows
 from dicomnode.database.store import Store
 from dicomnode.errors import InstanceConflictError, StorageFailedError, UsageError
 from dicomnode.housekeeping.retention import delete_due
+from dicomnode.housekeeping.service import HousekeepingService
 from dicomnode.receive.recovery import close_spool, open_spool
 from dicomnode.settings import DatabaseSettings, NodeSettings, Settings
 from dicomnode.settings_keeping import BackupSettings, KeepSettings, RetentionSettings
@@ -355,6 +358,19 @@ def test_a_backup_that_fails_is_tried_again_soon(house: House, tmp_path: Path) -
     assert not make_due_backup(settings, house.database, house.clock)
     house.now += 600.0
     assert make_due_backup(settings, house.database, house.clock)
+
+
+def test_a_backup_that_is_due_while_the_database_is_away_is_said(tmp_path: Path) -> None:
+    kept = BackupSettings(folder=str(tmp_path / "backups"))
+    settings = settings_at(tmp_path / "root").model_copy(update={"backup": kept})
+    away = open_database(f"sqlite:///{tmp_path / 'gone' / 'dicomnode.sqlite'}")
+
+    with capture_logs() as logs:
+        HousekeepingService(settings, away, time.time).back_up()
+
+    assert [line["event"] for line in logs] == ["backup.failed"]
+    assert not (tmp_path / "backups").exists()
+    away.close()
 
 
 def test_a_node_is_verified_by_its_own_rows(house: House) -> None:
