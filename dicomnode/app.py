@@ -8,15 +8,15 @@ here is a clock that says "now"; what is to be done stands in the database alone
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from apscheduler.schedulers.background import BackgroundScheduler
-from numpy.random import default_rng
+from numpy.random import Generator, default_rng
 
-from dicomnode.database.engine import open_database
+from dicomnode.database.engine import Database, open_database
 from dicomnode.database.migrate import migrate
 from dicomnode.database.store import Store
 from dicomnode.errors import DicomnodeError, StateError
@@ -44,6 +44,28 @@ BACKUP_TICK_S = 60
 LATE_TICK_S = 90.0
 # What a running node cannot change: it would answer under another name, or look for its rows and files elsewhere.
 FIXED_WHILE_RUNNING = ("node", "database")
+
+
+class Part(Protocol):
+    """What the clock drives: `step` returns at once, and `stop` when what is under way has ended, or was ended."""
+
+    def step(self) -> None:
+        """Do, or begin, what is due."""
+
+    def reload(self, settings: Settings) -> None:
+        """Use other settings from now on."""
+
+    def stop(self, deadline_s: float) -> None:
+        """End within so many seconds."""
+
+
+# What speaks to peers and people, in a thread for each of them; stopped last first.
+SENDING: Mapping[str, Callable[[Settings, Database, Callable[[], float], Generator], Part]] = {
+    "send": SendService,
+    "queries": QueryService,
+    "commitments": CommitmentService,
+    "notices": NoticeService,
+}
 
 
 class Node:
@@ -133,30 +155,20 @@ class Node:
         audit.start()
         started.callback(lambda: audit.stop(self._remaining_s(), delivers="send" in self.roles))
         self._reloads.append(audit.reload)
+        parts: dict[str, Part] = {}
         if "work" in self.roles:
             jobs = JobService(settings, database, clock)
-            started.callback(lambda: jobs.stop(self._remaining_s()))
-            self._reloads.append(jobs.reload)
+            started.callback(self._end, jobs)
             jobs.start()
-            steps["work"] = jobs.step
+            parts["work"] = jobs
         if "send" in self.roles:
             steps["audit"] = audit.step
-            send = SendService(settings, database, clock, default_rng())
-            started.callback(lambda: send.stop(self._remaining_s()))
-            self._reloads.append(send.reload)
-            steps["send"] = send.step
-            queries = QueryService(settings, database, clock, default_rng())
-            started.callback(lambda: queries.stop(self._remaining_s()))
-            self._reloads.append(queries.reload)
-            steps["queries"] = queries.step
-            commitments = CommitmentService(settings, database, clock, default_rng())
-            started.callback(lambda: commitments.stop(self._remaining_s()))
-            self._reloads.append(commitments.reload)
-            steps["commitments"] = commitments.step
-            notices = NoticeService(settings, database, clock, default_rng())
-            started.callback(lambda: notices.stop(self._remaining_s()))
-            self._reloads.append(notices.reload)
-            steps["notices"] = notices.step
+            for name, service in SENDING.items():
+                parts[name] = part = service(settings, database, clock, default_rng())
+                started.callback(self._end, part)
+        for name, part in parts.items():
+            self._reloads.append(part.reload)
+            steps[name] = part.step
         if "pair" in self.roles:
             steps["pair"] = lambda: pairing.step(database, self.settings, clock())
         housekeeping = HousekeepingService(settings, database, clock) if "receive" in self.roles else None
@@ -170,7 +182,7 @@ class Node:
         if scp is not None:
             self._scp = scp
             scp.start(port)
-            started.callback(lambda: scp.stop(self._remaining_s()))
+            started.callback(self._end, scp)
             self._reloads.append(scp.reload)
 
     def _start_clock(
@@ -210,6 +222,9 @@ class Node:
         for certificate in find_expiring(self._certificates, now):
             where = {"key": f"tls.{certificate.key}", "file": str(certificate.path)}
             log.warning("tls.certificate_expires", **where, at=certificate.validity.not_after.isoformat())
+
+    def _end(self, part: Part) -> None:
+        part.stop(self._remaining_s())
 
     def _remaining_s(self) -> float:
         return max(self._stop_by - time.monotonic(), 0.0)

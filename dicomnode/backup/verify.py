@@ -6,18 +6,23 @@ Never: a write; a file taken for whole by its length.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection
 
 from dicomnode.backup.manifest import FILES, FileEntry, Manifest, read_files, read_manifest, read_rows
-from dicomnode.database.damages import fetch_instances_after, fetch_outputs_after
+from dicomnode.database.damages import StoredInstance, StoredOutput, fetch_instances_after, fetch_outputs_after
 from dicomnode.database.deletions import find_doomed, find_unnamed
 from dicomnode.database.engine import Database
-from dicomnode.database.store import Store, find_instance_damage
+from dicomnode.database.store import FoundDamage, Store, find_instance_damage, find_output_damage
 from dicomnode.digests import digest_file
 
 FILES_AT_ONCE = 500
+
+Stored = TypeVar("Stored", StoredInstance, StoredOutput)
 
 
 @dataclass(frozen=True)
@@ -57,20 +62,9 @@ def verify_node(store: Store, database: Database) -> tuple[int, list[Difference]
     count, differences : int and list
         How many files the rows name, and what is wrong.
     """
-    count, differences, position = 0, [], 0
-    while True:
-        with database.read() as connection:
-            stored = fetch_instances_after(connection, position, FILES_AT_ONCE)
-        for instance in stored:
-            if what := find_instance_damage(store, instance.file_name, instance.sha256):
-                path = store.instance_path(instance.file_name)
-                differences.append(Difference(str(path.relative_to(store.root)), what.text.partition(" ")[2]))
-        count += len(stored)
-        if not stored:
-            break
-        position = stored[-1].id
-    made, of_outputs = _verify_outputs(store, database)
-    return count + made, differences + of_outputs + list(_find_unnamed(store, database))
+    received, of_instances = _verify_rows(store, database, fetch_instances_after, _look_at_instance)
+    made, of_outputs = _verify_rows(store, database, fetch_outputs_after, _look_at_output)
+    return received + made, [*of_instances, *of_outputs, *_find_unnamed(store, database)]
 
 
 def _compare(root: Path, entry: FileEntry) -> Iterator[Difference]:
@@ -87,21 +81,35 @@ def _compare(root: Path, entry: FileEntry) -> Iterator[Difference]:
         yield Difference(entry.path, f"its SHA-256 is {found}, {entry.sha256} was copied")
 
 
-def _verify_outputs(store: Store, database: Database) -> tuple[int, list[Difference]]:
-    count, position = 0, 0
-    differences: list[Difference] = []
+def _verify_rows(
+    store: Store,
+    database: Database,
+    fetch: Callable[[Connection, int, int], Sequence[Stored]],
+    look: Callable[[Store, Stored], Difference | None],
+) -> tuple[int, list[Difference]]:
+    """Look at the file of every row, some at a time; return how many there are, and what is wrong."""
+    count, differences, position = 0, list[Difference](), 0
     while True:
         with database.read() as connection:
-            stored = fetch_outputs_after(connection, position, FILES_AT_ONCE)
+            stored = fetch(connection, position, FILES_AT_ONCE)
         if not stored:
             return count, differences
-        for output in stored:
-            entry = FileEntry(output.path, 0, output.sha256)
-            differences += [
-                Difference(one.path, one.text.replace("copied", "written")) for one in _compare(store.root, entry)
-            ]
+        differences += [found for one in stored if (found := look(store, one))]
         count += len(stored)
         position = stored[-1].id
+
+
+def _look_at_instance(store: Store, one: StoredInstance) -> Difference | None:
+    path = str(store.instance_path(one.file_name).relative_to(store.root))
+    return _say(path, find_instance_damage(store, one.file_name, one.sha256))
+
+
+def _look_at_output(store: Store, one: StoredOutput) -> Difference | None:
+    return _say(one.path, find_output_damage(store, one.path, one.sha256))
+
+
+def _say(path: str, found: FoundDamage | None) -> Difference | None:
+    return None if found is None else Difference(path, found.text.partition(" ")[2])
 
 
 def _find_unnamed(store: Store, database: Database) -> Iterator[Difference]:

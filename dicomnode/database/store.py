@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from dicomnode.digests import digest_data_set
+from dicomnode.digests import digest_data_set, digest_file
 from dicomnode.durable import sync_folder
 from dicomnode.errors import StorageFailedError
 
@@ -157,6 +157,21 @@ def find_instance_damage(store: Store, file_name: str, sha256: str) -> FoundDama
     if found == sha256:
         return None
     return FoundDamage(f"{file_name} has the SHA-256 {found}, {sha256} was received", is_changed=True)
+
+
+def find_output_damage(store: Store, path: str, sha256: str) -> FoundDamage | None:
+    """Return what is wrong with the file of an output, by its path below the storage root; as of an instance's."""
+    try:
+        found = digest_file(store.root / path)
+    except FileNotFoundError:
+        if not (store.root / "outputs").is_dir():
+            raise StorageFailedError(f"{store.root / 'outputs'} is not there; is its disk mounted?") from None
+        return FoundDamage(f"{path} is missing", is_changed=False)
+    except OSError as error:
+        return FoundDamage(f"{path} cannot be read: {error.strerror}", is_changed=False)
+    if found == sha256:
+        return None
+    return FoundDamage(f"{path} has the SHA-256 {found}, {sha256} was written", is_changed=True)
 
 
 def _checked(file_name: str) -> str:

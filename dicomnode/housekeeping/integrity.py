@@ -22,8 +22,7 @@ from dicomnode.database.damages import (
 )
 from dicomnode.database.engine import Database
 from dicomnode.database.marks import fetch_mark, set_mark
-from dicomnode.database.store import Store, find_instance_damage
-from dicomnode.digests import digest_file
+from dicomnode.database.store import Store, find_instance_damage, find_output_damage
 from dicomnode.durable import sync_folder
 from dicomnode.errors import StorageFailedError
 from dicomnode.logs import get_logger
@@ -123,29 +122,15 @@ def _scan_next(
 
 def _find_damage(store: Store, file: StoredInstance | StoredOutput) -> str:
     """Return what is wrong with a file, seen twice: a read may fail once; empty where nothing is."""
-    what = ""
+    found = None
     for _ in range(2):
         if isinstance(file, StoredInstance):
             found = find_instance_damage(store, file.file_name, file.sha256)
-            what = "" if found is None else found.text
         else:
-            what = _find_output_damage(store, file)
-        if not what:
-            break
-    return what
-
-
-def _find_output_damage(store: Store, file: StoredOutput) -> str:
-    path = store.root / file.path
-    try:
-        found = digest_file(path)
-    except FileNotFoundError:
-        if not (store.root / "outputs").is_dir():
-            raise StorageFailedError(f"{store.root / 'outputs'} is not there; is its disk mounted?") from None
-        return f"{file.path} is missing"
-    except OSError as error:
-        return f"{file.path} cannot be read: {error.strerror}"
-    return "" if found == file.sha256 else f"{file.path} has the SHA-256 {found}, {file.sha256} was written"
+            found = find_output_damage(store, file.path, file.sha256)
+        if found is None:
+            return ""
+    return "" if found is None else found.text
 
 
 def _measure(store: Store, file: StoredInstance | StoredOutput) -> int:

@@ -109,7 +109,8 @@ def delete_due(database: Database, store: Store, settings: Settings, now: float,
         with database.write() as connection:
             if are_files_held(connection, now):
                 break
-            kept = fetch_kept(connection, verdict.subject.id) if verdict.subject.of == "series" else None
+            is_told = verdict.subject.of == "series" and settings.audit.channels
+            kept = fetch_kept(connection, verdict.subject.id) if is_told else None
             gone = _DELETE[verdict.subject.of](connection, store, verdict, now)
             if gone and kept is not None:
                 node, study = find_node(settings.node.ae_title), (kept.study_uid, kept.patient_row, kept.sop_classes)

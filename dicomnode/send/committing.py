@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from numpy.random import Generator
@@ -44,7 +44,7 @@ from dicomnode.database.engine import Database
 from dicomnode.database.turns import Turn
 from dicomnode.errors import LeaseLostError, PeerRejectedError, TransientError
 from dicomnode.logs import get_logger
-from dicomnode.send.association import Caller, open_association
+from dicomnode.send.association import Caller, Service, open_association
 from dicomnode.send.commitment import COMMITMENT_CONTEXTS, ask_for_commitment, make_report_service
 from dicomnode.send.retry import draw_wait_s
 from dicomnode.send.statuses import FailureMeaning, classify_failure
@@ -75,6 +75,16 @@ class Work:
         """Return what may be taken now for a peer."""
         send = self.settings.send
         return Turn(peer, self.clock(), 3 * send.timeout_s + LEASE_MARGIN_S, send.retry_ceiling_s)
+
+    @contextmanager
+    def associate(self, peer: PeerSettings, service: Service) -> Iterator[Association]:
+        """Open an association for storage commitment that `stop` can abort; raises as `open_association` does."""
+        with open_association(peer, self.caller, COMMITMENT_CONTEXTS, service) as association:
+            self.open.add(association)
+            try:
+                yield association
+            finally:
+                self.open.discard(association)
 
     def draw_retry_at(self, failures: int) -> float:
         """Draw when to try again after so many failures in a row, UTC epoch seconds."""
@@ -111,14 +121,10 @@ def ask_due(work: Work, peer: PeerSettings) -> bool:
     asked: list[Commitment] = []
     service = make_report_service(work.database, peer, work.settings.limits.commitment_instances)
     try:
-        with open_association(peer, work.caller, COMMITMENT_CONTEXTS, service) as association:
-            work.open.add(association)
-            try:
-                while left and not work.stopping.is_set():
-                    asked += _ask(work, association, peer, left)
-                _await_reports(work, asked)
-            finally:
-                work.open.discard(association)
+        with work.associate(peer, service) as association:
+            while left and not work.stopping.is_set():
+                asked += _ask(work, association, peer, left)
+            _await_reports(work, asked)
     except (TransientError, PeerRejectedError) as error:
         _put_due_off(work, turn, left, error)
         return False

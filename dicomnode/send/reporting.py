@@ -22,8 +22,7 @@ from dicomnode.database.store import Store
 from dicomnode.database.turns import Turn
 from dicomnode.errors import LeaseLostError, PeerRejectedError, TransientError
 from dicomnode.logs import get_logger
-from dicomnode.send.association import open_association
-from dicomnode.send.commitment import COMMITMENT_CONTEXTS, REPORTING, send_report
+from dicomnode.send.commitment import REPORTING, send_report
 from dicomnode.send.committing import CLAIM_AT_MOST, Work
 from dicomnode.send.safekeeping import make_safekeeping_report
 from dicomnode.settings import PeerSettings
@@ -41,13 +40,9 @@ def report_due(work: Work, peer: PeerSettings) -> bool:
     store = Store(work.settings.node.storage_root)
     reports = {request.id: make_safekeeping_report(work.database, store, request) for request in left}
     try:
-        with open_association(peer, work.caller, COMMITMENT_CONTEXTS, REPORTING) as association:
-            work.open.add(association)
-            try:
-                while left and not work.stopping.is_set():
-                    _report(work, association, peer, reports[left[0].id], left)
-            finally:
-                work.open.discard(association)
+        with work.associate(peer, REPORTING) as association:
+            while left and not work.stopping.is_set():
+                _report(work, association, peer, reports[left[0].id], left)
     except (TransientError, PeerRejectedError) as error:
         _put_due_off(work, turn, left, error)
         return False

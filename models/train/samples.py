@@ -109,8 +109,8 @@ def make_generic_subject(rng: np.random.Generator) -> Subject:
 
 def make_scene(subject: Subject, rng: np.random.Generator, *, augment: bool) -> Scene:
     """Simulate a PET of one subject, and vary both volumes if asked."""
-    share = AMYLOID_SHARE if augment else 1 / 6
-    prepared = prepare_moving(simulate_pet(subject.tissue, subject.grid.affine, rng, amyloid_share=share))
+    share = {"amyloid_share": AMYLOID_SHARE} if augment else {}
+    prepared = prepare_moving(simulate_pet(subject.tissue, subject.grid.affine, rng, **share))
     mr, pet = subject.mr, normalise(prepared.volume.array, prepared.bright)
     if augment:
         mr, pet = vary_mr(mr, rng), cut_view(vary(pet, rng), subject.foreground, rng)

@@ -26,7 +26,9 @@ LEARNING_RATE = 1e-3
 WARM_UP_STEPS = 40
 AVERAGE_DECAY = 0.99
 GENERIC_SUBJECTS = 6
-HAS_BF16 = torch.cpu.get_capabilities()["avx512_bf16"]  # elsewhere bfloat16 is four times slower than float32
+HAS_BF16 = torch.cpu.get_capabilities().get(
+    "avx512_bf16", False
+)  # elsewhere bfloat16 is four times slower than float32
 
 
 @dataclass(frozen=True)
