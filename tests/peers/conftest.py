@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from dicomnode.database.engine import Database, open_database
+from dicomnode.database.store import Store
+from dicomnode.settings import NodeSettings, Settings
 from dicomnode.volumes.series import find_series
 from tests.certificates import Authority
+from tests.databases import make_sqlite
 
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """Give the database of the storage root `tmp_path`, empty."""
+    Store(tmp_path).make_folders()
+    url = Settings(node=NodeSettings(storage_root=tmp_path)).database_url
+    make_sqlite(url)
+    opened = open_database(url)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import os
 import socket
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -40,13 +39,11 @@ from dicomnode.audit import (
     name_patients,
 )
 from dicomnode.database.audit import AuditMessage, fetch_channel_states, fetch_messages, record_message
-from dicomnode.database.engine import Database, open_database
+from dicomnode.database.engine import Database
 from dicomnode.database.index import close_association
-from dicomnode.database.migrate import migrate
 from dicomnode.database.outbox import add_outbox_rows, claim_outbox, record_all_sent
 from dicomnode.database.queries import Kind, add_query, fetch_queries
 from dicomnode.database.series import fetch_series
-from dicomnode.database.store import Store
 from dicomnode.errors import PeerUnreachableError, StorageFailedError
 from dicomnode.send.audit import AuditTrail
 from dicomnode.send.collectors import append, make_collectors
@@ -56,6 +53,7 @@ from dicomnode.settings_reporting import AuditSettings
 from dicomnode.tls import make_server_context
 from tests.audit_collectors import Rsyslog, details_of, event_of, find_schema_errors
 from tests.certificates import Authority
+from tests.clocks import Clock
 from tests.peers_programs import LOOPBACK, DcmQrScp, free_port
 from tests.rows import MR, PATIENT, PET, PET_CLASS, add_finished_job, due, receive
 from tests.waiting import wait_until
@@ -66,16 +64,6 @@ HOSTILE = '<img src=x>&"\x1b[31m\x00\ud800\ufffe\U0001f4a9é' + "A" * 10000
 CLASSES = {"1.2.840.10008.5.1.4.1.1.4": 176}
 NOW = 1700000000.0
 WAIT_S = 30.0
-
-
-class Clock:
-    """A clock that stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def _texts(words: str = "a word") -> list[str]:
@@ -93,16 +81,6 @@ def _texts(words: str = "a word") -> list[str]:
         make_alert(NODE, Alert(NODE_AUTHENTICATION, words, "4", NOW, party, 5)),
         make_alert(NODE, Alert(RECORDING_STOPPED, words, "8", NOW)),
     ]
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    Store(tmp_path).make_folders()
-    url = f"sqlite:///{tmp_path / 'dicomnode.sqlite'}"
-    migrate(url)
-    database = open_database(url)
-    yield database
-    database.close()
 
 
 def _settings(root: Path, authority: Authority | None = None, **audit: object) -> Settings:
@@ -238,7 +216,7 @@ def test_a_collector_that_hangs_up_without_a_word_has_not_kept_anything(
 def test_what_waits_for_a_collector_arrives_once_and_in_order_when_it_is_back(
     tmp_path: Path, authority: Authority, database: Database
 ) -> None:
-    clock = Clock()
+    clock = Clock(NOW)
     file = tmp_path / "audit.log"
     collector = Rsyslog(tmp_path / "collector", authority)
     settings = _settings(tmp_path, authority, host=LOOPBACK, port=collector.tls_port, file=str(file))
@@ -289,7 +267,7 @@ def test_the_file_is_the_node_s_alone_and_only_grows(tmp_path: Path) -> None:
 
 
 def test_what_came_is_told_of_once_by_association_and_study(tmp_path: Path, database: Database) -> None:
-    clock, file = Clock(), tmp_path / "audit.log"
+    clock, file = Clock(NOW), tmp_path / "audit.log"
     settings = _settings(tmp_path, file=str(file))
     receive(database, replace(MR, number=50, study=50), now=1.0)  # before there was an audit trail
     trail = _trail(settings, database, clock)
@@ -320,7 +298,7 @@ def test_what_came_is_told_of_once_by_association_and_study(tmp_path: Path, data
 
 
 def test_what_is_sent_of_a_job_is_told_of_together(tmp_path: Path, database: Database) -> None:
-    clock, file = Clock(), tmp_path / "audit.log"
+    clock, file = Clock(NOW), tmp_path / "audit.log"
     settings = _settings(tmp_path, file=str(file))
     peer = PeerSettings(name="pacs", ae_title="ARCHIVE", host="192.0.2.8", port=104, may=("receive",))
     trail = _trail(settings.model_copy(update={"peers": (peer,)}), database, clock)
@@ -349,7 +327,7 @@ def test_what_is_sent_of_a_job_is_told_of_together(tmp_path: Path, database: Dat
 
 
 def test_what_takes_long_to_send_is_told_of_meanwhile(tmp_path: Path, database: Database) -> None:
-    clock, file = Clock(), tmp_path / "audit.log"
+    clock, file = Clock(NOW), tmp_path / "audit.log"
     trail = _trail(_settings(tmp_path, file=str(file)), database, clock)
     trail.start()
     _, output_ids = add_finished_job(database, ("pt", "pt"))
@@ -373,7 +351,7 @@ def test_what_takes_long_to_send_is_told_of_meanwhile(tmp_path: Path, database: 
 def test_what_is_too_much_for_the_spool_is_given_up_and_said(
     tmp_path: Path, authority: Authority, database: Database
 ) -> None:
-    clock = Clock()
+    clock = Clock(NOW)
     collector = Rsyslog(tmp_path / "collector", authority)
     settings = _settings(tmp_path, authority, host=LOOPBACK, port=collector.tls_port, spool_messages=100)
     trail = _trail(settings, database, clock)
@@ -405,7 +383,7 @@ def test_what_is_too_much_for_the_spool_is_given_up_and_said(
 def test_a_changed_configuration_is_recorded_by_the_names_of_its_sections(tmp_path: Path, database: Database) -> None:
     file = tmp_path / "audit.log"
     settings = _settings(tmp_path, file=str(file))
-    trail = _trail(settings, database, Clock())
+    trail = _trail(settings, database, Clock(NOW))
     trail.start()
     trail.reload(settings)
     peer = PeerSettings(name="pacs", ae_title="ARCHIVE", host="192.0.2.8", port=104)
@@ -436,7 +414,7 @@ def test_what_peers_are_asked_is_told_of_without_whose_it_is(tmp_path: Path, dat
             asking: tuple[tuple[Kind, str], ...] = (("priors", "pacs"), ("count", "pacs"), ("count", "away"))
             for kind, peer in asking:
                 add_query(connection, kind, series_id, peer, 1.0)
-        service = QueryService(settings, database, Clock(), default_rng(0))
+        service = QueryService(settings, database, Clock(NOW), default_rng(0))
         service.step()
         wait_until(lambda: _are_answered(database, series_id), WAIT_S, "the questions being answered")
         service.stop(WAIT_S)
@@ -459,7 +437,7 @@ def _are_answered(database: Database, series_id: int) -> bool:
 
 
 def test_without_a_channel_nothing_is_kept(tmp_path: Path, database: Database) -> None:
-    trail = _trail(_settings(tmp_path), database, Clock())
+    trail = _trail(_settings(tmp_path), database, Clock(NOW))
     trail.start()
     receive(database, MR, now=NOW)
     _step(trail)

@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,7 @@ from numpy.random import default_rng
 
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.jobs import JobClaim, claim_job, move_claimed_job
-from dicomnode.database.migrate import migrate
 from dicomnode.database.notices import Notice, fetch_notices
-from dicomnode.database.store import Store
 from dicomnode.errors import (
     DatabaseUnavailableError,
     DicomnodeError,
@@ -35,6 +32,7 @@ from dicomnode.settings import NodeSettings, SendSettings, Settings
 from dicomnode.settings_limits import LimitSettings
 from dicomnode.settings_reporting import EmailSettings, NoticeSettings, WebhookSettings
 from tests.certificates import Authority
+from tests.clocks import Clock
 from tests.notice_receivers import HttpReceiver, MailServer, receive_posts
 from tests.peers_programs import LOOPBACK, free_port
 from tests.rows import add_waiting_job
@@ -44,26 +42,6 @@ SECRET = "5f0c2c1e6d4b4f7fa9a1"  # noqa: S105 - of this test alone
 MESSAGE = Message("7", "DICOMNODE", "job_failed", 3, ("job 4", "job 5"), 1700000000.0)
 NOW = 1700000100.0
 WAIT_S = 30.0
-
-
-class Clock:
-    """A clock that stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    Store(tmp_path).make_folders()
-    url = f"sqlite:///{tmp_path / 'dicomnode.sqlite'}"
-    migrate(url)
-    database = open_database(url)
-    yield database
-    database.close()
 
 
 def _settings(
@@ -247,7 +225,7 @@ def test_what_needs_a_person_is_told_once_by_each_channel(
     tmp_path: Path, authority: Authority, database: Database
 ) -> None:
     with receive_posts() as receiver, MailServer(tmp_path, authority, "none") as server:
-        clock = Clock()
+        clock = Clock(NOW)
         settings = _settings(tmp_path, f"http://{LOOPBACK}:{receiver.port}/", server.settings())
         failed, review = _end_job(database, "failed"), _end_job(database, "review")
         first = _service(settings, database, clock)
@@ -272,7 +250,7 @@ def test_what_needs_a_person_is_told_once_by_each_channel(
 
 def test_many_that_fail_one_after_the_other_make_one_notice_a_window(tmp_path: Path, database: Database) -> None:
     with receive_posts() as receiver:
-        clock = Clock()
+        clock = Clock(NOW)
         settings = _settings(tmp_path, f"http://{LOOPBACK}:{receiver.port}/")
         service = _service(settings, database, clock)
         jobs = []
@@ -287,7 +265,7 @@ def test_many_that_fail_one_after_the_other_make_one_notice_a_window(tmp_path: P
 def test_a_receiver_that_was_away_is_told_when_it_is_back(tmp_path: Path, database: Database) -> None:
     with receive_posts() as receiver:
         receiver.statuses += [503, 503]
-        clock = Clock()
+        clock = Clock(NOW)
         service = _service(_settings(tmp_path, f"http://{LOOPBACK}:{receiver.port}/"), database, clock)
         job_id = _end_job(database, "failed")
         _step(service)
@@ -310,7 +288,7 @@ def test_a_notice_is_given_up_when_refused_or_out_of_attempts(
 ) -> None:
     with receive_posts() as receiver:
         receiver.statuses += statuses
-        clock = Clock()
+        clock = Clock(NOW)
         service = _service(_settings(tmp_path, f"http://{LOOPBACK}:{receiver.port}/"), database, clock)
         _end_job(database, "failed")
         for _ in range(4):
@@ -325,7 +303,7 @@ def test_a_disk_below_its_reserve_is_told_once_until_it_was_well_for_a_window(
     tmp_path: Path, database: Database
 ) -> None:
     with receive_posts() as receiver:
-        clock = Clock()
+        clock = Clock(NOW)
         url = f"http://{LOOPBACK}:{receiver.port}/"
         well, full = _settings(tmp_path, url), _settings(tmp_path, url, disk_reserve_bytes=10**18)
         service = _service(full, database, clock)
@@ -346,7 +324,7 @@ def test_a_disk_that_takes_no_row_is_told_all_the_same_and_once(tmp_path: Path, 
     root = tmp_path / "gone"
     with receive_posts() as receiver:
         receiver.statuses += [503]
-        clock = Clock()
+        clock = Clock(NOW)
         settings = _settings(tmp_path, f"http://{LOOPBACK}:{receiver.port}/")
         node = settings.node.model_copy(update={"storage_root": root})
         away = open_database(f"sqlite:///{root / 'dicomnode.sqlite'}")
@@ -363,7 +341,7 @@ def test_a_disk_that_takes_no_row_is_told_all_the_same_and_once(tmp_path: Path, 
 
 def test_a_database_that_stays_away_is_told(tmp_path: Path, database: Database) -> None:
     with receive_posts() as receiver:
-        clock = Clock()
+        clock = Clock(NOW)
         away = open_database(f"sqlite:///{tmp_path / 'none' / 'dicomnode.sqlite'}")
         service = _service(_settings(tmp_path, f"http://{LOOPBACK}:{receiver.port}/"), away, clock)
         told = []
@@ -381,7 +359,7 @@ def test_a_database_that_stays_away_is_told(tmp_path: Path, database: Database) 
 
 def test_a_certificate_that_runs_out_is_told_once(tmp_path: Path, authority: Authority, database: Database) -> None:
     with receive_posts() as receiver:
-        clock = Clock()
+        clock = Clock(NOW)
         settings = _settings(tmp_path, f"http://{LOOPBACK}:{receiver.port}/")
         tls = authority.settings(authority.sign("/CN=node", days=10))
         service = _service(settings.model_copy(update={"tls": tls}), database, clock)

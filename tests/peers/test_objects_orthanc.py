@@ -18,7 +18,7 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 
-from dicomnode.database.engine import Database, open_database
+from dicomnode.database.engine import Database
 from dicomnode.database.jobs import JobClaim, claim_job, move_claimed_job, record_outputs
 from dicomnode.database.outbox import fetch_outbox
 from dicomnode.outputs.compression import COMPRESSED, find_copy_path, write_copies
@@ -28,7 +28,6 @@ from dicomnode.routes import owe_results
 from dicomnode.send.service import SendService
 from dicomnode.setting_values import Compression
 from dicomnode.settings import DestinationSettings, NodeSettings, PeerSettings, Settings
-from tests.databases import make_sqlite
 from tests.dicomnode.outputs.known_inputs import INPUTS
 from tests.peers_programs import LOOPBACK, Orthanc, data_set_bytes
 from tests.rows import add_waiting_job
@@ -36,15 +35,6 @@ from tests.waiting import wait_until
 
 DELIVERY_S = 120.0
 ORIENTED = ("axial", "coronal", "sagittal half millimetre", "oblique", "Enhanced")
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    url = Settings(node=NodeSettings(storage_root=tmp_path)).database_url
-    make_sqlite(url)
-    opened = open_database(url)
-    yield opened
-    opened.close()
 
 
 def make_settings(root: Path, ports: Mapping[str, int], compression: Compression) -> Settings:

@@ -19,10 +19,10 @@ import pytest
 
 from dicomnode.database.engine import Database
 from dicomnode.send.service import SendService
+from tests.clocks import Clock
 from tests.peers_programs import LOOPBACK, Orthanc, StoreScp, data_set_bytes, free_port
 from tests.rows import owe_files
 from tests.system.test_delivery_outbox import (
-    Clock,
     _answering,
     _are_all,
     _hanging_up,

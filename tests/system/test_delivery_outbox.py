@@ -22,6 +22,7 @@ from dicomnode.send.delivery import WORTH_ONE
 from dicomnode.send.service import SendService
 from dicomnode.settings import DestinationSettings, NodeSettings, PeerSettings, SendSettings, Settings
 from tests.certificates import Authority
+from tests.clocks import Clock
 from tests.databases import make_sqlite
 from tests.house import spoil
 from tests.peers_programs import LOOPBACK, Orthanc, StoreScp, data_set_bytes, free_port
@@ -29,16 +30,6 @@ from tests.rows import owe_files
 from tests.waiting import wait_until
 
 DELIVERY_TIMEOUT_S = 60.0
-
-
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
