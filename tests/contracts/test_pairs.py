@@ -76,9 +76,7 @@ def test_a_newer_pair_rejects_held_ones_of_the_same_series(database: Database) -
     assert _pair(database, ready).state == "ready"
 
 
-@pytest.mark.parametrize(
-    ("state", "to"), [(old, new) for old, all_ in PAIR_MOVES.items() for new in sorted(all_)]
-)
+@pytest.mark.parametrize(("state", "to"), [(old, new) for old, all_ in PAIR_MOVES.items() for new in sorted(all_)])
 def test_a_pair_makes_the_moves_of_the_table(database: Database, state: str, to: str) -> None:
     pair_id = add_ready_pair(database, state=state)
 
