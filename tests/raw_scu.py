@@ -101,7 +101,12 @@ class RawScu:
         return None if answer is None else cast(C_STORE, answer).Status
 
     def _pause(self) -> None:
-        """Keep pynetdicom's own loop from taking the answer, as `send_c_store` does."""
+        """Keep pynetdicom's own loop from taking the answer, as `send_c_store` does.
+
+        That may find it paused still from the time before, and then lose the answer to it: here it goes on first.
+        """
+        while self.association._is_paused and self.association.is_alive():
+            time.sleep(0.0001)
         self.association._reactor_checkpoint.clear()
         while not self.association._is_paused:
             time.sleep(0.0001)

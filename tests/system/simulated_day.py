@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -165,8 +166,12 @@ class Day:
         self.pacs: Any = None
 
     def used_bytes(self) -> int:
-        """Return what the simulated disk holds."""
-        return sum(path.stat().st_size for path in list_files(self.store.root))
+        """Return what the simulated disk holds; a worker's files may get their names meanwhile."""
+        used = 0
+        for path in list_files(self.store.root):
+            with suppress(FileNotFoundError):
+                used += path.stat().st_size
+        return used
 
     def live(self) -> None:
         """Let rounds pass until the day is over, or this life."""

@@ -85,7 +85,7 @@ def test_a_node_is_backed_up_verified_and_restored_by_command(
     spoil(house.root / spoiled)
     found = run("verify", "--config", config)
     assert found.code == 3
-    assert found.out.startswith(f"{spoiled}: its SHA-256 is ")
+    assert found.out.startswith(f"{spoiled}: has the SHA-256 ")
     damaged = run("backup", tmp_path / "second", "--config", config, "--json")
     assert (damaged.code, [one["path"] for one in damaged.json["differences"]]) == (3, [spoiled])
 
