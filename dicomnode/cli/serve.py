@@ -7,6 +7,7 @@ Never: work in a signal handler; settings that were not checked as a whole befor
 from __future__ import annotations
 
 import argparse
+import gc
 import queue
 import signal
 from pathlib import Path
@@ -34,6 +35,8 @@ def serve(arguments: argparse.Namespace) -> int:
     with announce_node(settings.node.storage_root) as announced:
         node = Node(settings, roles)
         node.start()
+        gc.collect()
+        gc.freeze()  # pynetdicom collects garbage every 60 connections: all that is here by now need not be looked at
         systemd.notify(systemd.READY)
         try:
             _follow_signals(node, arguments.config, signals, announced)

@@ -54,10 +54,6 @@ class Store:
         """Return the spool folder of the process `node`, 32 hexadecimal digits."""
         return self.spool_root / _checked_node(node)
 
-    def spool_path(self, node: str, file_name: str) -> Path:
-        """Return where `node` keeps a file until its row is committed; it has no suffix there, as it may be empty."""
-        return self.spool_folder(node) / _checked(file_name).removesuffix(SUFFIX)
-
     def list_spool(self, node: str) -> dict[str, Path]:
         """Return what lies in the spool of `node`, by the name that each file will have in the store."""
         return {

@@ -197,7 +197,8 @@ class Associations:
         try:
             if sender is None:
                 raise NotAuthorisedError("the association was not admitted")
-            status = self._store(request, sender)
+            ingest(self._intake, request, sender, limits=self.rules.settings.limits, now=self._clock())
+            status = StoreStatus.SUCCESS
         except PeerProtocolError:
             raise
         except DicomnodeError as error:
@@ -278,11 +279,6 @@ class Associations:
         log.warning("receive.refused", rule=rule, why=why)
         association.acse.send_reject(*rejection)
         association.kill()
-
-    def _store(self, request: StoreRequest, sender: Sender) -> StoreStatus:
-        stored = ingest(self._intake, request, sender, limits=self.rules.settings.limits, now=self._clock())
-        log.debug("receive.stored", association_id=sender.association_id, outcome=stored.value)
-        return StoreStatus.SUCCESS
 
     def _add_sender(self, association: Association, admission: Admission, caller: Caller) -> None:
         who = (admission.ae_title, caller.address, admission.may_store)

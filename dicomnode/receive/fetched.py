@@ -53,8 +53,7 @@ def _receive_folder(folder: Path, query: Query, intake: Intake, settings: Settin
     try:
         for path in sorted(folder.glob("*.dcm")):
             try:
-                outcome = ingest(intake, _read_request(path), sender, limits=settings.limits, now=now)
-                log.debug("receive.stored", association_id=sender.association_id, outcome=outcome.value)
+                ingest(intake, _read_request(path), sender, limits=settings.limits, now=now)
             except PermanentError as error:
                 log.warning("receive.failed", query_id=query.id, status=f"{error.store_status:04X}", why=str(error))
             path.unlink()

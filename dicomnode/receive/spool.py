@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import BinaryIO, NamedTuple
@@ -90,9 +91,9 @@ class Spool:
                 os.close(file.descriptor)
         return StoredFile(f"{file.path.name}{SUFFIX}", meta.transfer_syntax_uid, len(data), sha256.hexdigest())
 
-    @property
+    @cached_property
     def folder(self) -> Path:
-        """Where the instances are that may have no row yet."""
+        """Where the instances are that may have no row yet; their names have no suffix there, as they may be empty."""
         return self.store.spool_folder(self.node)
 
     @property
@@ -112,7 +113,7 @@ class Spool:
             made: list[_EmptyFile] = []
             try:
                 for name in make_file_names(FILES - self._empty.qsize()):
-                    path = self.store.spool_path(self.node, name)
+                    path = self.folder / name.removesuffix(SUFFIX)
                     made.append(_EmptyFile(path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)))
                 sync_folder(self.folder)
             except BaseException:
@@ -137,7 +138,7 @@ class Spool:
         changed: set[Path] = set()
         with self._folders, translated(self.store.root):
             for file_name, recording in recordings:
-                path = self.store.spool_path(self.node, file_name)
+                path = self.folder / file_name.removesuffix(SUFFIX)
                 try:
                     if place := self._find_place(file_name, recording):
                         path.rename(place)

@@ -370,7 +370,7 @@ def test_the_spool_of_a_living_process_is_left_alone(bench: Bench, database_url:
         assert other.stdin is not None
         assert other.stdout is not None
         node = other.stdout.readline().strip()
-        under_way = bench.store.spool_path(node, make_file_name())
+        under_way = bench.store.spool_folder(node) / make_file_name().removesuffix(".dcm")
         under_way.write_bytes(b"half an inst")
 
         close_spool(open_spool(bench.store, bench.database, NOW), bench.database, NOW)
