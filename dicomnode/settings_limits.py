@@ -12,7 +12,6 @@ from pydantic import Field
 
 from dicomnode.setting_values import Section
 
-
 NESTING_DEPTH_MAX = 1000  # what was taken under any setting is understood again
 
 

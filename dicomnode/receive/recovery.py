@@ -102,7 +102,7 @@ def _try_lock(lock: BinaryIO) -> bool:
 
 
 def _is_locked(folder: Path) -> bool:
-    """Say whether the process that a spool belongs to lives: the folder of a dead one may hold what a person must see."""
+    """Say whether the process that a spool belongs to lives; that of a dead one may hold what a person must see."""
     with (folder / _LOCK_NAME).open("ab") as lock:
         return not _try_lock(lock)
 
