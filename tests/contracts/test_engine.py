@@ -25,7 +25,7 @@ def test_a_database_that_may_only_be_read_is_away(database: Database) -> None:
         connection.exec_driver_sql(READ_ONLY[connection.dialect.name])
 
     event.listen(database.engine, "begin", become_read_only)
-    with pytest.raises(DatabaseUnavailableError, match="read-?only"), database.write() as connection:
+    with pytest.raises(DatabaseUnavailableError, match=r"read-?only"), database.write() as connection:
         connection.execute(insert(studies), STUDY)
 
 
