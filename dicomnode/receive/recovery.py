@@ -58,7 +58,7 @@ def open_spool(store: Store, database: Database, now: float) -> Spool:
         store.spool_folder(node).mkdir(mode=0o750)
         sync_folder(store.spool_root)
         lock_of_ours = (store.spool_folder(node) / _LOCK_NAME).open("wb")
-        _try_lock(lock_of_ours)
+        try_lock(lock_of_ours)
         return Spool(store, node, lock_of_ours)
 
 
@@ -88,11 +88,11 @@ def _start_lock(store: Store) -> Iterator[None]:
 def _settle_dead(store: Store, database: Database) -> None:
     for folder in sorted(path for path in store.spool_root.iterdir() if path.is_dir()):
         with (folder / _LOCK_NAME).open("ab") as lock:
-            if _try_lock(lock):  # the process that had it is dead
+            if try_lock(lock):  # the process that had it is dead
                 _settle(Spool(store, folder.name, lock), database)
 
 
-def _try_lock(lock: BinaryIO) -> bool:
+def try_lock(lock: BinaryIO) -> bool:
     """Take a lock that ends with the process, however it ends (worker processes are spawned, and inherit none)."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,7 +104,7 @@ def _try_lock(lock: BinaryIO) -> bool:
 def _is_locked(folder: Path) -> bool:
     """Say whether the process that a spool belongs to lives; that of a dead one may hold what a person must see."""
     with (folder / _LOCK_NAME).open("ab") as lock:
-        return not _try_lock(lock)
+        return not try_lock(lock)
 
 
 def _settle(spool: Spool, database: Database) -> None:
