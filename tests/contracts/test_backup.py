@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import Connection, MetaData, text
 from structlog.testing import capture_logs
 
+from dicomnode.app import Node
 from dicomnode.backup.make import Made, make_backup
 from dicomnode.backup.manifest import FILES, FILES_LIST, MANIFEST
 from dicomnode.backup.restore import restore_backup
@@ -37,6 +38,7 @@ from dicomnode.settings_keeping import BackupSettings, KeepSettings, RetentionSe
 from tests.house import DAY_S, House, fetch_all, spoil, without
 from tests.peers_programs import data_set_bytes
 from tests.rows import due
+from tests.waiting import wait_until
 
 HELD = ("marks",)  # of the process that made the backup
 
@@ -432,6 +434,24 @@ def test_a_node_that_stops_does_not_wait_for_its_backup_which_is_tried_again_soo
     assert list((tmp_path / "backups").iterdir()) == []
     house.now += 600.0
     assert make_due_backup(settings, house.database, house.clock)
+
+
+def test_a_stop_of_the_whole_node_ends_its_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dicomnode.app.BACKUP_TICK_S", 0.1)
+    settings = settings_at(tmp_path / "root").model_copy(
+        update={"backup": BackupSettings(folder=str(tmp_path / "backups"))}
+    )
+    waiting = Store(tmp_path / "root").fetched_folder(99)  # of another database: each is copied
+    waiting.mkdir(parents=True)
+    for number in range(5000):
+        (waiting / f"{number:032x}.dcm").write_bytes(b"instance")
+    node = Node(settings, ["receive"])
+    node.start(0)
+    try:
+        wait_until(lambda: any((tmp_path / "backups").glob(f"*/{FILES}/**/*.dcm")), 30.0, "a backup under way")
+    finally:
+        node.stop()
+    assert list((tmp_path / "backups").iterdir()) == []
 
 
 def test_a_backup_folder_that_cannot_be_read_is_said_and_looked_at_again_soon(house: House, tmp_path: Path) -> None:
