@@ -179,6 +179,8 @@ class Node:
         if scp is not None:
             steps["receive"] = scp.step
         self._start_clock(started, steps, housekeeping)
+        if housekeeping is not None:
+            started.callback(housekeeping.stop)  # before the clock, which waits for what it has called
         if scp is not None:
             self._scp = scp
             scp.start(port)

@@ -12,6 +12,8 @@ from pydantic import Field
 
 from dicomnode.setting_values import Section
 
+NESTING_DEPTH_MAX = 1000  # what was taken under any setting is understood again
+
 
 class LimitSettings(Section):
     """What one peer, or all together, may take."""
@@ -29,7 +31,7 @@ class LimitSettings(Section):
     data_set_bytes: Annotated[int, Field(ge=1024)] = 1073741824
     data_set_s: Annotated[float, Field(gt=0)] = 900.0
     memory_bytes: Annotated[int, Field(ge=1024)] = 2147483648
-    nesting_depth: Annotated[int, Field(ge=1, le=1000)] = 64
+    nesting_depth: Annotated[int, Field(ge=1, le=NESTING_DEPTH_MAX)] = 64
     idle_s: Annotated[float, Field(gt=0)] = 60.0
     disk_reserve_bytes: Annotated[int, Field(ge=0)] = 1073741824
     shutdown_s: Annotated[float, Field(gt=0)] = 20.0

@@ -30,12 +30,12 @@ from dicomnode.backup.manifest import (
     write_manifest,
 )
 from dicomnode.database.engine import Database
-from dicomnode.database.marks import BACKUP_LEASE_S, hold_files, release_files
+from dicomnode.database.marks import BACKUP_LEASE_S, hold_files
 from dicomnode.database.migrate import find_latest_revision
 from dicomnode.database.snapshots import TABLES, fetch_revision, fetch_rows
 from dicomnode.database.store import Store
 from dicomnode.digests import PIECE_BYTES, digest_data_set
-from dicomnode.errors import StorageFailedError, UsageError
+from dicomnode.errors import StorageFailedError, TransientError, UsageError
 from dicomnode.outputs.compression import find_copy_path
 
 FOLDER_MODE = 0o700
@@ -69,7 +69,14 @@ class Made:
     damaged: tuple[FileEntry, ...]
 
 
-def make_backup(store: Store, database: Database, folder: Path, clock: Clock, previous: Path | None = None) -> Made:
+def make_backup(
+    store: Store,
+    database: Database,
+    folder: Path,
+    clock: Clock,
+    previous: Path | None = None,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Made:
     """Copy everything a node holds into a new folder that only this user can read.
 
     Parameters
@@ -83,15 +90,21 @@ def make_backup(store: Store, database: Database, folder: Path, clock: Clock, pr
         UTC epoch seconds.
     previous : Path, optional
         An earlier backup on the same disk: what is the same is not copied again, both name one file.
+    is_over : callable
+        Whether the process is to end, asked before each file.
 
     Raises
     ------
+    TransientError
+        If it is over; what was written is removed.
     UsageError
         If the folder holds something, or the database is of another version of the software.
     StorageFailedError
         If something cannot be read or written; what was written is removed.
     """
-    with _new_folder(folder), _held(database, clock) as keep:
+    keep = _hold(database, clock, is_over)
+    with _new_folder(folder):
+        keep()
         # Before the rows: what is whole here has its row by then, or is copied as it lies.
         unrecorded = _list_unrecorded(store)
         made_at = clock()
@@ -139,26 +152,21 @@ def _new_folder(folder: Path) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def _held(database: Database, clock: Clock) -> Iterator[Keep]:
-    """Keep every file from being deleted; the function given is to be called now and then."""
-    held_at = clock()
+def _hold(database: Database, clock: Clock, is_over: Callable[[], bool]) -> Keep:
+    """Return a function that keeps every file from being deleted, to be called now and then."""
+    held_at: float | None = None
 
     def keep() -> None:
         nonlocal held_at
+        if is_over():
+            raise TransientError("the node stops")
         now = clock()
-        if not 0 <= now - held_at < BACKUP_LEASE_S / 4:
+        if held_at is None or not 0 <= now - held_at < BACKUP_LEASE_S / 4:
             held_at = now
             with database.write() as connection:
                 hold_files(connection, now)
 
-    with database.write() as connection:
-        hold_files(connection, held_at)
-    try:
-        yield keep
-    finally:
-        with database.write() as connection:
-            release_files(connection)
+    return keep
 
 
 def _list_unrecorded(store: Store) -> dict[str, Wanted]:

@@ -15,7 +15,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import (
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from dicomnode.errors import DatabaseUnavailableError
@@ -23,6 +31,8 @@ from dicomnode.errors import DatabaseUnavailableError
 BUSY_TIMEOUT_S = 30.0
 VACUUM_PAGES = 4096  # of 4 KiB: given back in one transaction, which others wait for
 VACUUM_SHARE = 0.25  # of a database file that may be free: most of it is filled again
+# What a database says of a row or a statement, and not of itself (PEP 249).
+_OF_A_STATEMENT = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class Database:
         Raises
         ------
         DatabaseUnavailableError
-            If the database cannot be reached or stays locked for 30 s; nothing was written.
+            If the database cannot be reached or written, or stays locked for 30 s; nothing was written.
         """
         with _translated(), self.engine.begin() as connection:
             yield connection
@@ -106,12 +116,30 @@ def open_database(url: str) -> Database:
     return Database(engine)
 
 
+def is_unavailable(error: SQLAlchemyError) -> bool:
+    """Say whether it is the database that cannot do anything now: away, full, locked, only to be read, or damaged."""
+    is_of_database = isinstance(error, DatabaseError) and not isinstance(error, _OF_A_STATEMENT)
+    return is_of_database or isinstance(error, PoolTimeoutError)
+
+
+def explain_unavailable(error: Exception) -> str:
+    """Return why the database can do nothing now, by SQLAlchemy's word or the driver's."""
+    if isinstance(error, PoolTimeoutError):
+        return "database: every connection is in use"
+    said = getattr(error, "orig", error)
+    # Those that have a class of their own, below this one, are over when others are done or a disk has room.
+    is_damaged = type(said) is sqlite3.DatabaseError
+    return f"database: {said}; restore it from a backup" if is_damaged else f"database: {said}"
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
-    except OperationalError as error:
-        raise DatabaseUnavailableError(f"database: {error.orig}") from error
+    except SQLAlchemyError as error:
+        if not is_unavailable(error):
+            raise
+        raise DatabaseUnavailableError(explain_unavailable(error)) from error
 
 
 def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:

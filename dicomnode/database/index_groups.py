@@ -14,8 +14,9 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, Executable, Row, bindparam, select, union_all
-from sqlalchemy.exc import OperationalError, StatementError
+from sqlalchemy.exc import StatementError
 
+from dicomnode.database.engine import is_unavailable
 from dicomnode.database.index import (
     Arrival,
     InstanceHeader,
@@ -117,10 +118,8 @@ def _add(connection: Connection, homes: Sequence[_Home]) -> set[str]:
         # One row alone may fail with its transaction.
         with connection.begin_nested() if len(rows) > 1 else nullcontext():
             added = set(connection.execute(statement, rows).scalars())
-    except OperationalError:  # the database, not a row
-        raise
-    except StatementError:
-        if len(rows) == 1:
+    except StatementError as error:
+        if len(rows) == 1 or is_unavailable(error):  # the database, not a row
             raise
         return set()
     for home in homes:
@@ -147,7 +146,7 @@ def _record_apart(connection: Connection, one: Received) -> Recording | Statemen
     try:
         with connection.begin_nested():
             return record_instance(connection, one.header, one.file, one.arrival)
-    except OperationalError:  # the database, not the row
-        raise
     except StatementError as error:
+        if is_unavailable(error):  # the database, not the row
+            raise
         return error

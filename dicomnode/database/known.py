@@ -10,9 +10,9 @@ import threading
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, union_all
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
-from dicomnode.database.engine import Database
+from dicomnode.database.engine import Database, explain_unavailable
 from dicomnode.database.schema import instances, outputs
 from dicomnode.errors import DatabaseUnavailableError
 
@@ -47,9 +47,9 @@ class KnownInstances:
                 rows = cursor.fetchall()
                 cursor.close()
                 return bool(rows)
-            except (DBAPIError, self._database.engine.dialect.loaded_dbapi.Error) as error:
+            except (SQLAlchemyError, self._database.engine.dialect.loaded_dbapi.Error) as error:
                 self._drop()
-                raise DatabaseUnavailableError(f"database: {getattr(error, 'orig', error)}") from error
+                raise DatabaseUnavailableError(explain_unavailable(error)) from error
 
     def close(self) -> None:
         """Give the connection back."""

@@ -54,13 +54,11 @@ def claim_turn(connection: Connection, name: str, now: float, period_s: float) -
 
 
 def hold_files(connection: Connection, now: float) -> None:
-    """Keep every file for `BACKUP_LEASE_S` from now: a backup is being made of them."""
+    """Keep every file for `BACKUP_LEASE_S` from now: a backup is being made of them.
+
+    Nobody lets go of them before: another backup may be under way.
+    """
     set_mark(connection, BACKUP, until=now + BACKUP_LEASE_S)
-
-
-def release_files(connection: Connection) -> None:
-    """Let files be deleted again."""
-    set_mark(connection, BACKUP, until=0.0)
 
 
 def are_files_held(connection: Connection, now: float) -> bool:

@@ -6,6 +6,7 @@ Never: a step that takes long: each does a little, and the next goes on; a state
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -51,6 +52,7 @@ class HousekeepingService:
         self._monotonic = monotonic
         self._free_bytes = free_bytes or partial(measure_free_bytes, self._store.root)
         self._seen: Moment | None = None
+        self._stopping = threading.Event()
         self._next: dict[str, float] = {}  # monotonic seconds
 
     def reload(self, settings: Settings) -> None:
@@ -80,9 +82,13 @@ class HousekeepingService:
     def back_up(self) -> None:
         """Make a backup where one is due; this takes as long as copying everything does."""
         try:
-            make_due_backup(self._settings, self._database, self._clock)
+            make_due_backup(self._settings, self._database, self._clock, self._stopping.is_set)
         except DicomnodeError as error:  # whether one is due, or when to try again, could not be read or noted
             log.error("backup.failed", reason=str(error))
+
+    def stop(self) -> None:
+        """Let a backup that is under way end before its next file: it is tried again soon after the next start."""
+        self._stopping.set()
 
     def _look(self) -> None:
         """Delete what may go; while more of it waits, the next step looks again."""

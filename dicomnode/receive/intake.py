@@ -51,7 +51,7 @@ class Intake:
         self._progress = threading.Condition(lock)  # for those who wait for it
         self._queue: deque[_Wanted] = deque()
         self._claims: set[str] = set()  # UIDs that are being stored, or have no row yet
-        self._failure: Exception | None = None  # of the last commit, until one succeeds
+        self._failure: DatabaseUnavailableError | None = None  # of the last commit, until one succeeds
         self._writer: threading.Thread | None = None
         self._is_hurried = self._is_stopping = False
 
@@ -174,7 +174,7 @@ class Intake:
                 self._put_back(group, error)
             except Exception as error:  # the C-STORE handler's boundary, behind the answer
                 log.exception("receive.index_failed")
-                self._put_back(group, error)
+                self._put_back(group, DatabaseUnavailableError(f"rows: {type(error).__name__}, the log has it"))
             else:
                 self._finish(group, outcomes)
             if self._is_stopping and self._failure is not None:
@@ -211,7 +211,7 @@ class Intake:
                     self._claims.discard(wanted.what.header.sop_instance_uid)
             self._progress.notify_all()
 
-    def _put_back(self, group: list[_Wanted], error: Exception) -> None:
+    def _put_back(self, group: list[_Wanted], error: DatabaseUnavailableError) -> None:
         """Keep what was answered for another time, and tell the others that they have no rows."""
         with self._progress:
             self._failure = error

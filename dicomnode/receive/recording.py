@@ -20,6 +20,7 @@ from dicomnode.database.index import (
     Recording,
     StoredFile,
     close_association,
+    find_association,
     open_association,
 )
 from dicomnode.database.index_groups import Received, record_instances
@@ -42,6 +43,7 @@ class Sender:
     names: tuple[str, ...] = ()  # of the configured peers that it is
     association_id: int | None = None
     unrecorded: int = 0  # instances whose rows are not committed yet
+    is_doubtful: bool = False  # a commit failed: it may have a row all the same
     is_closed: bool = False  # in its row
     outcomes: Counter[str] = field(default_factory=Counter)
 
@@ -82,18 +84,13 @@ def record_group(spool: Spool, database: Database, group: Sequence[Entry | Closi
         If the database could not be written; the rows may have been committed all the same.
     """
     entries = [one for one in group if isinstance(one, Entry)]
-    with database.write() as connection:
-        ids = _open_associations(connection, spool.node, [one.sender for one in group])
-        recordings = record_instances(
-            connection,
-            [
-                Received(one.header, one.file, Arrival(ids[id(one.sender)], one.sender.ae_title, one.received_at))
-                for one in entries
-            ],
-        )
+    try:
+        with database.write() as connection:
+            ids, recordings = _write_rows(connection, spool.node, group)
+    except Exception:
         for one in group:
-            if isinstance(one, Closing):
-                close_association(connection, ids[id(one.sender)], one.closed_at)
+            one.sender.is_doubtful = True
+        raise
     for one in group:
         one.sender.association_id = ids[id(one.sender)]
         one.sender.is_closed |= isinstance(one, Closing)
@@ -102,15 +99,39 @@ def record_group(spool: Spool, database: Database, group: Sequence[Entry | Closi
     return [next(outcomes) if isinstance(one, Entry) else None for one in group]
 
 
+def _write_rows(
+    connection: Connection, node: str, group: Sequence[Entry | Closing]
+) -> tuple[dict[int, int], Sequence[Recording | Exception]]:
+    """Write the rows of a group; return that of each sender, and what became of each instance."""
+    ids = _open_associations(connection, node, [one.sender for one in group])
+    recordings = record_instances(
+        connection,
+        [
+            Received(one.header, one.file, Arrival(ids[id(one.sender)], one.sender.ae_title, one.received_at))
+            for one in group
+            if isinstance(one, Entry)
+        ],
+    )
+    for one in group:
+        if isinstance(one, Closing):
+            close_association(connection, ids[id(one.sender)], one.closed_at)
+    return ids, recordings
+
+
 def _open_associations(connection: Connection, node: str, senders: Sequence[Sender]) -> dict[int, int]:
     """Return the row of each sender by its identity, making those that are missing."""
     ids: dict[int, int] = {}
     for sender in senders:
         if id(sender) not in ids:
-            ids[id(sender)] = sender.association_id or open_association(
-                connection, node=node, calling_ae=sender.ae_title, address=sender.address, now=sender.opened_at
-            )
+            ids[id(sender)] = sender.association_id or _open_association(connection, node, sender)
     return ids
+
+
+def _open_association(connection: Connection, node: str, sender: Sender) -> int:
+    """Return the row of a sender, making it, unless a commit made it whose answer was lost: that one must be closed."""
+    ae_title, address, opened_at = sender.ae_title, sender.address, sender.opened_at
+    made = find_association(connection, node, ae_title, address, opened_at) if sender.is_doubtful else None
+    return made or open_association(connection, node=node, calling_ae=ae_title, address=address, now=opened_at)
 
 
 def _put_in_place(

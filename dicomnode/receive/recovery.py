@@ -32,6 +32,7 @@ from dicomnode.receive.header import read_header
 from dicomnode.receive.part10 import read_whole
 from dicomnode.receive.recording import Entry, Sender, record_group
 from dicomnode.receive.spool import Spool, translated
+from dicomnode.settings_limits import NESTING_DEPTH_MAX
 
 log = get_logger()
 
@@ -57,7 +58,7 @@ def open_spool(store: Store, database: Database, now: float) -> Spool:
         store.spool_folder(node).mkdir(mode=0o750)
         sync_folder(store.spool_root)
         lock_of_ours = (store.spool_folder(node) / _LOCK_NAME).open("wb")
-        _try_lock(lock_of_ours)
+        try_lock(lock_of_ours)
         return Spool(store, node, lock_of_ours)
 
 
@@ -70,8 +71,9 @@ def settle_dead_spools(store: Store, database: Database, now: float) -> None:
 
 def close_spool(spool: Spool, database: Database, now: float) -> None:
     """Give a spool up: settle what is left, close this process's associations, remove the folder."""
-    with spool.lock, _start_lock(spool.store), translated(spool.folder):
-        _settle(spool, database)
+    with _start_lock(spool.store), translated(spool.folder):
+        with spool.lock:
+            _settle(spool, database)
         _close_lost_associations(spool.store, database, now)
 
 
@@ -86,17 +88,23 @@ def _start_lock(store: Store) -> Iterator[None]:
 def _settle_dead(store: Store, database: Database) -> None:
     for folder in sorted(path for path in store.spool_root.iterdir() if path.is_dir()):
         with (folder / _LOCK_NAME).open("ab") as lock:
-            if _try_lock(lock):  # the process that had it is dead
+            if try_lock(lock):  # the process that had it is dead
                 _settle(Spool(store, folder.name, lock), database)
 
 
-def _try_lock(lock: BinaryIO) -> bool:
+def try_lock(lock: BinaryIO) -> bool:
     """Take a lock that ends with the process, however it ends (worker processes are spawned, and inherit none)."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
+
+
+def _is_locked(folder: Path) -> bool:
+    """Say whether the process that a spool belongs to lives; that of a dead one may hold what a person must see."""
+    with (folder / _LOCK_NAME).open("ab") as lock:
+        return not try_lock(lock)
 
 
 def _settle(spool: Spool, database: Database) -> None:
@@ -142,7 +150,7 @@ def _read_entry(file_name: str, path: Path, senders: dict[tuple[str, str, float]
         path.unlink()
         return None
     try:
-        header = read_header(whole.data, whole.transfer_syntax_uid)
+        header = read_header(whole.data, whole.transfer_syntax_uid, NESTING_DEPTH_MAX)
     except PermanentError as error:  # it was understood when it came
         log.error("receive.unindexed", file_name=file_name, why=str(error))
         return None
@@ -164,6 +172,6 @@ def _find_associations(spool: Spool, database: Database, senders: Iterable[Sende
 
 
 def _close_lost_associations(store: Store, database: Database, now: float) -> None:
-    living = [path.name for path in store.spool_root.iterdir() if path.is_dir()]
+    living = [path.name for path in store.spool_root.iterdir() if path.is_dir() and _is_locked(path)]
     with database.write() as connection:
         close_lost_associations(connection, living, now)

@@ -34,6 +34,7 @@ from dicomnode.receive.intake import Intake
 from dicomnode.receive.recovery import close_spool, open_spool, settle_dead_spools
 from dicomnode.receive.waiting import WaitingConnections
 from dicomnode.settings import Settings
+from dicomnode.settings_limits import LimitSettings
 from dicomnode.tls import make_server_context
 
 log = get_logger()
@@ -182,9 +183,12 @@ class StorageScp:
 
     def reload(self, settings: Settings) -> None:
         """Judge requests from now on by other settings; associations that run go on, and the port stays the same."""
-        _, associations, _ = self._parts()
+        server, associations, _ = self._parts()
         if self._tls_server is not None and settings.tls.certificate:
             self._tls_server.context = make_server_context(settings.tls)
+            self._tls_server.idle_s = settings.limits.idle_s
+        for one in [server] if self._tls_server is None else [server, self._tls_server]:
+            _set_limits(one.ae, settings.limits)
         if self._tls_place() != (settings.tls.port if settings.tls.certificate else None):
             log.warning("node.restart_needed", sections=["tls"])  # which port is open does not change
         associations.rules = Rules(settings, resolve_peers(settings.peers))
@@ -257,10 +261,8 @@ def _open_port(kind: type[_Kind], settings: Settings, place: tuple[str, int], as
     entity = AE(settings.node.ae_title)
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    entity.maximum_pdu_size = settings.limits.pdu_bytes
     entity.maximum_associations = CONNECTIONS_MAX
-    entity.network_timeout = settings.limits.idle_s
-    entity.acse_timeout = min(ASSOCIATE_TIMEOUT_S, settings.limits.idle_s)
+    _set_limits(entity, settings.limits)
     handlers: list[evt.EventHandlerType] = [
         (evt.EVT_REQUESTED, associations.handle_request),
         (evt.EVT_C_STORE, associations.handle_store),
@@ -284,6 +286,13 @@ def _open_port(kind: type[_Kind], settings: Settings, place: tuple[str, int], as
         ) from error
     server.associations, server.waiting = associations, associations.waiting
     return server
+
+
+def _set_limits(entity: AE, limits: LimitSettings) -> None:
+    """Let pynetdicom tell, and hold, who comes from now on to these limits."""
+    entity.maximum_pdu_size = limits.pdu_bytes
+    entity.network_timeout = limits.idle_s
+    entity.acse_timeout = min(ASSOCIATE_TIMEOUT_S, limits.idle_s)
 
 
 def _close_port(server: _Server) -> None:

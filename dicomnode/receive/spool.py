@@ -21,6 +21,7 @@ from typing import BinaryIO, NamedTuple
 
 from dicomnode.database.index import Recorded, Recording, StoredFile
 from dicomnode.database.store import SUFFIX, Store, make_file_names
+from dicomnode.digests import digest_data_set
 from dicomnode.durable import sync_folder
 from dicomnode.errors import StorageFailedError, StorageFullError
 from dicomnode.logs import get_logger
@@ -158,10 +159,17 @@ class Spool:
             return self.store.instance_path(file_name)
         if recording.kind is Recorded.CONFLICT:
             return self.store.conflict_path(file_name)
-        if recording.kind is Recorded.IDENTICAL and not self.store.find_instance(recording.file_name).exists():
+        if recording.kind is Recorded.IDENTICAL and not self._is_kept(recording.file_name, file_name):
             log.error("receive.lost_file_replaced", file_name=recording.file_name)
             return self.store.instance_path(recording.file_name)
         return None
+
+    def _is_kept(self, kept_name: str, file_name: str) -> bool:
+        """Say whether an indexed file still holds what came again: the copy may be the only good one."""
+        sha256 = digest_data_set(self.folder / file_name.removesuffix(SUFFIX))
+        with suppress(OSError):
+            return digest_data_set(self.store.find_instance(kept_name)) == sha256
+        return False
 
     def _take_file(self) -> _EmptyFile:
         while True:

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from numpy.random import Generator
 from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
 
 from dicomnode.audit import (
     RECORDING_STOPPED,
@@ -61,6 +60,7 @@ from dicomnode.send.collectors import make_collectors
 from dicomnode.send.retry import draw_wait_s
 from dicomnode.send.threads import Threads
 from dicomnode.settings import Settings
+from dicomnode.volumes.headers import PARSE_ERRORS, quiet_reading
 
 log = get_logger()
 
@@ -238,9 +238,10 @@ def _make_sending(sent: Sent, node: Party, settings: Settings) -> Transfer:
 def _read_study_uid(path: Path) -> str:
     """Return whose study a result is in; the settings of the time it was made decided that, and the file says it."""
     try:
-        return str(dcmread(path, specific_tags=["StudyInstanceUID"], stop_before_pixels=True).StudyInstanceUID)
-    except (OSError, InvalidDicomError, AttributeError):
-        return "unknown"  # the file is gone since: that it was sent is told all the same
+        with quiet_reading():
+            return str(dcmread(path, specific_tags=["StudyInstanceUID"], stop_before_pixels=True).StudyInstanceUID)
+    except PARSE_ERRORS:
+        return "unknown"  # the file is gone since, or damaged: that it was sent is told all the same
 
 
 def _find_user() -> str:

@@ -211,7 +211,9 @@ class _Wire:
     def hang_up(self) -> None:
         """End the connection, whoever waits for it."""
         with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
+            socket.socket.shutdown(
+                self._connection, socket.SHUT_RDWR
+            )  # that of SSLSocket drops TLS under a running send
 
     def _fill(self, size: int, deadline: float) -> None:
         """Receive until `size` bytes are there."""

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import Connection, MetaData, text
 from structlog.testing import capture_logs
 
+from dicomnode.app import Node
 from dicomnode.backup.make import Made, make_backup
 from dicomnode.backup.manifest import FILES, FILES_LIST, MANIFEST
 from dicomnode.backup.restore import restore_backup
@@ -23,7 +24,7 @@ from dicomnode.backup.verify import Difference, verify_backup, verify_node
 from dicomnode.database.deletions import fetch_deletions
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.jobs import add_job, claim_job, fetch_jobs
-from dicomnode.database.marks import BACKUP_LEASE_S, are_files_held
+from dicomnode.database.marks import BACKUP_LEASE_S, are_files_held, hold_files
 from dicomnode.database.migrate import migrate
 from dicomnode.database.outbox import claim_outbox, fetch_outbox
 from dicomnode.database.snapshots import fetch_revision, insert_rows
@@ -37,6 +38,7 @@ from dicomnode.settings_keeping import BackupSettings, KeepSettings, RetentionSe
 from tests.house import DAY_S, House, fetch_all, spoil, without
 from tests.peers_programs import data_set_bytes
 from tests.rows import due
+from tests.waiting import wait_until
 
 HELD = ("marks",)  # of the process that made the backup
 
@@ -188,8 +190,22 @@ def test_nothing_is_deleted_while_a_backup_is_made_and_its_death_holds_nothing_f
         back_up(house, tmp_path / "backup")
     assert seen == [True, False]
     assert not (tmp_path / "backup").exists()
-    with house.database.write() as connection:
-        assert not are_files_held(connection, house.now)
+
+
+def test_a_backup_that_ends_leaves_the_files_to_one_that_goes_on(house: House, tmp_path: Path) -> None:
+    house.receive("MR", 50)
+    moments = iter(range(3))
+
+    def clock() -> float:
+        if next(moments, None) == 1:  # the files are held, and the rows are read next
+            house.now += 1.0
+            back_up(house, tmp_path / "other")
+            with house.database.write() as connection:
+                assert are_files_held(connection, house.now)
+        return house.now
+
+    make_backup(house.store, house.database, tmp_path / "backup", clock)
+    assert next(moments, None) is None
 
 
 def test_a_damaged_and_a_missing_file_are_named_when_the_backup_is_made_and_when_it_is_verified(
@@ -358,6 +374,96 @@ def test_a_backup_that_fails_is_tried_again_soon(house: House, tmp_path: Path) -
     assert not make_due_backup(settings, house.database, house.clock)
     house.now += 600.0
     assert make_due_backup(settings, house.database, house.clock)
+
+
+@pytest.mark.parametrize("harm", [MANIFEST, FILES_LIST])
+def test_a_backup_that_is_damaged_keeps_no_other_from_being_made(house: House, tmp_path: Path, harm: str) -> None:
+    kept = BackupSettings(folder=str(tmp_path / "backups"), every_hours=24.0, keep=3)
+    settings = settings_at(house.root).model_copy(update={"backup": kept})
+    house.receive("MR", 50)
+    for _ in range(2):
+        assert make_due_backup(settings, house.database, house.clock)
+        house.now += DAY_S
+    first, second = list_backups(tmp_path / "backups")
+    spoil(second / harm, at=0)
+
+    with capture_logs() as logs:
+        assert make_due_backup(settings, house.database, house.clock)
+
+    told = [line for line in logs if line["event"] == "backup.unusable"]
+    assert [str(second / harm) in line["reason"] for line in told] == [True]
+    made = list_backups(tmp_path / "backups")[-1]
+    assert verify_backup(made)[1] == []
+    assert {path.stat().st_ino for path in made.rglob("*.dcm")} == {path.stat().st_ino for path in first.rglob("*.dcm")}
+
+
+def test_a_backup_that_a_killed_process_began_goes_with_the_next(house: House, tmp_path: Path) -> None:
+    kept = BackupSettings(folder=str(tmp_path / "backups"), every_hours=1.0)
+    settings = settings_at(house.root).model_copy(update={"backup": kept})
+    half = tmp_path / "backups" / "20010909T000000Z"
+    others = [tmp_path / "backups" / "of a person", tmp_path / "backups" / "20010909"]
+    for folder in (half, *others):
+        (folder / FILES).mkdir(parents=True)
+    with house.database.write() as connection:
+        hold_files(connection, house.now)  # it may be another process that makes it, and lives
+    assert make_due_backup(settings, house.database, house.clock)
+    assert half.exists()
+    house.now += 3600.0
+    assert make_due_backup(settings, house.database, house.clock)
+    assert not half.exists()
+    assert all(folder.exists() for folder in others)
+    assert len(list_backups(tmp_path / "backups")) == 2
+
+
+def test_a_node_that_stops_does_not_wait_for_its_backup_which_is_tried_again_soon(house: House, tmp_path: Path) -> None:
+    kept = BackupSettings(folder=str(tmp_path / "backups"), every_hours=24.0)
+    settings = settings_at(house.root).model_copy(update={"backup": kept})
+    house.receive("MR", 50)
+    moments = iter(range(100))
+
+    def clock() -> float:
+        if next(moments) == 2:  # it is under way
+            stopping.stop()
+        return house.now
+
+    stopping = HousekeepingService(settings, house.database, clock)
+    with capture_logs() as logs:
+        stopping.back_up()
+
+    assert [(line["event"], line["reason"]) for line in logs] == [("backup.failed", "the node stops")]
+    assert list((tmp_path / "backups").iterdir()) == []
+    house.now += 600.0
+    assert make_due_backup(settings, house.database, house.clock)
+
+
+def test_a_stop_of_the_whole_node_ends_its_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dicomnode.app.BACKUP_TICK_S", 0.1)
+    settings = settings_at(tmp_path / "root").model_copy(
+        update={"backup": BackupSettings(folder=str(tmp_path / "backups"))}
+    )
+    waiting = Store(tmp_path / "root").fetched_folder(99)  # of another database: each is copied
+    waiting.mkdir(parents=True)
+    for number in range(5000):
+        (waiting / f"{number:032x}.dcm").write_bytes(b"instance")
+    node = Node(settings, ["receive"])
+    node.start(0)
+    try:
+        wait_until(lambda: any((tmp_path / "backups").glob(f"*/{FILES}/**/*.dcm")), 30.0, "a backup under way")
+    finally:
+        node.stop()
+    assert list((tmp_path / "backups").iterdir()) == []
+
+
+def test_a_backup_folder_that_cannot_be_read_is_said_and_looked_at_again_soon(house: House, tmp_path: Path) -> None:
+    kept = BackupSettings(folder=str(tmp_path / ("x" * 300)), every_hours=24.0)
+    settings = settings_at(house.root).model_copy(update={"backup": kept})
+    with capture_logs() as logs:
+        assert not make_due_backup(settings, house.database, house.clock)
+    assert [line["event"] for line in logs] == ["backup.failed"]
+    assert "File name too long" in logs[0]["reason"]
+    good = settings.model_copy(update={"backup": BackupSettings(folder=str(tmp_path / "backups"))})
+    house.now += 600.0
+    assert make_due_backup(good, house.database, house.clock)
 
 
 def test_a_backup_that_is_due_while_the_database_is_away_is_said(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, event, select
 from structlog.testing import capture_logs
 
 from dicomnode.database.queries import Query, add_query, claim_query, finish_query
@@ -14,6 +15,9 @@ from dicomnode.database.schema import associations
 from dicomnode.database.series import SeriesRow, fetch_series
 from dicomnode.database.store import make_file_name
 from dicomnode.errors import StorageFullError
+from dicomnode.receive.fetched import receive_fetched
+from dicomnode.receive.intake import Intake
+from dicomnode.receive.recovery import close_spool, open_spool
 from dicomnode.settings_limits import LimitSettings
 from tests.dicomnode.series_files import SeriesSpec, write_series
 from tests.rows import PET, receive
@@ -97,6 +101,58 @@ def test_a_damaged_file_keeps_no_other_back(scp: RunningScp, tmp_path: Path) -> 
     assert _row(scp).instance_count == 12
     assert list(folder.iterdir()) == []
     assert [log["status"] for log in logs if log["event"] == "receive.failed"] == ["C000"]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_the_disk_has_changed_of_a_file_it_keeps_no_other_back(
+    scp: RunningScp, tmp_path: Path, seed: int
+) -> None:
+    draw = random.Random(seed)  # noqa: S311  damage, not a secret
+    folder = _land(scp, _ask(scp).id, tmp_path)
+    whole = next(iter(folder.iterdir())).read_bytes()
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for _ in range(draw.randrange(1, 4)):
+            damaged[draw.randrange(128, 400)] = draw.randrange(256)
+        (folder / make_file_name()).write_bytes(damaged[: draw.choice((len(whole), draw.randrange(500)))])
+
+    scp.scp.step()
+
+    assert list(folder.iterdir()) == []
+    assert _row(scp).instance_count == 12
+
+
+def test_what_is_no_folder_of_ours_stands_in_the_way_of_none(scp: RunningScp, tmp_path: Path) -> None:
+    (scp.store.fetched_root / "lost+found").mkdir()
+    (scp.store.fetched_root / "7").touch()
+    query = _ask(scp)
+    _land(scp, query.id, tmp_path)
+
+    scp.scp.step()
+
+    assert _row(scp).instance_count == 12
+
+
+def test_two_processes_on_one_storage_root_receive_a_file_once(scp: RunningScp, tmp_path: Path) -> None:
+    query = _ask(scp)
+    folder = _land(scp, query.id, tmp_path)
+    _finish(scp, query)
+    other = Intake(open_spool(scp.store, scp.database, 5.0), scp.database)
+    meanwhile: list[bool] = []
+
+    def receive_too(_connection: Connection) -> None:
+        if not meanwhile:
+            meanwhile.append(True)
+            receive_fetched(other, scp.settings, 5.0)
+            meanwhile.append(folder.exists())
+
+    event.listen(scp.database.engine, "begin", receive_too)  # the first process has looked which folders there are
+    scp.scp.step()
+
+    assert meanwhile == [True, True]
+    assert (_row(scp).instance_count, folder.exists()) == (12, False)
+    other.stop()
+    close_spool(other.spool, scp.database, 6.0)
 
 
 def test_what_does_not_fit_the_disk_waits(tmp_path: Path) -> None:

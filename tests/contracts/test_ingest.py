@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
-from sqlalchemy import Connection, event, select
+from sqlalchemy import Connection, delete, event, select
 from sqlalchemy.exc import OperationalError
 
 from dicomnode.database.engine import Database
@@ -36,6 +36,7 @@ from dicomnode.errors import (
 from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomnode.receive.ingest import StoreRequest, ingest
 from dicomnode.receive.intake import Intake
+from dicomnode.receive.part10 import FileMeta, encode_head, read_whole
 from dicomnode.receive.recording import Sender
 from dicomnode.receive.recovery import close_spool, open_spool
 from dicomnode.settings_limits import LimitSettings
@@ -231,6 +232,17 @@ def test_an_indexed_file_that_is_gone_is_replaced_by_its_like(bench: Bench) -> N
     assert bench.files("spool") == []
 
 
+@pytest.mark.parametrize("how", ["changed", "cut short", "emptied"])
+def test_an_indexed_file_that_the_disk_has_changed_is_replaced_by_its_like(bench: Bench, how: str) -> None:
+    bench.send_and_flush(make_request())
+    (path,) = bench.files("store")
+    whole = path.read_bytes()
+    path.write_bytes({"changed": whole[:-1] + bytes([whole[-1] ^ 1]), "cut short": whole[:-2], "emptied": b""}[how])
+    assert bench.send(make_request()) is Recorded.IDENTICAL
+    assert data_set_bytes(path.read_bytes()) == make_request().data
+    assert (bench.files("store"), bench.files("spool")) == ([path], [])
+
+
 @pytest.mark.parametrize("is_committed", [True, False])
 def test_a_lost_answer_of_the_database_keeps_file_and_row_in_step(bench: Bench, is_committed: bool) -> None:
     bench.send_and_flush(make_request(1))
@@ -246,6 +258,35 @@ def test_a_lost_answer_of_the_database_keeps_file_and_row_in_step(bench: Bench, 
     assert bench.count(instances) == 2
     assert bench.files("spool") == []
     assert bench.send(make_request(2)) is Recorded.IDENTICAL
+
+
+def test_an_association_whose_row_s_commit_was_not_answered_has_one_row_and_is_closed(bench: Bench) -> None:
+    def lose_answer(connection: Connection) -> None:
+        connection.connection.commit()
+        raise OperationalError("COMMIT", {}, Exception("the connection is gone"))
+
+    event.listen(bench.database.engine, "commit", lose_answer, once=True)
+    assert bench.send_and_flush(make_request()) is Recorded.NEW  # its first: the row is made with it
+    bench.intake.close(bench.sender, 950.0)
+    with bench.database.read() as connection:
+        assert connection.execute(select(associations.c.closed_at)).scalars().all() == [950.0]
+
+
+def test_an_association_is_closed_when_the_database_takes_rows_again_whatever_it_said(bench: Bench) -> None:
+    def rename(old: str, new: str) -> None:
+        with bench.database.write() as connection:
+            connection.exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}")
+
+    bench.send_and_flush(make_request())
+    rename("associations", "elsewhere")  # SQLite and PostgreSQL have other words, and other errors, for this
+    try:
+        with pytest.raises(DatabaseUnavailableError):
+            bench.intake.close(bench.sender, 950.0)
+    finally:
+        rename("elsewhere", "associations")
+    bench.intake.close(bench.sender, 960.0)
+    with bench.database.read() as connection:
+        assert connection.execute(select(associations.c.closed_at)).scalars().all() == [960.0]
 
 
 def refuse(_connection: Connection) -> None:
@@ -309,6 +350,50 @@ def test_a_start_finishes_what_was_answered(bench: Bench) -> None:
         )
     assert bench.files("spool") == []
     assert [path for path in bench.store.spool_root.iterdir() if path.is_dir()] == [bench.spool_folder]
+
+
+def test_a_start_takes_what_was_answered_however_deep_it_nests(bench: Bench) -> None:
+    deep = LimitSettings(disk_reserve_bytes=0, nesting_depth=300)
+    request = make_request()
+    nested = replace(request, data=request.data + nested_sequences(200))
+    bench.send_and_flush(make_request(2))
+    with no_database(bench.database):
+        assert bench.send(nested, deep) is Recorded.NEW
+        bench.intake.stop()
+    bench.crash()
+    bench.restart()
+    assert (bench.count(instances), bench.files("spool")) == (2, [])
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_file_that_has_to_stay_leaves_no_association_open(bench: Bench, is_closed: bool) -> None:
+    bench.send_and_flush(make_request(1))
+    bench.send_and_flush(make_request(2))
+    nowhere = bench.files("store")[0]
+    with bench.database.write() as connection:
+        connection.execute(delete(instances).where(instances.c.file_name == nowhere.name))
+    stays = bench.spool_folder / nowhere.stem
+    stays.write_bytes(without_series(nowhere))
+    nowhere.unlink()
+    if is_closed:
+        bench.intake.stop()
+        close_spool(bench.intake.spool, bench.database, 2000.0)
+    else:
+        bench.crash()
+        bench.restart(2000.0)
+    assert stays.exists()
+    with bench.database.read() as connection:
+        assert connection.execute(select(associations.c.closed_at)).scalars().all() == [2000.0]
+
+
+def without_series(path: Path) -> bytes:
+    """Return a whole file of ours whose instance another version of this software may have understood."""
+    with path.open("rb") as file:
+        whole = read_whole(file)
+    assert whole is not None
+    data = encode(make_data_set(1, SeriesInstanceUID=None))
+    meta = FileMeta(MR, f"{ROOT}.3.1", whole.transfer_syntax_uid, whole.calling_ae)
+    return encode_head(meta, whole.origin, len(data), sha256(data).digest()) + data
 
 
 @pytest.mark.parametrize("at", ["magic", "record", "file meta", "data set"])

@@ -54,6 +54,7 @@ from dicomnode.tls import make_server_context
 from tests.audit_collectors import Rsyslog, details_of, event_of, find_schema_errors
 from tests.certificates import Authority
 from tests.clocks import Clock
+from tests.dicomnode.series_files import SeriesSpec, write_series
 from tests.peers_programs import LOOPBACK, DcmQrScp, free_port
 from tests.rows import MR, PATIENT, PET, PET_CLASS, add_finished_job, due, receive
 from tests.waiting import wait_until
@@ -151,6 +152,34 @@ def test_an_alert_holds_a_stranger_s_words_as_they_can_be_shown() -> None:
     assert description.decode("utf-8").startswith('<img src=x>&"\\x1b[31m\\x00\\ud800\\ufffe\U0001f4a9é')
     assert len(description.decode("utf-8")) <= 400
     assert count == b"5"
+
+
+@pytest.mark.parametrize("harm", ["an unknown VR", "cut short"])
+def test_a_result_that_the_disk_has_changed_is_told_of_all_the_same(
+    database: Database, tmp_path: Path, harm: str
+) -> None:
+    clock, told = Clock(NOW), tmp_path / "audit.log"
+    trail = _trail(_settings(tmp_path, file=str(told)), database, clock)
+    trail.start()
+    _, output_ids = add_finished_job(database, ("pt",))
+    with database.write() as connection:
+        add_outbox_rows(connection, output_ids, ["pacs"], clock())
+    [row] = claim_outbox(database, due("pacs", clock()), 10)
+    whole = next(iter(write_series(tmp_path / "series", SeriesSpec(shape=(2, 8, 8))))).read_bytes()
+    study_uid = b"\x20\x00\x0d\x00UI"
+    assert study_uid in whole
+    path = tmp_path / row.path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(whole[:154] if harm == "cut short" else whole.replace(study_uid, study_uid[:-1] + b"\x98"))
+    with database.write() as connection:
+        record_all_sent(connection, [row], clock())
+
+    _step(trail)
+
+    [line] = [
+        line for line in _lines(told) if event_of(line) == "DICOM Instances Transferred" and "PACS" in line.upper()
+    ]
+    assert "unknown" in line
 
 
 def test_rsyslog_keeps_all_by_tls_and_in_order(tmp_path: Path, authority: Authority) -> None:

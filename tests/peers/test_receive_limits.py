@@ -329,6 +329,20 @@ def test_without_a_thread_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
         assert_nothing_is_left(node)
 
 
+def test_a_reload_sets_the_limits_of_who_comes_after_it(tmp_path: Path) -> None:
+    with running(tmp_path) as node, capture_logs() as logs:
+        limits = LimitSettings(disk_reserve_bytes=0, pdu_bytes=16384, idle_s=0.3)
+        with RawAssociation(node.port).associate() as before:
+            node.scp.reload(node.settings.model_copy(update={"limits": limits}))
+            with RawAssociation(node.port) as silent:
+                assert silent.is_closed()
+            with RawAssociation(node.port).associate() as raw:
+                raw.send(struct.pack(">BxL", P_DATA, 16385) + bytes(100))
+                assert is_aborted(raw, INVALID_VALUE)
+            assert store(before) == 0x0000
+    assert [row["limit"] for row in logs if "limit" in row] == ["idle_s", "pdu_bytes"]
+
+
 def test_who_is_silent_is_let_go_counted_and_told_once(tmp_path: Path) -> None:
     with running(tmp_path, idle_s=0.3) as node, capture_logs() as logs:
         with RawAssociation(node.port) as connected, RawAssociation(node.port) as half:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from dicomnode.errors import PeerUnreachableError
-from dicomnode.send.scu import Caller, make_caller, send_echo
+from dicomnode.send.scu import Caller, make_caller, open_store_association, send_echo
 from dicomnode.settings import NodeSettings, PeerSettings, SendSettings, Settings, TlsSettings
 from tests.certificates import Authority, Identity
 from tests.conftest import find_peer_program
@@ -99,6 +99,22 @@ def test_a_server_s_certificate_must_be_of_our_ca_and_name_its_host(
             _send(_peer(storescp.port), _instances(tmp_path / "out", slices=1), caller)
         assert why in str(caught.value)
         assert storescp.files() == []
+
+
+def test_whoever_hangs_up_leaves_tls_to_the_thread_that_sends(
+    tmp_path: Path, authority: Authority, theirs: Identity, caller: Caller
+) -> None:
+    (instance,) = _instances(tmp_path / "out", slices=1)
+    with (
+        StoreScp(tmp_path, options=authority.dcmtk_options(theirs)) as storescp,
+        open_store_association(_peer(storescp.port), caller, [instance.context]) as association,
+    ):
+        association.hang_up()
+        connection = association._wire._connection
+        assert isinstance(connection, ssl.SSLSocket)
+        assert connection.version() is not None  # without it, the rest of the instance would go as plain text
+        with pytest.raises(PeerUnreachableError):
+            association.store(instance, 1)
 
 
 def test_a_destination_with_another_certificate_than_configured_is_sent_nothing(
