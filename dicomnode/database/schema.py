@@ -285,7 +285,7 @@ deletions = Table(
     metadata,
     # What housekeeping deleted, and why; without `done_at` some of its files may be there yet.
     Column("id", Integer, primary_key=True),
-    Column("kind", String(16), nullable=False),  # paired unpaired refused failed outputs conflicts leftovers
+    Column("kind", String(16), nullable=False),  # of [retention], or leftovers, or history
     Column("subject", Text, nullable=False),  # a series' UID, a job's id, a file's name
     Column("reason", Text, nullable=False),
     Column("files", Integer, nullable=False),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,9 @@ def test_what_is_owed_in_use_or_in_question_has_to_stay(facts: SeriesFacts, why:
     subject = judge_series(facts)
     assert (subject.kind, subject.why_kept) == ("", why)
     everything = KeepSettings(days=0.001, count=1, bytes=1)
-    kinds = dict.fromkeys(("paired", "unpaired", "refused", "failed", "outputs", "conflicts"), everything)
+    kinds: dict[str, Any] = dict.fromkeys(
+        ("paired", "unpaired", "refused", "failed", "outputs", "conflicts"), everything
+    )
     settings = RetentionSettings(hold_hours=1, free_start_bytes=2, free_stop_bytes=2, **kinds)
     assert choose([subject, subject], settings, NOW * 2, missing_bytes=10**9) == ()
 
