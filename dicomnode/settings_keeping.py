@@ -40,6 +40,7 @@ class RetentionSettings(Section):
     """What is deleted when; no file, unless it is asked for here."""
 
     hold_hours: Annotated[float, Field(ge=1)] = 24.0
+    committed_days: Annotated[float, Field(ge=0)] = 0.0
     history_days: Annotated[float, Field(ge=0)] = 400.0
     free_start_bytes: Annotated[int, Field(ge=0)] = 0
     free_stop_bytes: Annotated[int, Field(ge=0)] = 0

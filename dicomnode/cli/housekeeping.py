@@ -19,7 +19,7 @@ from dicomnode.database.history import count_rows
 from dicomnode.database.marks import fetch_mark
 from dicomnode.housekeeping.history import find_age
 from dicomnode.housekeeping.retention import CLOCK, fetch_subjects, find_missing_bytes, measure_free_bytes
-from dicomnode.housekeeping.rules import Subject, choose
+from dicomnode.housekeeping.rules import Subject, choose, explain_stay
 from dicomnode.settings_file import load_settings
 
 PLAN = ("goes", "kind", "of", "name", "last_used_at", "file_count", "size_bytes", "why")
@@ -37,7 +37,7 @@ def plan(arguments: argparse.Namespace) -> int:
         history = [asdict(aged) for aged in count_rows(connection, find_age(settings.retention, now))]
     missing_bytes = find_missing_bytes(measure_free_bytes(root), settings.retention)
     going = {one.subject: one.reason for one in choose(subjects, settings.retention, now, missing_bytes)}
-    rows = [_show_subject(one, going.get(one)) for one in subjects]
+    rows = [_show_subject(one, going.get(one), explain_stay(one, settings.retention, now)) for one in subjects]
     rows.sort(key=lambda row: not row["goes"])
     held_until = mark.until if mark is not None and mark.until > now else None
     held = show_instants({"held_until": held_until})["held_until"]
@@ -66,7 +66,7 @@ def show_log(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _show_subject(subject: Subject, reason: str | None) -> dict[str, Any]:
-    why = reason or subject.why_kept or "it is within its bounds"
+def _show_subject(subject: Subject, reason: str | None, why_it_stays: str) -> dict[str, Any]:
+    why = show(reason or why_it_stays)
     shown = {name: getattr(subject, name) for name in ("kind", "of", "name", "file_count", "size_bytes")}
-    return {"goes": reason is not None, **shown, **show_instants({"last_used_at": subject.since}), "why": show(why)}
+    return {"goes": reason is not None, **shown, **show_instants({"last_used_at": subject.since}), "why": why}

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, true, update
 
 from dicomnode.commitment import Reference, Request
 from dicomnode.database.engine import Database
-from dicomnode.database.schema import commitment_requests, conflicts, instances, outputs
+from dicomnode.database.schema import commitment_requests, conflicts, instances, outputs, series
 from dicomnode.database.store import Store
 from dicomnode.database.turns import Turn, is_due
 from dicomnode.errors import CommitmentRefusedError, LeaseLostError
@@ -179,6 +179,23 @@ def fetch_conflicting(connection: Connection, references: Iterable[Reference]) -
         query = select(conflicts.c.sop_instance_uid).where(conflicts.c.sop_instance_uid.in_(uids))
         found.update(connection.execute(query).scalars())
     return found
+
+
+def record_promises(connection: Connection, references: Iterable[Reference], now: float) -> set[str]:
+    """Record that a peer is told that these are kept; return the SOP Instance UIDs of those that are here still.
+
+    Before it is told: what is promised is not deleted, and what was deleted since it was looked at is not promised.
+    """
+    promised: set[str] = set()
+    for uids in _in_groups(references):
+        of_series = select(instances.c.series_id).where(instances.c.sop_instance_uid.in_(uids))
+        homes = select(series.c.id).where(series.c.id.in_(of_series)).order_by(series.c.id)
+        # Who deletes a series has locked it (`deletions.lock_series`): its instances are here afterwards, or are not.
+        connection.execute(homes.with_for_update(read=True, key_share=True)).all()
+        for table, is_kept in ((instances, true()), (outputs, outputs.c.deleted_at.is_(None))):
+            kept = update(table).where(table.c.sop_instance_uid.in_(uids), is_kept).values(committed_at=now)
+            promised.update(connection.execute(kept.returning(table.c.sop_instance_uid)).scalars())
+    return promised
 
 
 def _in_groups(references: Iterable[Reference]) -> Iterator[list[str]]:

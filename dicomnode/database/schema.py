@@ -106,6 +106,7 @@ instances = Table(
     Column("sha256", String(64), nullable=False),  # of the same bytes
     Column("received_at", Double, nullable=False),
     Column("commitment_requested_at", Double, nullable=True),  # a sender's storage commitment request named it
+    Column("committed_at", Double, nullable=True),  # a peer was last told that it is kept safe, or is about to be
 )
 
 conflicts = Table(
@@ -175,6 +176,7 @@ outputs = Table(
     Column("returned", Integer, nullable=False, server_default="0"),  # how often somebody sent it back to us
     Column("copies", JSON, nullable=True),  # SHA-256 of the compressed copies beside it, by compression
     Column("deleted_at", Double, nullable=True),  # its files went; the row stays: what was made, and where it is
+    Column("committed_at", Double, nullable=True),  # as of an instance: a peer may ask for what it was sent, too
 )
 
 commitments = Table(

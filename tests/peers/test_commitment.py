@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,13 +23,19 @@ from pynetdicom import evt
 from structlog.testing import capture_logs
 
 from dicomnode.app import Node, Role
-from dicomnode.commitment import PUSH_MODEL, Reference
+from dicomnode.commitment import PUSH_MODEL, Reference, Report
+from dicomnode.database.deletions import NewDeletion, delete_series
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.outbox import OutboxRow, fetch_outbox, retry_outbox_row
-from dicomnode.database.series import fetch_open_series
+from dicomnode.database.series import complete_series, fetch_open_series, fetch_series_rows, set_series_state
+from dicomnode.database.snapshots import fetch_rows
+from dicomnode.database.store import Store
+from dicomnode.housekeeping.retention import delete_due
 from dicomnode.send.association import Caller, Service, open_association
 from dicomnode.send.commitment import COMMITMENT_CONTEXTS, ask_for_commitment
+from dicomnode.send.safekeeping import make_safekeeping_report
 from dicomnode.settings import DestinationSettings, NodeSettings, PairingSettings, PeerSettings, SendSettings, Settings
+from dicomnode.settings_keeping import KeepSettings, RetentionSettings
 from dicomnode.settings_limits import LimitSettings
 from tests.commitment_peers import Modality, Named, Pacs, make_information, read_names
 from tests.conftest import find_peer_program
@@ -236,6 +243,51 @@ def test_what_is_not_safe_is_named_with_its_reason(modality_and_node: tuple[Moda
         unknown: NO_SUCH_INSTANCE,
         misnamed: CONFLICT,
     }
+
+
+def test_what_is_promised_is_noted_before_the_modality_is_told_and_is_not_deleted(tmp_path: Path) -> None:
+    port, modality_port = free_port(), free_port()
+    with running(tmp_path / "root", port, {"scanner": modality_port}) as node, capture_logs() as logs:
+        sent = send_series(node, tmp_path / "files")
+        modality = Modality(port, port=modality_port)
+        modality.ask([*sent[:1], (sent[1][0], "1.2.3")])
+        wait_until(lambda: any(line["event"] == "commitment.not_reported" for line in logs), WITHIN_S, "it was tried")
+        with node.database.write() as connection:
+            promised = [one["committed_at"] is not None for one in fetch_rows(connection, "instances")]
+            [series] = fetch_series_rows(connection)
+            complete_series(connection, series.id, "all came")
+            set_series_state(connection, series.id, "unpaired")
+        with modality:
+            modality.await_report()
+        soon = RetentionSettings(hold_hours=1, unpaired=KeepSettings(days=0.1))
+        deleted = []
+        for days in (0.0, 200.0, 100.0):  # 9e6 s are 104 days
+            retention = soon.model_copy(update={"committed_days": days})
+            settings = node.node.settings.model_copy(update={"retention": retention})
+            deleted.append(delete_due(node.database, Store(node.root), settings, time.time() + 9e6, lambda: 0))
+
+    assert sorted(promised) == [False] * (len(sent) - 1) + [True]
+    assert deleted == [0, 0, 1]
+
+
+def test_what_was_deleted_while_it_was_looked_into_is_not_promised(
+    modality_and_node: tuple[Modality, Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modality, node = modality_and_node
+    sent = send_series(node, tmp_path / "files")
+
+    def look_and_delete(database: Database, *arguments: Any) -> Report:
+        report = make_safekeeping_report(database, *arguments)
+        with database.write() as connection:
+            [series] = fetch_series_rows(connection)
+            delete_series(connection, series.id, NewDeletion("unpaired", series.series_uid, "", 0), [], 0.0)
+        return report
+
+    monkeypatch.setattr("dicomnode.send.reporting.make_safekeeping_report", look_and_delete)
+    modality.ask(sent)
+    report = modality.await_report()
+
+    assert (report.committed, report.failed) == ([], dict.fromkeys(sent, NO_SUCH_INSTANCE))
 
 
 def test_a_transaction_in_use_is_a_duplicate_and_the_same_request_again_is_reported_again(
