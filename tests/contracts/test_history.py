@@ -118,7 +118,7 @@ def search(house: House, series_uid: str, *found: FoundSeries) -> None:
     with house.database.write() as connection:
         series_id = fetch_series(connection, series_uid).row.id
         add_query(connection, "priors", series_id, "pacs", house.now)
-    query = claim_query(house.database, "pacs", house.now, 60.0)
+    query = claim_query(house.database, Turn("pacs", house.now, 60.0, 3600.0))
     assert query is not None
     with house.database.write() as connection:
         record_priors(connection, query, found or [FOUND])
