@@ -59,6 +59,17 @@ class CommitmentRequest:
 
 
 @dataclass(frozen=True)
+class Untold:
+    """A peer that has not taken some of our reports: how many, why the last, and whether it has taken one since."""
+
+    peer: str
+    requests: int
+    requested_at: float  # the last of them, UTC epoch seconds
+    reason: str
+    has_taken_since: bool
+
+
+@dataclass(frozen=True)
 class Held:
     """A file that the node keeps under a SOP Instance UID; `sha256` is of the data set, or `is_of_whole_file`."""
 
@@ -156,6 +167,23 @@ def release_requests(connection: Connection, claimed: Iterable[CommitmentRequest
     for one in claimed:
         held = update(table).where(_is_held(one))
         connection.execute(held.values(lease_until=None, attempts=table.c.attempts - 1))
+
+
+def fetch_untold(connection: Connection) -> list[Untold]:
+    """Return the peers that were tried to be told and have not taken it, by name."""
+    table = commitment_requests
+    of_peer: dict[str, list[Any]] = {}
+    late = select(table).where(table.c.state.in_(("retry", "failed"))).order_by(table.c.peer, table.c.requested_at)
+    for row in connection.execute(late):
+        of_peer.setdefault(row.peer, []).append(row)
+    taken = select(table.c.peer, func.max(table.c.requested_at)).where(table.c.state == "reported")
+    last_taken = {row[0]: row[1] for row in connection.execute(taken.group_by(table.c.peer))}
+    return [
+        Untold(
+            peer, len(rows), rows[-1].requested_at, rows[-1].reason, last_taken.get(peer, 0.0) > rows[-1].requested_at
+        )
+        for peer, rows in of_peer.items()
+    ]
 
 
 def fetch_held(connection: Connection, store: Store, references: Iterable[Reference]) -> dict[str, Held]:

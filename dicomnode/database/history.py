@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Select, Table, delete, func, or_, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Select, Table, delete, func, or_, select, true, update
 
 from dicomnode.database.commitment_requests import UNREPORTED
 from dicomnode.database.commitments import COMMITMENT_MOVES
@@ -20,6 +20,7 @@ from dicomnode.database.notices import UNSENT, is_still_so
 from dicomnode.database.queries import UNANSWERED
 from dicomnode.database.schema import (
     associations,
+    commitment_refusals,
     commitment_requests,
     commitments,
     conflicts,
@@ -90,6 +91,7 @@ RULES = (
         commitment_requests.c.state.not_in(UNREPORTED),
         "those whose report is owed",
     ),
+    Rule(commitment_refusals, commitment_refusals.c.last_at, true(), "those of late"),
     Rule(
         notices,
         notices.c.created_at,

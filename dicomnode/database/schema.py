@@ -221,6 +221,21 @@ commitment_requests = Table(
     Index("ix_commitment_requests_state_peer", "state", "peer"),
 )
 
+commitment_refusals = Table(
+    "commitment_refusals",
+    metadata,
+    # Whose requests or reports are refused, until one of them is taken.
+    Column("id", Integer, primary_key=True),
+    Column("calling_ae", String(16), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),  # request report
+    Column("refused", Integer, nullable=False),  # how often in a row
+    Column("reason", Text, nullable=False),  # of the last
+    Column("first_at", Double, nullable=False),
+    Column("last_at", Double, nullable=False),
+    UniqueConstraint("calling_ae", "address", "kind"),
+)
+
 outbox = Table(
     "outbox",
     metadata,

@@ -345,7 +345,7 @@ def test_of_a_promise_and_a_deletion_at_once_one_comes_too_late(
         is_deleting: list[bool] = []
         monkeypatch.setattr(f"dicomnode.housekeeping.retention.{place}", judge_and_promise)
         monkeypatch.setattr("dicomnode.housekeeping.retention.choose", choose_and_delete)
-        only = RetentionSettings(**{what: SOON})
+        only = RetentionSettings().model_copy(update={what: SOON})
         assert clean(house, only) == 1
     assert [one.result() for one in promises] == [set()]
 

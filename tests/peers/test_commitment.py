@@ -6,6 +6,7 @@ Never: a report that the test writes into the database.
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import threading
@@ -24,9 +25,11 @@ from structlog.testing import capture_logs
 
 from dicomnode.app import Node, Role
 from dicomnode.commitment import PUSH_MODEL, Reference, Report
+from dicomnode.database.audit import fetch_messages
 from dicomnode.database.deletions import NewDeletion, delete_series
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.outbox import OutboxRow, fetch_outbox, retry_outbox_row
+from dicomnode.database.refusals import fetch_refusals
 from dicomnode.database.series import complete_series, fetch_open_series, fetch_series_rows, set_series_state
 from dicomnode.database.snapshots import fetch_rows
 from dicomnode.database.store import Store
@@ -37,6 +40,8 @@ from dicomnode.send.safekeeping import make_safekeeping_report
 from dicomnode.settings import DestinationSettings, NodeSettings, PairingSettings, PeerSettings, SendSettings, Settings
 from dicomnode.settings_keeping import KeepSettings, RetentionSettings
 from dicomnode.settings_limits import LimitSettings
+from dicomnode.settings_reporting import AuditSettings
+from tests.audit_collectors import details_of, event_of
 from tests.commitment_peers import Modality, Named, Pacs, make_information, read_names
 from tests.conftest import find_peer_program
 from tests.dicomnode.series_files import SeriesSpec, write_series
@@ -356,6 +361,58 @@ def test_who_may_not_store_or_cannot_be_called_may_not_ask(tmp_path: Path) -> No
         assert Modality(port, "VIEWER").ask([(PUSH_MODEL, "1.2.3")])[0] == 0x0124
         assert Modality(port, "WARD").ask([(PUSH_MODEL, "1.2.3")])[0] == 0x0124
     finally:
+        node.stop()
+
+
+def test_who_asks_or_reports_what_it_may_not_raises_an_alert_that_counts_and_is_listed(tmp_path: Path) -> None:
+    port = free_port()
+    viewer = PeerSettings(name="viewer", ae_title="VIEWER", host=LOOPBACK, port=104, may=("receive",))
+    scanner = PeerSettings(name="scanner", ae_title="SCANNER", host=LOOPBACK, port=104, may=("store",))
+    settings = Settings(
+        node=NodeSettings(storage_root=tmp_path, port=port),
+        peers=(viewer, scanner),
+        limits=LimitSettings(disk_reserve_bytes=0),
+        audit=AuditSettings(file="/unused/audit.log"),
+    )
+    one = (PUSH_MODEL, "1.2.3")
+    node = Node(settings, ["receive"])
+    node.start()
+    database = open_database(settings.database_url)
+
+    def alerts() -> Counter[tuple[str, str]]:
+        """Return how often who was told of, and for what."""
+        with database.read() as connection:
+            texts = [message.text for message in fetch_messages(connection, "file", 100)]
+        found: Counter[tuple[str, str]] = Counter()
+        for text in (text for text in texts if event_of(text).startswith("Security Alert")):
+            assert event_of(text) == "Security Alert: Use of Restricted Function"
+            why, count = (base64.b64decode(one).decode() for one in details_of(text, ".//*[@type]", "value"))
+            found[details_of(text, "ActiveParticipant", "UserID")[1], why] += int(count)
+        return found
+
+    def refusals() -> list[tuple[str, str, int, str]]:
+        with database.read() as connection:
+            return [(row.calling_ae, row.kind, row.refused, row.reason) for row in fetch_refusals(connection)]
+
+    try:
+        for _ in range(2):
+            Modality(port, "VIEWER").ask([one])
+        assert Modality(port, "SCANNER").report(make_information("1.2.3.4", [one])) == 0x0115
+        assert Modality(port, "SCANNER").ask([])[0] == 0x0115  # no request: no alert either
+        may_not = "peer 'VIEWER' at 127.0.0.1 has no may = [\"store\"]"
+        unasked = "transaction 1.2.3.4: nobody was asked to commit anything under this UID"
+        wait_until(lambda: len(alerts()) == 2, WITHIN_S, "the alerts")
+        # Two within a second may be one message, or one and another a minute later.
+        assert alerts() in [Counter({("VIEWER", may_not): n, ("SCANNER", unasked): 1}) for n in (1, 2)]
+        assert refusals() == [
+            ("VIEWER", "request", 2, may_not),
+            ("SCANNER", "report", 1, unasked),
+            ("SCANNER", "request", 1, "it names no instance, at least one is needed"),
+        ]
+        assert Modality(port, "SCANNER").ask([one])[0] == 0x0000
+        assert [who[:2] for who in refusals()] == [("VIEWER", "request"), ("SCANNER", "report")]
+    finally:
+        database.close()
         node.stop()
 
 
