@@ -124,7 +124,8 @@ def _look_at_files(settings: Settings) -> Iterator[Finding]:
     except DicomnodeError:
         return  # the database says so itself
     for damage in damages[:DAMAGES_AT_MOST]:
-        todo = "have it sent again" if damage.of.startswith("series") else "dicomnode jobs reprocess, then outbox retry"
+        kind, _, name = damage.of.partition(" ")
+        todo = MENDED_BY[kind].format(name)
         yield Finding("file", "problem", f"{damage.of}: {damage.reason}; {todo}, or restore it from a backup")
     if (left := len(damages) - DAMAGES_AT_MOST) > 0:
         yield Finding("file", "problem", f"{left} more are damaged; see: dicomnode verify")
@@ -234,7 +235,6 @@ def _ask(peer: PeerSettings, settings: Settings) -> Finding:
     return Finding("peer", "ok", f"{peer.name} answers C-ECHO")
 
 
-def _look_at_commitment(settings: Settings) -> Iterator[Finding]:
 def _look_at_refusals(settings: Settings) -> Iterator[Finding]:
     """Say whose requests for storage commitment, and reports on ours, we refuse, and who does not take our reports."""
     with suppress(DicomnodeError), open_node_database(settings) as database, database.read() as connection:
@@ -253,6 +253,7 @@ def _look_at_refusals(settings: Settings) -> Iterator[Finding]:
                 yield Finding("commitment", "warning", f"{text}: {untold.reason}")
 
 
+def _look_at_commitment(settings: Settings) -> Iterator[Finding]:
     """Say which peers that are asked to commit cannot be, and what of all that was sent is not committed in time."""
     asked = {destination.commitment for destination in settings.destinations if destination.commitment}
     for name in sorted(asked):
@@ -281,6 +282,6 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _look_at_notices,
     _look_at_model,
     _look_at_peers,
-    _look_at_commitment,
     _look_at_refusals,
+    _look_at_commitment,
 )

@@ -131,6 +131,18 @@ def test_doctor_names_what_is_damaged(run: Run, config: Path, house: House) -> N
     assert found["text"].endswith("have it sent again, or restore it from a backup")
 
 
+def test_doctor_says_how_a_damaged_result_is_made_again_and_sent(run: Run, config: Path, house: House) -> None:
+    job_id = house.finish(house.pair(1)[0])
+    spoil(house.outputs(job_id)[0])
+    scan(house.database, house.store, 10**9, 30.0, house.now)
+    findings = run("doctor", "--config", config, "--json").json["findings"]
+    [found] = [one["text"] for one in findings if one["check"] == "file"]
+    words = (
+        f"; dicomnode jobs reprocess {job_id} makes it again, and sends it where it is due, or restore it from a backup"
+    )
+    assert (found.startswith(f"job {job_id}: "), found.endswith(words)) == (True, True)
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
