@@ -235,7 +235,8 @@ def retry_outbox_row(connection: Connection, row_id: int, now: float) -> None:
     """
     row = fetch_outbox_row(connection, row_id)
     asked = select(commitments.c.state).where(commitments.c.id == row.commitment_id)
-    is_hopeless = row.state != "sent" or connection.execute(asked).scalar_one_or_none() == "dead"
+    # Of a settled transaction nothing stays sent that is asked for again: that has a transaction of its own.
+    is_hopeless = row.state != "sent" or connection.execute(asked).scalar_one_or_none() in ("dead", "settled")
     if "owed" not in OUTBOX_MOVES_BY_PERSON.get(row.state, frozenset()) or not is_hopeless:
         words = "dead is needed, or sent with a reason why it was not committed"
         raise StateError(f"outbox row {row_id}: it is {row.state}, {words}")

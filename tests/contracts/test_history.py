@@ -287,6 +287,17 @@ def test_a_prior_stays_with_the_question_with_the_series_that_seeks_it_and_with_
     assert left.series.row.series_uid == f"{ROOT}.70"  # it was fetched, and is here
 
 
+def test_a_series_that_was_deleted_is_a_prior_that_an_archive_has(house: House, database: Database) -> None:
+    deleted, kept = (house.receive("MR", number) for number in (50, 51))
+    house.settle(deleted, "unpaired")
+    clean(house)
+    seeker = house.receive("PT", 60)
+    search(house, seeker, *(replace(FOUND, series_uid=uid) for uid in (deleted, kept)))
+    with database.read() as connection:
+        priors = fetch_priors(connection, fetch_series(connection, seeker).row.id)
+    assert [prior.series.row.series_uid for prior in priors] == [deleted]
+
+
 def test_the_newest_row_of_a_table_stays_so_that_no_number_is_given_twice(house: House, database: Database) -> None:
     for number in (50, 51):
         house.settle(house.receive("MR", number), "unpaired")
