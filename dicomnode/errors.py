@@ -24,6 +24,7 @@
        +- PeerProtocolError
        |  +- LimitExceededError
        +- CommitmentRefusedError
+       |  +- CommitmentForbiddenError
        +- StateError
 
 Flow: every part > [errors] > status
@@ -157,6 +158,10 @@ class CommitmentRefusedError(PermanentError):
     def __init__(self, status: CommitmentStatus, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class CommitmentForbiddenError(CommitmentRefusedError):
+    """A peer asks for storage commitment that it may not have, or reports on what it was not asked."""
 
 
 class StateError(PermanentError):

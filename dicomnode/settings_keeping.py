@@ -1,7 +1,7 @@
 """What an administrator decides about what is kept: for how long, how it is checked, and where it is copied to.
 
 Flow: settings > [settings_keeping] > setting_values
-Never: a default that deletes: whatever goes was asked for.
+Never: a default that deletes a file: whatever goes was asked for.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ class KeepSettings(Section):
 
 
 class RetentionSettings(Section):
-    """What is deleted when; nothing, unless it is asked for here."""
+    """What is deleted when; no file, unless it is asked for here."""
 
     hold_hours: Annotated[float, Field(ge=1)] = 24.0
+    committed_days: Annotated[float, Field(ge=0)] = 0.0
+    history_days: Annotated[float, Field(ge=0)] = 400.0
     free_start_bytes: Annotated[int, Field(ge=0)] = 0
     free_stop_bytes: Annotated[int, Field(ge=0)] = 0
     paired: KeepSettings = KeepSettings()
@@ -66,7 +68,7 @@ class RetentionSettings(Section):
 
     @property
     def is_asked_for(self) -> bool:
-        """Whether anything is ever deleted."""
+        """Whether any file is ever deleted."""
         return self.free_start_bytes > 0 or any(self.keep(kind).is_bounded for kind in RETENTION_KINDS)
 
 

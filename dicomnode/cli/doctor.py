@@ -25,11 +25,13 @@ from typing import Literal
 from dicomnode.cli.listings import open_node_database
 from dicomnode.cli.output import show, write_json
 from dicomnode.database.audit import fetch_channel_states
+from dicomnode.database.commitment_requests import fetch_untold
 from dicomnode.database.commitments import fetch_uncommitted
 from dicomnode.database.damages import fetch_damages
 from dicomnode.database.index import fetch_newest_opening
 from dicomnode.database.marks import fetch_mark
 from dicomnode.database.notices import fetch_notices
+from dicomnode.database.refusals import fetch_refusals
 from dicomnode.errors import DicomnodeError
 from dicomnode.housekeeping.retention import CLOCK
 from dicomnode.jobs.pipeline import load_network
@@ -50,6 +52,14 @@ DESCRIPTORS_OF_ASSOCIATION, DESCRIPTORS_OF_WAITING, DESCRIPTORS_OF_NODE = 4, 2, 
 
 CLOCKS_DIFFER_S = 60.0  # between nodes of one database
 TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
+
+# What a person does about a damaged file, by what it is of.
+MENDED_BY = {
+    "series": "have it sent again",
+    "job": "dicomnode jobs reprocess {} makes it again, and sends it where it is due",
+}
+# What a peer is refused, as a person calls it.
+REFUSED = {"request": "requests for storage commitment", "report": "reports on storage commitment"}
 
 State = Literal["ok", "warning", "problem"]
 
@@ -114,7 +124,8 @@ def _look_at_files(settings: Settings) -> Iterator[Finding]:
     except DicomnodeError:
         return  # the database says so itself
     for damage in damages[:DAMAGES_AT_MOST]:
-        todo = "have it sent again" if damage.of.startswith("series") else "dicomnode jobs reprocess, then outbox retry"
+        kind, _, name = damage.of.partition(" ")
+        todo = MENDED_BY[kind].format(name)
         yield Finding("file", "problem", f"{damage.of}: {damage.reason}; {todo}, or restore it from a backup")
     if (left := len(damages) - DAMAGES_AT_MOST) > 0:
         yield Finding("file", "problem", f"{left} more are damaged; see: dicomnode verify")
@@ -224,6 +235,24 @@ def _ask(peer: PeerSettings, settings: Settings) -> Finding:
     return Finding("peer", "ok", f"{peer.name} answers C-ECHO")
 
 
+def _look_at_refusals(settings: Settings) -> Iterator[Finding]:
+    """Say whose requests for storage commitment, and reports on ours, we refuse, and who does not take our reports."""
+    with suppress(DicomnodeError), open_node_database(settings) as database, database.read() as connection:
+        for refusal in fetch_refusals(connection):
+            what, last_at = REFUSED[refusal.kind], datetime.fromtimestamp(refusal.last_at, UTC)
+            text = f"{refusal.refused} {what} of {refusal.calling_ae!a} at {refusal.address} refused"
+            text += f", the last at {last_at}: {refusal.reason}"
+            yield Finding("commitment", "warning", text)
+        for untold in fetch_untold(connection):
+            asked_at = datetime.fromtimestamp(untold.requested_at, UTC)
+            text = f"{untold.peer} has not taken our report on {untold.requests} of its requests"
+            text += f", the last of {asked_at}"
+            if untold.has_taken_since:
+                yield Finding("commitment", "ok", f"{text} ({untold.reason}); it has taken one since")
+            else:
+                yield Finding("commitment", "warning", f"{text}: {untold.reason}")
+
+
 def _look_at_commitment(settings: Settings) -> Iterator[Finding]:
     """Say which peers that are asked to commit cannot be, and what of all that was sent is not committed in time."""
     asked = {destination.commitment for destination in settings.destinations if destination.commitment}
@@ -253,5 +282,6 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _look_at_notices,
     _look_at_model,
     _look_at_peers,
+    _look_at_refusals,
     _look_at_commitment,
 )

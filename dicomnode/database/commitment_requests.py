@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, true, update
 
 from dicomnode.commitment import Reference, Request
 from dicomnode.database.engine import Database
-from dicomnode.database.schema import commitment_requests, conflicts, instances, outputs
+from dicomnode.database.schema import commitment_requests, conflicts, instances, outputs, series
 from dicomnode.database.store import Store
 from dicomnode.database.turns import Turn, is_due
 from dicomnode.errors import CommitmentRefusedError, LeaseLostError
@@ -56,6 +56,17 @@ class CommitmentRequest:
     def references(self) -> tuple[Reference, ...]:
         """What it names."""
         return tuple(Reference(*one) for one in self.instances)
+
+
+@dataclass(frozen=True)
+class Untold:
+    """A peer that has not taken some of our reports: how many, why the last, and whether it has taken one since."""
+
+    peer: str
+    requests: int
+    requested_at: float  # the last of them, UTC epoch seconds
+    reason: str
+    has_taken_since: bool
 
 
 @dataclass(frozen=True)
@@ -158,6 +169,23 @@ def release_requests(connection: Connection, claimed: Iterable[CommitmentRequest
         connection.execute(held.values(lease_until=None, attempts=table.c.attempts - 1))
 
 
+def fetch_untold(connection: Connection) -> list[Untold]:
+    """Return the peers that were tried to be told and have not taken it, by name."""
+    table = commitment_requests
+    of_peer: dict[str, list[Any]] = {}
+    late = select(table).where(table.c.state.in_(("retry", "failed"))).order_by(table.c.peer, table.c.requested_at)
+    for row in connection.execute(late):
+        of_peer.setdefault(row.peer, []).append(row)
+    taken = select(table.c.peer, func.max(table.c.requested_at)).where(table.c.state == "reported")
+    last_taken = {row[0]: row[1] for row in connection.execute(taken.group_by(table.c.peer))}
+    return [
+        Untold(
+            peer, len(rows), rows[-1].requested_at, rows[-1].reason, last_taken.get(peer, 0.0) > rows[-1].requested_at
+        )
+        for peer, rows in of_peer.items()
+    ]
+
+
 def fetch_held(connection: Connection, store: Store, references: Iterable[Reference]) -> dict[str, Held]:
     """Return what the node keeps of these, by SOP Instance UID: as it was received, or as it was made."""
     found: dict[str, Held] = {}
@@ -179,6 +207,23 @@ def fetch_conflicting(connection: Connection, references: Iterable[Reference]) -
         query = select(conflicts.c.sop_instance_uid).where(conflicts.c.sop_instance_uid.in_(uids))
         found.update(connection.execute(query).scalars())
     return found
+
+
+def record_promises(connection: Connection, references: Iterable[Reference], now: float) -> set[str]:
+    """Record that a peer is told that these are kept; return the SOP Instance UIDs of those that are here still.
+
+    Before it is told: what is promised is not deleted, and what was deleted since it was looked at is not promised.
+    """
+    promised: set[str] = set()
+    for uids in _in_groups(references):
+        of_series = select(instances.c.series_id).where(instances.c.sop_instance_uid.in_(uids))
+        homes = select(series.c.id).where(series.c.id.in_(of_series)).order_by(series.c.id)
+        # Who deletes a series has locked it (`deletions.lock_series`): its instances are here afterwards, or are not.
+        connection.execute(homes.with_for_update(read=True, key_share=True)).all()
+        for table, is_kept in ((instances, true()), (outputs, outputs.c.deleted_at.is_(None))):
+            kept = update(table).where(table.c.sop_instance_uid.in_(uids), is_kept).values(committed_at=now)
+            promised.update(connection.execute(kept.returning(table.c.sop_instance_uid)).scalars())
+    return promised
 
 
 def _in_groups(references: Iterable[Reference]) -> Iterator[list[str]]:

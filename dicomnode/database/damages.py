@@ -70,6 +70,12 @@ def fetch_damaged_instances(connection: Connection) -> list[StoredInstance]:
     return [StoredInstance(**row) for row in connection.execute(query).mappings()]
 
 
+def fetch_damaged_outputs(connection: Connection) -> list[StoredOutput]:
+    """Return the outputs that were last found damaged."""
+    query = select(outputs.c.id, outputs.c.job_id, outputs.c.path, outputs.c.sha256).join(damages)
+    return [StoredOutput(**row) for row in connection.execute(query).mappings()]
+
+
 def record_damage(
     connection: Connection, reason: str, now: float, *, instance_id: int | None = None, output_id: int | None = None
 ) -> bool:

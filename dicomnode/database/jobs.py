@@ -104,6 +104,7 @@ class JobOutput:
     returned: int
     copies: Mapping[str, str] | None
     deleted_at: float | None
+    committed_at: float | None
 
 
 def add_job(

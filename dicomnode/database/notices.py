@@ -11,7 +11,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Double, RowMapping, Select, Text, cast, func, insert, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    RowMapping,
+    Select,
+    Text,
+    cast,
+    func,
+    insert,
+    literal,
+    select,
+    union_all,
+    update,
+)
 
 from dicomnode.database.engine import Database
 from dicomnode.database.index import insert_new
@@ -171,6 +185,20 @@ def fetch_notice(connection: Connection, notice_id: int) -> Notice:
     if row is None:
         raise StateError(f"notice {notice_id}: there is no notice with this number")
     return _notice(connection, row)
+
+
+def is_still_so() -> ColumnElement[bool]:
+    """Return the condition that a row still needs the person who was told of it: a cause that goes is told again."""
+    found = union_all(*_sources()).subquery()
+    return (
+        select(found.c.kind)
+        .where(
+            found.c.kind == notice_causes.c.kind,
+            found.c.subject == notice_causes.c.subject,
+            found.c.at == notice_causes.c.occurrence,
+        )
+        .exists()
+    )
 
 
 def _sources() -> Iterable[Select[Any]]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, RowMapping, Select, func, insert, select, tuple_, update
 
 from dicomnode.database.engine import Database
-from dicomnode.database.schema import commitments, jobs, outbox, outputs
+from dicomnode.database.schema import commitments, damages, jobs, outbox, outputs
 from dicomnode.database.turns import is_free
 from dicomnode.errors import LeaseLostError, StateError
 
@@ -29,6 +29,7 @@ OUTBOX_MOVES: Mapping[str, frozenset[str]] = {
 # Only a person asks again for what a destination refused, or did not commit however often it was asked.
 OUTBOX_MOVES_BY_PERSON: Mapping[str, frozenset[str]] = {"dead": frozenset({"owed"}), "sent": frozenset({"owed"})}
 UNSENT = ("owed", "retry")
+DAMAGED = "damaged: "  # how the reason of a dead row begins whose file is not what was made
 REGISTRATION = "reg"  # the kind of the Spatial Registration object, which refers to the others
 
 
@@ -83,7 +84,10 @@ class OutboxRow:
 
 
 def add_outbox_rows(connection: Connection, output_ids: Iterable[int], destinations: Iterable[str], now: float) -> int:
-    """Owe each output to each destination, unless it is owed or sent there already; return how many were added."""
+    """Owe each output to each destination, unless it is owed or sent there already; return how many were added.
+
+    What was not sent because its file was damaged is owed again once it was made again, which a person has asked for.
+    """
     wanted = [(output_id, destination) for destination in destinations for output_id in output_ids]
     ids = {output_id for output_id, _ in wanted}
     query = select(outbox.c.output_id, outbox.c.destination).where(outbox.c.output_id.in_(ids))
@@ -95,7 +99,12 @@ def add_outbox_rows(connection: Connection, output_ids: Iterable[int], destinati
     ]
     if new:
         connection.execute(insert(outbox), new)
-    return len(new)
+    damaged = select(damages.c.output_id).where(damages.c.output_id.in_(ids))
+    is_mended = outbox.c.output_id.in_(ids) & outbox.c.output_id.not_in(damaged) & outbox.c.reason.startswith(DAMAGED)
+    names = {destination for _, destination in wanted}
+    return len(new) + _owe_again(
+        connection, is_mended & outbox.c.destination.in_(names) & (outbox.c.state == "dead"), now
+    )
 
 
 def cancel_outputs(connection: Connection, job_id: int, reason: str) -> int:
@@ -226,7 +235,8 @@ def retry_outbox_row(connection: Connection, row_id: int, now: float) -> None:
     """
     row = fetch_outbox_row(connection, row_id)
     asked = select(commitments.c.state).where(commitments.c.id == row.commitment_id)
-    is_hopeless = row.state != "sent" or connection.execute(asked).scalar_one_or_none() == "dead"
+    # Of a settled transaction nothing stays sent that is asked for again: that has a transaction of its own.
+    is_hopeless = row.state != "sent" or connection.execute(asked).scalar_one_or_none() in ("dead", "settled")
     if "owed" not in OUTBOX_MOVES_BY_PERSON.get(row.state, frozenset()) or not is_hopeless:
         words = "dead is needed, or sent with a reason why it was not committed"
         raise StateError(f"outbox row {row_id}: it is {row.state}, {words}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from dicomnode.database.index import PatientIdentity, find_or_add_patient
+from dicomnode.database.index import DELETED, PatientIdentity, find_or_add_patient
 from dicomnode.database.queries import UNANSWERED, Query
 from dicomnode.database.schema import outputs, patients, priors, queries, series
 from dicomnode.database.series import IDENTITY, IdentifiedSeries, SeriesRow, make_identity
@@ -50,7 +50,7 @@ def record_priors(connection: Connection, query: Query, found: Iterable[FoundSer
     for one in found:
         is_known = (
             select(series.c.id)
-            .where(series.c.series_uid == one.series_uid)
+            .where(series.c.series_uid == one.series_uid, series.c.state != DELETED)
             .union_all(
                 select(outputs.c.id).where(outputs.c.series_uid == one.series_uid),
                 select(priors.c.id).where(

@@ -16,6 +16,7 @@ from dicomnode.database.engine import Database
 from dicomnode.database.index import PatientIdentity
 from dicomnode.database.schema import patients, priors, queries, series, studies
 from dicomnode.database.series import IDENTITY, make_identity
+from dicomnode.database.turns import Turn, is_due
 from dicomnode.errors import LeaseLostError
 
 Kind = Literal["count", "priors", "fetch"]
@@ -66,21 +67,25 @@ def add_query(
     connection.execute(insert(queries).values(**values, not_before=now, created_at=now))
 
 
-def fetch_asked_peers(connection: Connection, now: float) -> set[str]:
-    """Return the names of the peers that something is due to be asked of."""
-    return set(connection.execute(select(queries.c.peer).where(_is_due(now)).distinct()).scalars())
+def has_due_queries(connection: Connection, turn: Turn) -> bool:
+    """Say whether something is due to be asked of a peer."""
+    return connection.execute(select(queries.c.id).where(_is_due(turn)).limit(1)).first() is not None
 
 
-def claim_query(database: Database, peer: str, now: float, lease_s: float) -> Query | None:
+def claim_query(database: Database, turn: Turn) -> Query | None:
     """Take the oldest question to a peer that is due, or None."""
-    oldest = select(queries.c.id).where(_is_due(now), queries.c.peer == peer).order_by(queries.c.id).limit(1)
+    oldest = select(queries.c.id).where(_is_due(turn)).order_by(queries.c.id).limit(1)
     with database.write() as connection:
         # FOR UPDATE SKIP LOCKED on PostgreSQL; SQLite holds the only write lock since BEGIN IMMEDIATE.
         query_id = connection.execute(oldest.with_for_update(skip_locked=True)).scalar_one_or_none()
         if query_id is None:
             return None
         taken = update(queries).where(queries.c.id == query_id)
-        values = {"attempts": queries.c.attempts + 1, "token": queries.c.token + 1, "lease_until": now + lease_s}
+        values = {
+            "attempts": queries.c.attempts + 1,
+            "token": queries.c.token + 1,
+            "lease_until": turn.now + turn.lease_s,
+        }
         return _query(connection.execute(taken.values(values).returning(queries)).mappings().one())
 
 
@@ -130,9 +135,8 @@ def fetch_queries(connection: Connection, series_ids: Iterable[int]) -> list[Que
     return [_query(row) for row in connection.execute(asked).mappings()]
 
 
-def _is_due(now: float) -> Any:
-    is_free = queries.c.lease_until.is_(None) | (queries.c.lease_until < now)
-    return queries.c.state.in_(UNANSWERED) & (queries.c.not_before <= now) & is_free
+def _is_due(turn: Turn) -> Any:
+    return is_due(queries, turn, UNANSWERED)
 
 
 def _leave(connection: Connection, query: Query, *, state: str, **values: Any) -> None:

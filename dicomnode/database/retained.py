@@ -53,6 +53,7 @@ class SeriesFacts:
     last_received_at: float
     file_count: int
     size_bytes: int
+    committed_at: float | None  # when a peer was last told that one of them is kept safe
     open_questions: int  # to peers, that are not answered yet
     pairs: tuple[PairFacts, ...]
 
@@ -64,6 +65,7 @@ class OutputFacts:
     job: JobFacts
     file_count: int
     size_bytes: int
+    committed_at: float | None  # as of a series
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def fetch_series_facts(connection: Connection, series_id: int | None = None) -> 
             series.c.last_received_at,
             func.count(instances.c.id).label("file_count"),
             func.coalesce(func.sum(instances.c.size_bytes), 0).label("size_bytes"),
+            func.max(instances.c.committed_at).label("committed_at"),
         )
         .outerjoin(instances, instances.c.series_id == series.c.id)
         .where(series.c.state != DELETED)
@@ -110,13 +113,14 @@ def fetch_series_facts(connection: Connection, series_id: int | None = None) -> 
 
 def fetch_output_facts(connection: Connection, job_id: int | None = None) -> list[OutputFacts]:
     """Return the jobs whose outputs are kept, or one of them, oldest first."""
-    query = select(outputs.c.job_id, func.count(), func.sum(outputs.c.size_bytes)).where(outputs.c.deleted_at.is_(None))
+    columns = (func.count(), func.sum(outputs.c.size_bytes), func.max(outputs.c.committed_at))
+    query = select(outputs.c.job_id, *columns).where(outputs.c.deleted_at.is_(None))
     query = query if job_id is None else query.where(outputs.c.job_id == job_id)
     rows = connection.execute(query.group_by(outputs.c.job_id).order_by(outputs.c.job_id)).all()
     kept = select(outputs.c.job_id).where(outputs.c.deleted_at.is_(None))
     found = {job.id: job for _, job in _fetch_jobs(connection, jobs.c.id.in_(kept))}
     # On PostgreSQL another process may have deleted some between both queries.
-    return [OutputFacts(found[row[0]], row[1], int(row[2])) for row in rows if row[0] in found]
+    return [OutputFacts(found[row[0]], row[1], int(row[2]), row[3]) for row in rows if row[0] in found]
 
 
 def fetch_conflict_facts(connection: Connection) -> list[ConflictFacts]:

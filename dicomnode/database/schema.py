@@ -106,6 +106,7 @@ instances = Table(
     Column("sha256", String(64), nullable=False),  # of the same bytes
     Column("received_at", Double, nullable=False),
     Column("commitment_requested_at", Double, nullable=True),  # a sender's storage commitment request named it
+    Column("committed_at", Double, nullable=True),  # a peer was last told that it is kept safe, or is about to be
 )
 
 conflicts = Table(
@@ -175,6 +176,7 @@ outputs = Table(
     Column("returned", Integer, nullable=False, server_default="0"),  # how often somebody sent it back to us
     Column("copies", JSON, nullable=True),  # SHA-256 of the compressed copies beside it, by compression
     Column("deleted_at", Double, nullable=True),  # its files went; the row stays: what was made, and where it is
+    Column("committed_at", Double, nullable=True),  # as of an instance: a peer may ask for what it was sent, too
 )
 
 commitments = Table(
@@ -217,6 +219,21 @@ commitment_requests = Table(
     Column("reported_at", Double, nullable=True),
     UniqueConstraint("peer", "transaction_uid", "digest"),
     Index("ix_commitment_requests_state_peer", "state", "peer"),
+)
+
+commitment_refusals = Table(
+    "commitment_refusals",
+    metadata,
+    # Whose requests or reports are refused, until one of them is taken.
+    Column("id", Integer, primary_key=True),
+    Column("calling_ae", String(16), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),  # request report
+    Column("refused", Integer, nullable=False),  # how often in a row
+    Column("reason", Text, nullable=False),  # of the last
+    Column("first_at", Double, nullable=False),
+    Column("last_at", Double, nullable=False),
+    UniqueConstraint("calling_ae", "address", "kind"),
 )
 
 outbox = Table(
@@ -285,7 +302,7 @@ deletions = Table(
     metadata,
     # What housekeeping deleted, and why; without `done_at` some of its files may be there yet.
     Column("id", Integer, primary_key=True),
-    Column("kind", String(16), nullable=False),  # paired unpaired refused failed outputs conflicts leftovers
+    Column("kind", String(16), nullable=False),  # of [retention], or leftovers, or history
     Column("subject", Text, nullable=False),  # a series' UID, a job's id, a file's name
     Column("reason", Text, nullable=False),
     Column("files", Integer, nullable=False),

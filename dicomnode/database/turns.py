@@ -1,6 +1,6 @@
 """Which rows of a queue may be taken now: what every queue with leases and waits has in common.
 
-Flow: outbox, commitments, commitment_requests, notices, audit > [turns] > schema
+Flow: outbox, commitments, commitment_requests, queries, notices, audit > [turns] > schema
 Never: a table of its own; a state moved.
 """
 

@@ -16,6 +16,7 @@ from dicomnode.database.damages import (
     StoredOutput,
     clear_damages,
     fetch_damaged_instances,
+    fetch_damaged_outputs,
     fetch_instances_after,
     fetch_outputs_after,
     record_damage,
@@ -76,15 +77,16 @@ def scan(database: Database, store: Store, budget_bytes: int, every_days: float,
 
 
 def check_damaged(database: Database, store: Store) -> int:
-    """Look again at instances that were damaged; return how many are as they should be: they came again."""
+    """Look again at what was damaged; return how many are as they should be: they came again, or were put back."""
     with database.read() as connection:
-        damaged = fetch_damaged_instances(connection)
+        damaged, made = fetch_damaged_instances(connection), fetch_damaged_outputs(connection)
     mended = [one.id for one in damaged if not find_instance_damage(store, one.file_name, one.sha256)]
-    if mended:
+    remade = [one.id for one in made if not find_output_damage(store, one.path, one.sha256)]
+    if mended or remade:
         with database.write() as connection:
-            clear_damages(connection, instance_ids=mended)
-        log.info("housekeeping.mended", instances=len(mended))
-    return len(mended)
+            clear_damages(connection, instance_ids=mended, output_ids=remade)
+        log.info("housekeeping.mended", instances=len(mended), outputs=len(remade))
+    return len(mended) + len(remade)
 
 
 def _scan_next(

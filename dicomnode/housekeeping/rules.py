@@ -1,7 +1,8 @@
 """Says of everything that is kept whether it may go, since when it might, and what goes now.
 
 Flow: database/retained > [rules] > housekeeping/retention
-Never: a clock, a file, a database; anything let go that is owed, waits for a person, or is in use.
+Never: a clock, a file, a database; anything let go that is owed, waits for a person, is in use, or
+was promised to a peer.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Subject:
     since: float  # UTC epoch seconds
     file_count: int
     size_bytes: int
+    committed_at: float | None = None  # a peer was told then that it is kept safe, UTC epoch seconds
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def judge_series(facts: SeriesFacts) -> Subject:
     kind, why = "", _why_series_kept(facts)
     if not why:
         kind = _kind_of_series(facts)
-    return Subject("series", facts.id, facts.series_uid, kind, why, since, facts.file_count, facts.size_bytes)
+    size = (facts.file_count, facts.size_bytes)
+    return Subject("series", facts.id, facts.series_uid, kind, why, since, *size, facts.committed_at)
 
 
 def judge_outputs(facts: OutputFacts) -> Subject:
@@ -79,7 +82,7 @@ def judge_outputs(facts: OutputFacts) -> Subject:
     elif not why:
         kind = "outputs"
     since = max(_instants(job), default=0.0)
-    return Subject("job", job.id, str(job.id), kind, why, since, facts.file_count, facts.size_bytes)
+    return Subject("job", job.id, str(job.id), kind, why, since, facts.file_count, facts.size_bytes, facts.committed_at)
 
 
 def judge_conflict(facts: ConflictFacts) -> Subject:
@@ -99,7 +102,8 @@ def choose(
     settings : RetentionSettings
         In force.
     now : float
-        UTC epoch seconds, by a clock that was not moved for `hold_hours`. What is younger than these stays.
+        UTC epoch seconds, by a clock that was not moved for `hold_hours`. What is younger than these stays, and what a
+        peer was told is kept safe.
     missing_bytes : int
         So many must become free: of what is delivered, the oldest goes until they are.
     """
@@ -117,11 +121,21 @@ def choose(
     for subject in sorted(delivered, key=lambda one: (one.since, one.of, one.id)):
         if missing_bytes <= 0:
             break
-        if not _is_past_hold(subject, settings, now):
+        if not _may_go(subject, settings, now):
             continue
         chosen[subject] = Verdict(subject, "the disk is nearly full, and the destinations have it")
         missing_bytes -= subject.size_bytes
     return tuple(sorted(chosen.values(), key=lambda verdict: (verdict.subject.since, verdict.subject.id)))
+
+
+def explain_stay(subject: Subject, settings: RetentionSettings, now: float) -> str:
+    """Say why something stays that `choose` does not let go."""
+    if subject.why_kept:
+        return subject.why_kept
+    if _is_promised(subject, settings, now):
+        until = f"retention.committed_days = {settings.committed_days:g}" if settings.committed_days else "for ever"
+        return f"a peer was told that it is kept safe (storage commitment): {until}"
+    return "it is within its bounds"
 
 
 def _choose_of_kind(group: Sequence[Subject], settings: RetentionSettings, now: float) -> Iterable[Verdict]:
@@ -129,7 +143,7 @@ def _choose_of_kind(group: Sequence[Subject], settings: RetentionSettings, now: 
     keep = settings.keep(group[0].kind)
     count, size = len(group), sum(subject.size_bytes for subject in group)
     for subject in group:
-        if not _is_past_hold(subject, settings, now):
+        if not _may_go(subject, settings, now):
             continue
         if keep.days and subject.since < now - keep.days * DAY_S:
             reason = f"retention.{subject.kind}.days = {keep.days:g}"
@@ -141,6 +155,17 @@ def _choose_of_kind(group: Sequence[Subject], settings: RetentionSettings, now: 
             continue
         yield Verdict(subject, reason)
         count, size = count - 1, size - subject.size_bytes
+
+
+def _may_go(subject: Subject, settings: RetentionSettings, now: float) -> bool:
+    return _is_past_hold(subject, settings, now) and not _is_promised(subject, settings, now)
+
+
+def _is_promised(subject: Subject, settings: RetentionSettings, now: float) -> bool:
+    """Say whether a peer relies on it: who was told that it is kept may have deleted its own."""
+    if subject.committed_at is None:
+        return False
+    return not settings.committed_days or subject.committed_at >= now - settings.committed_days * DAY_S
 
 
 def _is_past_hold(subject: Subject, settings: RetentionSettings, now: float) -> bool:

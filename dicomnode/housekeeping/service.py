@@ -1,6 +1,6 @@
 """Keeps the house of one node: looks for what may go, checks what is kept, and makes backups.
 
-Flow: app's clock > [service] > housekeeping/retention, integrity, leftovers, backup
+Flow: app's clock > [service] > housekeeping/retention, history, integrity, leftovers, backup
 Never: a step that takes long: each does a little, and the next goes on; a state that a restart would lose.
 """
 
@@ -17,6 +17,7 @@ from dicomnode.database.marks import claim_turn, fetch_mark, set_mark
 from dicomnode.database.store import Store
 from dicomnode.errors import DicomnodeError
 from dicomnode.housekeeping.clock import Moment
+from dicomnode.housekeeping.history import end_history
 from dicomnode.housekeeping.integrity import check_damaged, scan
 from dicomnode.housekeeping.leftovers import clear_folder, list_folders
 from dicomnode.housekeeping.retention import delete_due, is_clock_steady, measure_free_bytes, remove_doomed
@@ -29,6 +30,7 @@ Clock = Callable[[], float]
 LOOK_EVERY_S = 60.0
 SCAN_EVERY_S = 10.0
 DAMAGED_EVERY_S = 600.0
+HISTORY_EVERY_S = 3600.0
 UPKEEP_EVERY_S = 3600.0
 FOLDERS = "folders"  # the mark: which folder is looked at next
 FOLDERS_AT_ONCE = 8
@@ -73,6 +75,7 @@ class HousekeepingService:
             ("scan", SCAN_EVERY_S, self._scan),
             ("damaged", DAMAGED_EVERY_S, lambda: check_damaged(self._database, self._store)),
             ("folders", LOOK_EVERY_S, self._clear_folders),
+            ("history", HISTORY_EVERY_S, self._end_history),
             ("upkeep", UPKEEP_EVERY_S, self._database.keep_up),
         ):
             if self._monotonic() >= self._next.get(name, 0.0):
@@ -92,16 +95,26 @@ class HousekeepingService:
 
     def _look(self) -> None:
         """Delete what may go; while more of it waits, the next step looks again."""
-        settings, now = self._settings.retention, self._clock()
-        if not settings.is_asked_for:
+        now = self._clock()
+        if not (self._settings.retention.is_asked_for and self._is_steady(now)):
             return
-        moment = Moment(now, self._monotonic())
-        is_steady = is_clock_steady(self._database, settings, moment, self._seen)
-        self._seen = moment
-        if is_steady and delete_due(self._database, self._store, self._settings, now, self._free_bytes):
+        if delete_due(self._database, self._store, self._settings, now, self._free_bytes):
             self._next["look"] = 0.0
             while remove_doomed(self._database, self._store, now):
                 pass
+
+    def _end_history(self) -> None:
+        """Let rows go that are over for long; while more of them wait, the next step goes on."""
+        settings, now = self._settings.retention, self._clock()
+        if settings.history_days and self._is_steady(now) and end_history(self._database, settings, now):
+            self._next["history"] = 0.0
+
+    def _is_steady(self, now: float) -> bool:
+        """Say whether things are as old as the clock says, by how it went since the last look."""
+        moment = Moment(now, self._monotonic())
+        is_steady = is_clock_steady(self._database, self._settings.retention, moment, self._seen)
+        self._seen = moment
+        return is_steady
 
     def _scan(self) -> None:
         settings = self._settings.integrity

@@ -24,6 +24,7 @@ from pynetdicom.presentation import PresentationContext
 from dicomnode.audit import NODE_AUTHENTICATION, RESTRICTED_FUNCTION, Party
 from dicomnode.certificates import read_peer_certificate
 from dicomnode.errors import (
+    CommitmentForbiddenError,
     CommitmentRefusedError,
     DatabaseUnavailableError,
     DicomnodeError,
@@ -43,7 +44,7 @@ from dicomnode.metrics import (
     Counts,
 )
 from dicomnode.receive.alerts import Alerts
-from dicomnode.receive.commitment import TAKE, read_message
+from dicomnode.receive.commitment import Kind, note_refusal, read_message, take_message
 from dicomnode.receive.contexts import find_kept_out, make_contexts
 from dicomnode.receive.ingest import StoreRequest, ingest
 from dicomnode.receive.intake import Intake
@@ -179,7 +180,7 @@ class Associations:
         try:
             if sender is None:
                 raise NotAuthorisedError("the association was not admitted")
-            TAKE[kind](self._intake, message, sender, self.rules.settings, self._clock())
+            take_message(self._intake, kind, message, sender, self.rules.settings, self._clock())
         except DicomnodeError as error:
             status = CommitmentStatus.PROCESSING_FAILURE
             if isinstance(error, CommitmentRefusedError):
@@ -188,8 +189,17 @@ class Associations:
                 self.counts.add(LIMIT_CROSSINGS, limit="commitment_instances")
             where = {"association_id": _id_of(sender), "kind": kind, "status": f"{status:04X}"}
             log.warning("receive.commitment_refused", **where, why=str(error))
+            if sender is not None and isinstance(error, CommitmentRefusedError):
+                self._tell_refusal(sender, kind, error)
         self.counts.add(COMMITMENT_MESSAGES, kind=kind, status=f"{status:04X}")
         return int(status), None
+
+    def _tell_refusal(self, sender: Sender, kind: Kind, error: CommitmentRefusedError) -> None:
+        """Note for an administrator, and for the audit trail where a peer does what it may not, what was refused."""
+        note_refusal(self._intake.database, sender, kind, str(error), self._clock())
+        if isinstance(error, CommitmentForbiddenError):
+            party = Party(sender.ae_title, sender.address)
+            self.alerts.note(RESTRICTED_FUNCTION, f"commitment {kind}", str(error), party)
 
     def store(self, association: Association, request: StoreRequest) -> int:
         """Answer a C-STORE with a status of PS3.4 B.2.3, whatever happens; raises `PeerProtocolError` for an abort."""

@@ -16,8 +16,10 @@ from pynetdicom.events import Event
 from dicomnode.commitment import Message, read_report, read_request
 from dicomnode.database.commitment_requests import record_request
 from dicomnode.database.commitments import TAKES_REPORT, take_report
+from dicomnode.database.engine import Database
+from dicomnode.database.refusals import Refused, clear_refusals, is_refused, record_refusal
 from dicomnode.database.series import note_commitment_request
-from dicomnode.errors import CommitmentRefusedError, StateError
+from dicomnode.errors import CommitmentForbiddenError, DatabaseUnavailableError, StateError
 from dicomnode.logs import get_logger
 from dicomnode.receive.intake import Intake
 from dicomnode.receive.recording import Sender
@@ -47,20 +49,22 @@ def take_commitment_request(intake: Intake, message: Message, sender: Sender, se
 
     Raises
     ------
+    CommitmentForbiddenError
+        If it may not ask, or cannot be called for the report; nothing changed.
     CommitmentRefusedError
-        If it may not ask, cannot be called for the report, or asks what is no request or too much; nothing changed.
+        If it asks what is no request or too much; nothing changed.
     DatabaseUnavailableError
         If the rows of what it sent, or of the request, cannot be written now.
     """
     if not sender.may_store:
         words = f'peer {sender.ae_title!a} at {sender.address} has no may = ["store"]'
-        raise CommitmentRefusedError(CommitmentStatus.NOT_AUTHORISED, words)
+        raise CommitmentForbiddenError(CommitmentStatus.NOT_AUTHORISED, words)
     callable_names = [peer.name for peer in settings.peers if not peer.is_network]
     peer = next((name for name in sender.names if name in callable_names), None)
     if peer is None:
         words = f"{sender.ae_title!a} at {sender.address} cannot be called for the report"
         words += "; [[peers]] must name its host and port, not a network"
-        raise CommitmentRefusedError(CommitmentStatus.NOT_AUTHORISED, words)
+        raise CommitmentForbiddenError(CommitmentStatus.NOT_AUTHORISED, words)
     limit = settings.limits.commitment_instances
     request = read_request(message, limit)
     uids = [one.sop_instance_uid for one in request.references]
@@ -77,8 +81,10 @@ def take_commitment_report(intake: Intake, message: Message, sender: Sender, set
 
     Raises
     ------
+    CommitmentForbiddenError
+        If nobody of this name was asked; nothing changed.
     CommitmentRefusedError
-        If it is no report, or nobody of this name was asked; nothing changed.
+        If it is no report; nothing changed.
     DatabaseUnavailableError
         If it cannot be written now.
     """
@@ -86,18 +92,42 @@ def take_commitment_report(intake: Intake, message: Message, sender: Sender, set
     try:
         before = take_report(intake.database, report, sender.names)
     except StateError as error:
-        raise CommitmentRefusedError(CommitmentStatus.INVALID_ARGUMENT_VALUE, str(error)) from error
+        raise CommitmentForbiddenError(CommitmentStatus.INVALID_ARGUMENT_VALUE, str(error)) from error
     counts = {"committed": len(report.committed), "failed": len(report.failed)}
     is_late = before.state not in TAKES_REPORT
     about = {"peer": before.peer, "transaction_uid": report.transaction_uid, "is_late": is_late}
     log.info("receive.commitment_reported", **about, **counts)
 
 
+def note_refusal(database: Database, sender: Sender, kind: Kind, why: str, now: float) -> None:
+    """Note that a peer's request or report was refused, until one of it is taken; nothing where nothing can be."""
+    try:
+        with database.write() as connection:
+            record_refusal(connection, Refused(sender.ae_title, sender.address, kind), why, now)
+    except DatabaseUnavailableError as error:
+        log.warning("receive.database_away", association_id=sender.association_id, why=str(error))
+
+
+def _forget_refusals(database: Database, sender: Sender, kind: Kind) -> None:
+    refused = Refused(sender.ae_title, sender.address, kind)
+    with database.read() as connection:
+        if not is_refused(connection, refused):
+            return
+    with database.write() as connection:
+        clear_refusals(connection, refused)
+
+
 def _read(data: Any) -> bytes:
     return data.getvalue() if data else b""
 
 
-TAKE: Mapping[Kind, Callable[[Intake, Message, Sender, Settings, float], None]] = {
+def take_message(intake: Intake, kind: Kind, message: Message, sender: Sender, settings: Settings, now: float) -> None:
+    """Take a request or a report; raises as `take_commitment_request` and `take_commitment_report` do."""
+    _TAKE[kind](intake, message, sender, settings, now)
+    _forget_refusals(intake.database, sender, kind)
+
+
+_TAKE: Mapping[Kind, Callable[[Intake, Message, Sender, Settings, float], None]] = {
     "request": take_commitment_request,
     "report": take_commitment_report,
 }

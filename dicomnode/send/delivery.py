@@ -22,6 +22,7 @@ from sqlalchemy import Connection
 from dicomnode.database.damages import record_damage
 from dicomnode.database.engine import Database
 from dicomnode.database.outbox import (
+    DAMAGED,
     Due,
     Failure,
     OutboxRow,
@@ -237,7 +238,7 @@ class Delivery:
 
     def _note_damaged(self, row: OutboxRow, reason: str) -> None:
         """Give up a row whose file is not what was made: it is made again on a person's word."""
-        self._note_dead(row, f"{reason}; make it again (dicomnode jobs reprocess {row.job_id}), then retry this")
+        self._note_dead(row, f"{DAMAGED}{reason}; dicomnode jobs reprocess {row.job_id} makes it again and sends it")
         now = self.clock()
         self._note(row, lambda connection: _record_damage(connection, row, reason, now))
 

@@ -26,14 +26,15 @@ from dicomnode.database.queries import (
     Query,
     Subject,
     claim_query,
-    fetch_asked_peers,
     fetch_subject,
     finish_query,
+    has_due_queries,
     put_query_off,
     record_source_count,
 )
 from dicomnode.database.series import fetch_series_by_id, fetch_series_bytes
 from dicomnode.database.store import Store
+from dicomnode.database.turns import Turn
 from dicomnode.errors import (
     DatabaseUnavailableError,
     DicomnodeError,
@@ -92,10 +93,11 @@ class QueryService:
 
     def step(self) -> None:
         """Set every peer going that is asked something and is idle."""
+        settings = self._in_force[0]
+        answering = sorted(peer.name for peer in settings.peers if peer.answers)
         with self._database.read() as connection:
-            asked = fetch_asked_peers(connection, self._clock())
-        answering = {peer.name for peer in self._in_force[0].peers if peer.answers}
-        for name in sorted(asked & answering):
+            asked = [name for name in answering if has_due_queries(connection, self._make_turn(name, settings))]
+        for name in asked:
             if not self._stopping.is_set():
                 self._threads.set_going(name, partial(self._ask_all, name))
 
@@ -112,8 +114,7 @@ class QueryService:
         try:
             while not self._stopping.is_set():
                 settings, caller = self._in_force
-                lease_s = settings.pairing.prior_s + 2 * settings.send.timeout_s + LEASE_MARGIN_S
-                query = claim_query(self._database, name, self._clock(), lease_s)
+                query = claim_query(self._database, self._make_turn(name, settings))
                 if query is None:
                     return
                 with self._database.read() as connection:
@@ -122,6 +123,10 @@ class QueryService:
                 self._ask(question)
         except DicomnodeError as error:  # the database: the lease runs out, and a later step tries again
             log.warning("query.interrupted", peer=name, reason=str(error))
+
+    def _make_turn(self, name: str, settings: Settings) -> Turn:
+        lease_s = settings.pairing.prior_s + 2 * settings.send.timeout_s + LEASE_MARGIN_S
+        return Turn(name, self._clock(), lease_s, settings.send.retry_ceiling_s)
 
     def _ask(self, question: _Question) -> None:
         """Ask one question, and record the answer or what went wrong."""

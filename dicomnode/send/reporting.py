@@ -1,7 +1,8 @@
 """Reports to peers that asked for storage commitment what the node keeps safe, over an association of its own.
 
 Flow: receive > database/commitment_requests > [reporting] > send/safekeeping, send/commitment > peers
-Never: a report on the association of the request (a peer may have closed it); one that was not looked into.
+Never: a report on the association of the request (a peer may have closed it); one that was not looked into, or whose
+promise is not on disk.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dicomnode.database.commitment_requests import (
     claim_requests,
     finish_request,
     put_due_requests_off,
+    record_promises,
     release_requests,
 )
 from dicomnode.database.store import Store
@@ -26,6 +28,7 @@ from dicomnode.send.commitment import REPORTING, send_report
 from dicomnode.send.committing import CLAIM_AT_MOST, Work
 from dicomnode.send.safekeeping import make_safekeeping_report
 from dicomnode.settings import PeerSettings
+from dicomnode.status import FailureReason
 from dicomnode.steps import Step, reach
 
 log = get_logger()
@@ -38,7 +41,7 @@ def report_due(work: Work, peer: PeerSettings) -> bool:
     if not left:
         return False
     store = Store(work.settings.node.storage_root)
-    reports = {request.id: make_safekeeping_report(work.database, store, request) for request in left}
+    reports = {one.id: _promise(work, make_safekeeping_report(work.database, store, one)) for one in left}
     try:
         with work.associate(peer, REPORTING) as association:
             while left and not work.stopping.is_set():
@@ -49,6 +52,15 @@ def report_due(work: Work, peer: PeerSettings) -> bool:
     with work.database.write() as connection:
         release_requests(connection, left)
     return not left
+
+
+def _promise(work: Work, report: Report) -> Report:
+    """Record what is promised by a report, and leave out of it what was deleted since it was looked into."""
+    with work.database.write() as connection:
+        promised = record_promises(connection, report.committed, work.clock())
+    gone = [one for one in report.committed if one.sop_instance_uid not in promised]
+    failed = {**report.failed, **dict.fromkeys(gone, int(FailureReason.NO_SUCH_OBJECT_INSTANCE))}
+    return Report(report.transaction_uid, tuple(one for one in report.committed if one not in failed), failed)
 
 
 def _report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from dicomnode.database.commitment_requests import (
     fetch_conflicting,
     fetch_held,
     fetch_told_peers,
+    fetch_untold,
     finish_request,
     has_due_requests,
     put_due_requests_off,
@@ -20,6 +22,7 @@ from dicomnode.database.commitment_requests import (
     release_requests,
 )
 from dicomnode.database.engine import Database
+from dicomnode.database.refusals import Refused, clear_refusals, fetch_refusals, is_refused, record_refusal
 from dicomnode.database.store import Store
 from dicomnode.database.turns import Turn
 from dicomnode.errors import CommitmentRefusedError, LeaseLostError
@@ -111,6 +114,57 @@ def test_reports_that_are_due_share_a_failed_association(database: Database) -> 
     _ask(database)
     claimed = _claim(database)
     assert fail(None) == 1
+
+
+def test_who_has_not_taken_a_report_is_known_until_it_has(database: Database) -> None:
+    def untold() -> list[tuple[str, int, str, bool]]:
+        with database.read() as connection:
+            return [(one.peer, one.requests, one.reason, one.has_taken_since) for one in fetch_untold(connection)]
+
+    _ask(database)
+    _ask(database, uid="1.8")
+    assert untold() == []
+    first, second = _claim(database)
+    with database.write() as connection:
+        finish_request(connection, first, "failed", NOW, "status 0x0112")
+        finish_request(connection, second, "failed", NOW, "status 0x0110")
+    assert untold() == [("scanner", 2, "status 0x0110", False)]
+
+    with database.write() as connection:
+        record_request(connection, "scanner", Request("1.7", (FIRST,)), NOW + 1.0, 10)
+    [third] = _claim(database, NOW + 1.0)
+    _finish(database, third)
+    assert untold() == [("scanner", 2, "status 0x0110", True)]
+
+    _ask(database)  # the same again
+    [again] = _claim(database)
+    _finish(database, again)
+    assert untold() == [("scanner", 1, "status 0x0110", True)]
+
+
+def test_who_is_refused_is_known_until_one_is_taken(database: Database) -> None:
+    who = Refused("SCANNER", "10.1.2.8", "request")
+
+    def refusals() -> list[tuple[str, int, str, float, float]]:
+        with database.read() as connection:
+            found = fetch_refusals(connection)
+        return [(one.kind, one.refused, one.reason, one.first_at, one.last_at) for one in found]
+
+    with database.write() as connection:
+        for now in (5.0, 6.0):
+            record_refusal(connection, who, f"at {now:g}", now)
+        record_refusal(connection, replace(who, kind="report"), "nobody was asked", 7.0)
+        record_refusal(connection, replace(who, calling_ae="OTHER"), "too many", 8.0)
+    assert refusals() == [
+        ("request", 2, "at 6", 5.0, 6.0),
+        ("report", 1, "nobody was asked", 7.0, 7.0),
+        ("request", 1, "too many", 8.0, 8.0),
+    ]
+    with database.write() as connection:
+        clear_refusals(connection, who)
+        assert not is_refused(connection, who)
+        assert is_refused(connection, replace(who, kind="report"))
+    assert [row[2] for row in refusals()] == ["nobody was asked", "too many"]
 
 
 def test_what_is_kept_is_found_as_received_or_as_made(database: Database, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from dicomnode.database.commitments import (
     put_commitment_off,
     record_asked,
     record_committed,
+    record_uncommitted,
     release_commitments,
     renew_commitment,
     take_report,
@@ -252,6 +253,23 @@ def test_only_a_commitment_that_was_given_up_lets_a_person_send_again(database: 
     [again, other] = _rows(database)
     assert (again.state, again.attempts, again.commitment_id) == ("owed", 0, None)
     assert (other.state, other.reason) == ("sent", "not committed: no report; attempt 2 was the last")
+
+
+def test_what_the_last_report_left_open_may_be_sent_again_by_a_person(database: Database) -> None:
+    commitment = _one(database)
+    with database.write() as connection:
+        record_asked(connection, commitment, NOW)
+    take_report(database, Report(commitment.transaction_uid, (), {}), ["archive"])
+    with database.write() as connection:
+        [reported] = fetch_reported(connection, "pacs")
+        record_uncommitted(
+            connection, [row.id for row in fetch_sent_rows(connection, reported)], "archive left it open"
+        )
+        finish_settled(connection, reported, "2 asked again")
+        [row, _] = fetch_outbox(connection)
+        retry_outbox_row(connection, row.id, NOW)
+
+    assert [(one.state, one.commitment_id is None) for one in _rows(database)] == [("owed", True), ("sent", False)]
 
 
 def test_a_restored_node_asks_under_another_transaction_uid(database: Database) -> None:

@@ -14,6 +14,7 @@ from dicomnode.database.queries import Query, add_query, claim_query, finish_que
 from dicomnode.database.schema import associations
 from dicomnode.database.series import SeriesRow, fetch_series
 from dicomnode.database.store import make_file_name
+from dicomnode.database.turns import Turn
 from dicomnode.errors import StorageFullError
 from dicomnode.receive.fetched import receive_fetched
 from dicomnode.receive.intake import Intake
@@ -37,7 +38,7 @@ def _ask(scp: RunningScp) -> Query:
     receive(scp.database, PET, now=1.0)
     with scp.database.write() as connection:
         add_query(connection, "fetch", fetch_series(connection, PET.series_uid).row.id, SCANNER.name, 2.0)
-    query = claim_query(scp.database, SCANNER.name, 3.0, 60.0)
+    query = claim_query(scp.database, Turn(SCANNER.name, 3.0, 60.0, 3600.0))
     assert query is not None
     return query
 

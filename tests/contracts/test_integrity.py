@@ -85,6 +85,19 @@ def test_a_damaged_file_is_put_aside_named_and_whole_again_when_its_instance_is_
     assert damages(house) == []
 
 
+def test_a_damaged_result_is_named_until_its_file_was_put_back(house: House) -> None:
+    job_id = house.finish(house.pair(1)[0])
+    [path, _] = house.outputs(job_id)
+    good = path.read_bytes()
+    spoil(path)
+    scan_all(house)
+    assert [of for of, _ in damages(house)] == [f"job {job_id}"]
+    assert check_damaged(house.database, house.store) == 0
+    path.write_bytes(good)  # from a backup
+    assert check_damaged(house.database, house.store) == 1
+    assert damages(house) == []
+
+
 def test_a_missing_file_is_named_and_a_missing_disk_is_not_the_files_fault(house: House) -> None:
     house.receive("MR", 50)
     path = house.root / sorted(house.files("store"))[0]

@@ -55,6 +55,31 @@ def test_a_second_migration_changes_nothing(database: Database, database_url: st
         assert connection.execute(text("SELECT study_uid FROM studies")).scalars().all() == ["1.2"]
 
 
+def test_what_was_asked_to_be_committed_before_promises_were_noted_counts_as_promised(database_url: str) -> None:
+    opened = open_database(database_url)
+    with opened.write() as connection:
+        command.upgrade(make_config(connection), "0006")
+        for statement in (
+            "INSERT INTO patients VALUES (1, 'P', '', '', '', '')",
+            "INSERT INTO studies VALUES (1, '1.2', '', '', '')",
+            "INSERT INTO series (id, series_uid, study_id, patient_id, state, reason, modality, description, "
+            "frame_of_reference_uid, completed_by, summary, calling_ae, first_received_at, last_received_at) "
+            "VALUES (1, '1.3', 1, 1, 'unpaired', '', 'MR', '', '', '', '{}', 'A', 1, 1)",
+            "INSERT INTO associations (id, node, calling_ae, address, opened_at) VALUES (1, 'n', 'A', '', 1)",
+        ):
+            connection.execute(text(statement))
+        columns = "sop_instance_uid, sop_class_uid, transfer_syntax_uid, series_id, association_id, file_name"
+        columns += ", size_bytes, sha256, received_at, commitment_requested_at"
+        for uid, asked_at in (("1.4", "7.5"), ("1.5", "NULL")):
+            values = f"'{uid}', '1', '1', 1, 1, '{uid}', 1, '', 1, {asked_at}"
+            connection.execute(text(f"INSERT INTO instances ({columns}) VALUES ({values})"))  # noqa: S608  ours
+    migrate(database_url)
+    with opened.read() as connection:
+        rows = connection.execute(text("SELECT sop_instance_uid, committed_at FROM instances")).all()
+    opened.close()
+    assert {row[0]: row[1] for row in rows} == {"1.4": 7.5, "1.5": None}
+
+
 def test_the_way_back_leaves_nothing(database: Database) -> None:
     with database.write() as connection:
         command.downgrade(make_config(connection), "base")

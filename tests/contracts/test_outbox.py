@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import Connection
 
+from dicomnode.database.damages import clear_damages, record_damage
 from dicomnode.database.engine import Database
 from dicomnode.database.outbox import (
+    DAMAGED,
     Failure,
     OutboxRow,
     add_outbox_rows,
@@ -65,6 +67,25 @@ def test_nothing_is_owed_where_there_is_no_destination(database: Database) -> No
 
     with database.read() as connection:
         assert fetch_outbox(connection) == []
+
+
+def test_what_was_not_sent_for_a_damaged_file_is_owed_again_once_that_is_made_again(database: Database) -> None:
+    ids = _owe(database, "pacs", "archive")
+    rows = [*_claim(database), *_claim(database, "archive")]
+    refused, *damaged = rows
+    with database.write() as connection:
+        record_dead(connection, refused, "0x0122 SOP class not supported")
+        for row in damaged:
+            record_dead(connection, row, f"{DAMAGED}it has another SHA-256")
+            record_damage(connection, "it has another SHA-256", 41.0, output_id=row.output_id)
+        assert add_outbox_rows(connection, ids, ["pacs"], 50.0) == 0
+        clear_damages(connection, output_ids=ids)
+
+        assert add_outbox_rows(connection, ids, ["pacs"], 50.0) == len(ids) - 1
+
+    states = {(row.destination, row.id): row.state for row in (_row(database, one.id) for one in rows)}
+    expected = {(row.destination, row.id): "owed" if row.destination == "pacs" else "dead" for row in rows}
+    assert states == {**expected, (refused.destination, refused.id): "dead"}
 
 
 def test_rows_are_claimed_job_by_job(database: Database) -> None:

@@ -13,6 +13,7 @@ from dicomnode.database.pairs import Pair, fetch_pairs
 from dicomnode.database.priors import FoundSeries, fetch_priors, record_priors
 from dicomnode.database.queries import Query, claim_query, fetch_queries, finish_query, record_source_count
 from dicomnode.database.series import fetch_series, note_commitment_request
+from dicomnode.database.turns import Turn
 from dicomnode.pairing.service import step
 from dicomnode.settings import PairingSettings, PeerSettings, Settings
 from tests.rows import MR, PATIENT, PET, Sent, grown, receive, series_state
@@ -39,7 +40,7 @@ def _queries(database: Database, sent: Sent) -> list[tuple[str, str, str]]:
 
 
 def _claim(database: Database, peer: str, now: float) -> Query:
-    query = claim_query(database, peer, now, 60.0)
+    query = claim_query(database, Turn(peer, now, 60.0, 3600.0))
     assert query is not None
     return query
 

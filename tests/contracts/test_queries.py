@@ -14,14 +14,15 @@ from dicomnode.database.queries import (
     Subject,
     add_query,
     claim_query,
-    fetch_asked_peers,
     fetch_queries,
     fetch_subject,
     finish_query,
+    has_due_queries,
     put_query_off,
     record_source_count,
 )
 from dicomnode.database.series import fetch_series, set_series_state
+from dicomnode.database.turns import Turn
 from dicomnode.errors import LeaseLostError
 from tests.rows import MR, PATIENT, PET, add_finished_job, receive
 
@@ -38,7 +39,7 @@ def _ask(database: Database, kind: Kind = "count", peer: str = "pacs", now: floa
 
 
 def _claim(database: Database, now: float = 20.0) -> Query:
-    query = claim_query(database, "pacs", now, LEASE_S)
+    query = claim_query(database, Turn("pacs", now, LEASE_S, 3600.0))
     assert query is not None
     return query
 
@@ -54,8 +55,8 @@ def test_a_question_is_claimed_by_one_caller(database: Database) -> None:
     query = _claim(database)
 
     assert (query.kind, query.peer, query.state, query.attempts) == ("count", "pacs", "owed", 1)
-    assert claim_query(database, "pacs", 21.0, LEASE_S) is None
-    assert claim_query(database, "other", 21.0, LEASE_S) is None
+    assert claim_query(database, Turn("pacs", 21.0, LEASE_S, 3600.0)) is None
+    assert claim_query(database, Turn("other", 21.0, LEASE_S, 3600.0)) is None
 
 
 def test_a_late_caller_cannot_record_its_answer(database: Database) -> None:
@@ -81,16 +82,37 @@ def test_a_question_that_was_put_off_is_due_later(database: Database) -> None:
         put_query_off(connection, query, 50.0, "nobody listens")
 
     assert [(one.state, one.reason) for one in _queries(database, series_id)] == [("retry", "nobody listens")]
-    assert [claim_query(database, "pacs", now, LEASE_S) is None for now in (49.0, 50.0)] == [True, False]
+    assert [claim_query(database, Turn("pacs", now, LEASE_S, 3600.0)) is None for now in (49.0, 50.0)] == [True, False]
 
 
 def test_peers_are_asked_that_something_is_due_to_be_asked_of(database: Database) -> None:
     for peer, due in (("pacs", 10.0), ("archive", 30.0)):
         _ask(database, peer=peer, now=due)
 
-    with database.read() as connection:
-        assert fetch_asked_peers(connection, 20.0) == {"pacs"}
-        assert fetch_asked_peers(connection, 30.0) == {"pacs", "archive"}
+    def asked(now: float) -> list[str]:
+        with database.read() as connection:
+            peers = ("archive", "other", "pacs")
+            return [peer for peer in peers if has_due_queries(connection, Turn(peer, now, LEASE_S, 3600.0))]
+
+    assert asked(20.0) == ["pacs"]
+    assert asked(30.0) == ["archive", "pacs"]
+
+
+def test_a_clock_that_is_put_back_neither_holds_nor_delays(database: Database) -> None:
+    year_s = 365 * 86400.0
+    _ask(database, now=year_s)
+
+    query = _claim(database)  # what was asked by a clock that was ahead
+
+    with database.write() as connection:
+        put_query_off(connection, query, year_s, "nobody listens")
+    ahead = claim_query(database, Turn("pacs", year_s, LEASE_S, 3600.0))
+    assert ahead is not None
+    again = _claim(database)  # what is held by it
+    with database.write() as connection:
+        finish_query(connection, again, "done", 21.0)
+    with pytest.raises(LeaseLostError), database.write() as connection:
+        finish_query(connection, ahead, "done", year_s)
 
 
 def test_a_search_is_about_the_series_here_and_a_fetch_about_the_prior(database: Database) -> None:
@@ -156,7 +178,7 @@ def test_a_prior_is_chosen_when_no_search_runs_and_the_next_when_the_last_was_of
     with database.write() as connection:
         add_query(connection, "priors", series_id, "archive", 30.0)
     assert seekers() == []  # another peer was not asked yet
-    down = claim_query(database, "archive", 30.0, LEASE_S)
+    down = claim_query(database, Turn("archive", 30.0, LEASE_S, 3600.0))
     assert down is not None
     with database.write() as connection:
         put_query_off(connection, down, 3600.0, "nobody listens")

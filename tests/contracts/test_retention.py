@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 
+from dicomnode.commitment import Reference
 from dicomnode.database.audit import fetch_messages
+from dicomnode.database.commitment_requests import record_promises
 from dicomnode.database.commitments import owe_commitments
 from dicomnode.database.deletions import fetch_deletions, fetch_doomed
 from dicomnode.database.engine import Database
@@ -20,10 +22,10 @@ from dicomnode.database.origins import fetch_made, fetch_origin
 from dicomnode.database.outbox import claim_outbox, fetch_outbox, record_all_sent, record_dead, retry_outbox_row
 from dicomnode.database.pairs import fetch_pairs
 from dicomnode.database.schema import commitments, outputs
-from dicomnode.database.series import fetch_series
+from dicomnode.database.series import fetch_instance_uids, fetch_series
 from dicomnode.errors import InstanceConflictError, StateError
 from dicomnode.housekeeping.retention import delete_due, remove_doomed
-from dicomnode.housekeeping.rules import Verdict, choose
+from dicomnode.housekeeping.rules import Subject, Verdict, choose, judge_outputs, judge_series
 from dicomnode.housekeeping.service import HousekeepingService
 from dicomnode.jobs.reprocess import reprocess_job
 from dicomnode.outputs.compression import find_copy_path
@@ -34,6 +36,7 @@ from dicomnode.settings_keeping import KeepSettings, RetentionSettings
 from dicomnode.settings_limits import LimitSettings
 from dicomnode.settings_reporting import AuditSettings
 from tests.house import DAY_S, SLICES, House, fetch_all
+from tests.receiving import ROOT
 from tests.rows import MR_CLASS, PET_CLASS, due
 
 SOON = KeepSettings(days=2)
@@ -278,6 +281,72 @@ def test_what_a_destination_has_not_committed_yet_stays(house: House) -> None:
         connection.execute(update(commitments).values(state="dead"))  # given up: the destination did say Success
 
     assert clean(house) == 3
+
+
+def named(house: House, series_uid: str) -> list[Reference]:
+    """Return what a peer would ask to be committed of a series."""
+    with house.database.read() as connection:
+        uids = fetch_instance_uids(connection, fetch_series(connection, series_uid).row.id)
+    return [Reference(MR_CLASS, uid) for uid in uids]
+
+
+def promise(house: House, references: list[Reference]) -> set[str]:
+    with house.database.write() as connection:
+        return record_promises(connection, references, house.now)
+
+
+def test_what_a_peer_was_told_is_kept_is_not_deleted_before_the_promise_has_ended(house: House) -> None:
+    made = make_all(house)
+    promised = named(house, made["unpaired"])
+    house.now += DAY_S
+    assert promise(house, promised) == {one.sop_instance_uid for one in promised}
+    promise(house, [Reference(MR_CLASS, f"{ROOT}.9.1.1")])  # a result that somebody was sent
+    house.now += 9 * DAY_S
+    assert clean(house) == 4
+    assert house.state_of(made["unpaired"]) == "unpaired"
+    assert clean(house, ALL.model_copy(update={"committed_days": 9.0})) == 0
+    house.now += 1.0
+    assert clean(house, ALL.model_copy(update={"committed_days": 9.0})) == 2
+
+
+def test_what_was_deleted_is_not_promised(house: House) -> None:
+    made = make_all(house)
+    everything = [*named(house, made["unpaired"]), Reference(MR_CLASS, f"{ROOT}.9.1.1")]
+    house.now += 3 * DAY_S
+    clean(house)
+    assert promise(house, everything) == set()
+
+
+@pytest.mark.parametrize("what", ["unpaired", "outputs"])
+def test_of_a_promise_and_a_deletion_at_once_one_comes_too_late(
+    house: House, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_all(house)
+    wanted = {"unpaired": named(house, made["unpaired"]), "outputs": [Reference(MR_CLASS, f"{ROOT}.9.1.1")]}[what]
+    place, judge = ("judge_series", judge_series) if what == "unpaired" else ("judge_outputs", judge_outputs)
+    house.now += 3 * DAY_S
+    promises: list[Future[set[str]]] = []
+    with ThreadPoolExecutor(1) as threads:
+
+        def judge_and_promise(facts: Any) -> Subject:
+            """Let the promise come when the deletion has judged, as late as its locks let it."""
+            found: Subject = judge(facts)
+            if not promises and is_deleting:
+                promises.append(threads.submit(promise, house, wanted))
+                wait(promises, timeout=0.5)
+            return found
+
+        def choose_and_delete(*arguments: Any) -> tuple[Verdict, ...]:
+            verdicts = choose(*arguments)
+            is_deleting.append(True)
+            return verdicts
+
+        is_deleting: list[bool] = []
+        monkeypatch.setattr(f"dicomnode.housekeeping.retention.{place}", judge_and_promise)
+        monkeypatch.setattr("dicomnode.housekeeping.retention.choose", choose_and_delete)
+        only = RetentionSettings().model_copy(update={what: SOON})
+        assert clean(house, only) == 1
+    assert [one.result() for one in promises] == [set()]
 
 
 def test_compressed_copies_go_with_what_they_are_of(house: House) -> None:

@@ -6,9 +6,11 @@ Never: a report that the test writes into the database.
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,14 +24,24 @@ from pynetdicom import evt
 from structlog.testing import capture_logs
 
 from dicomnode.app import Node, Role
-from dicomnode.commitment import PUSH_MODEL, Reference
+from dicomnode.commitment import PUSH_MODEL, Reference, Report
+from dicomnode.database.audit import fetch_messages
+from dicomnode.database.deletions import NewDeletion, delete_series
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.outbox import OutboxRow, fetch_outbox, retry_outbox_row
-from dicomnode.database.series import fetch_open_series
+from dicomnode.database.refusals import fetch_refusals
+from dicomnode.database.series import complete_series, fetch_open_series, fetch_series_rows, set_series_state
+from dicomnode.database.snapshots import fetch_rows
+from dicomnode.database.store import Store
+from dicomnode.housekeeping.retention import delete_due
 from dicomnode.send.association import Caller, Service, open_association
 from dicomnode.send.commitment import COMMITMENT_CONTEXTS, ask_for_commitment
+from dicomnode.send.safekeeping import make_safekeeping_report
 from dicomnode.settings import DestinationSettings, NodeSettings, PairingSettings, PeerSettings, SendSettings, Settings
+from dicomnode.settings_keeping import KeepSettings, RetentionSettings
 from dicomnode.settings_limits import LimitSettings
+from dicomnode.settings_reporting import AuditSettings
+from tests.audit_collectors import details_of, event_of
 from tests.commitment_peers import Modality, Named, Pacs, make_information, read_names
 from tests.conftest import find_peer_program
 from tests.dicomnode.series_files import SeriesSpec, write_series
@@ -238,6 +250,51 @@ def test_what_is_not_safe_is_named_with_its_reason(modality_and_node: tuple[Moda
     }
 
 
+def test_what_is_promised_is_noted_before_the_modality_is_told_and_is_not_deleted(tmp_path: Path) -> None:
+    port, modality_port = free_port(), free_port()
+    with running(tmp_path / "root", port, {"scanner": modality_port}) as node, capture_logs() as logs:
+        sent = send_series(node, tmp_path / "files")
+        modality = Modality(port, port=modality_port)
+        modality.ask([*sent[:1], (sent[1][0], "1.2.3")])
+        wait_until(lambda: any(line["event"] == "commitment.not_reported" for line in logs), WITHIN_S, "it was tried")
+        with node.database.write() as connection:
+            promised = [one["committed_at"] is not None for one in fetch_rows(connection, "instances")]
+            [series] = fetch_series_rows(connection)
+            complete_series(connection, series.id, "all came")
+            set_series_state(connection, series.id, "unpaired")
+        with modality:
+            modality.await_report()
+        soon = RetentionSettings(hold_hours=1, unpaired=KeepSettings(days=0.1))
+        deleted = []
+        for days in (0.0, 200.0, 100.0):  # 9e6 s are 104 days
+            retention = soon.model_copy(update={"committed_days": days})
+            settings = node.node.settings.model_copy(update={"retention": retention})
+            deleted.append(delete_due(node.database, Store(node.root), settings, time.time() + 9e6, lambda: 0))
+
+    assert sorted(promised) == [False] * (len(sent) - 1) + [True]
+    assert deleted == [0, 0, 1]
+
+
+def test_what_was_deleted_while_it_was_looked_into_is_not_promised(
+    modality_and_node: tuple[Modality, Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modality, node = modality_and_node
+    sent = send_series(node, tmp_path / "files")
+
+    def look_and_delete(database: Database, *arguments: Any) -> Report:
+        report = make_safekeeping_report(database, *arguments)
+        with database.write() as connection:
+            [series] = fetch_series_rows(connection)
+            delete_series(connection, series.id, NewDeletion("unpaired", series.series_uid, "", 0), [], 0.0)
+        return report
+
+    monkeypatch.setattr("dicomnode.send.reporting.make_safekeeping_report", look_and_delete)
+    modality.ask(sent)
+    report = modality.await_report()
+
+    assert (report.committed, report.failed) == ([], dict.fromkeys(sent, NO_SUCH_INSTANCE))
+
+
 def test_a_transaction_in_use_is_a_duplicate_and_the_same_request_again_is_reported_again(
     modality_and_node: tuple[Modality, Running], tmp_path: Path
 ) -> None:
@@ -304,6 +361,58 @@ def test_who_may_not_store_or_cannot_be_called_may_not_ask(tmp_path: Path) -> No
         assert Modality(port, "VIEWER").ask([(PUSH_MODEL, "1.2.3")])[0] == 0x0124
         assert Modality(port, "WARD").ask([(PUSH_MODEL, "1.2.3")])[0] == 0x0124
     finally:
+        node.stop()
+
+
+def test_who_asks_or_reports_what_it_may_not_raises_an_alert_that_counts_and_is_listed(tmp_path: Path) -> None:
+    port = free_port()
+    viewer = PeerSettings(name="viewer", ae_title="VIEWER", host=LOOPBACK, port=104, may=("receive",))
+    scanner = PeerSettings(name="scanner", ae_title="SCANNER", host=LOOPBACK, port=104, may=("store",))
+    settings = Settings(
+        node=NodeSettings(storage_root=tmp_path, port=port),
+        peers=(viewer, scanner),
+        limits=LimitSettings(disk_reserve_bytes=0),
+        audit=AuditSettings(file="/unused/audit.log"),
+    )
+    one = (PUSH_MODEL, "1.2.3")
+    node = Node(settings, ["receive"])
+    node.start()
+    database = open_database(settings.database_url)
+
+    def alerts() -> Counter[tuple[str, str]]:
+        """Return how often who was told of, and for what."""
+        with database.read() as connection:
+            texts = [message.text for message in fetch_messages(connection, "file", 100)]
+        found: Counter[tuple[str, str]] = Counter()
+        for text in (text for text in texts if event_of(text).startswith("Security Alert")):
+            assert event_of(text) == "Security Alert: Use of Restricted Function"
+            why, count = (base64.b64decode(one).decode() for one in details_of(text, ".//*[@type]", "value"))
+            found[details_of(text, "ActiveParticipant", "UserID")[1], why] += int(count)
+        return found
+
+    def refusals() -> list[tuple[str, str, int, str]]:
+        with database.read() as connection:
+            return [(row.calling_ae, row.kind, row.refused, row.reason) for row in fetch_refusals(connection)]
+
+    try:
+        for _ in range(2):
+            Modality(port, "VIEWER").ask([one])
+        assert Modality(port, "SCANNER").report(make_information("1.2.3.4", [one])) == 0x0115
+        assert Modality(port, "SCANNER").ask([])[0] == 0x0115  # no request: no alert either
+        may_not = "peer 'VIEWER' at 127.0.0.1 has no may = [\"store\"]"
+        unasked = "transaction 1.2.3.4: nobody was asked to commit anything under this UID"
+        wait_until(lambda: len(alerts()) == 2, WITHIN_S, "the alerts")
+        # Two within a second may be one message, or one and another a minute later.
+        assert alerts() in [Counter({("VIEWER", may_not): n, ("SCANNER", unasked): 1}) for n in (1, 2)]
+        assert refusals() == [
+            ("VIEWER", "request", 2, may_not),
+            ("SCANNER", "report", 1, unasked),
+            ("SCANNER", "request", 1, "it names no instance, at least one is needed"),
+        ]
+        assert Modality(port, "SCANNER").ask([one])[0] == 0x0000
+        assert [who[:2] for who in refusals()] == [("VIEWER", "request"), ("SCANNER", "report")]
+    finally:
+        database.close()
         node.stop()
 
 

@@ -1,6 +1,7 @@
 """`dicomnode serve` to which something happens the first time it reaches a step: run as `python -m`, with $FAULT.
 
-Flow: test_crash_matrix > [faulty_node] > dicomnode.cli; worker processes import it again, before anything of dicomnode
+Flow: test_crash_matrix, test_housekeeping_crashes > [faulty_node] > dicomnode.cli; worker processes import it again,
+before anything of dicomnode
 Never: another product than the one that is shipped, save for the registration: a stand-in behind the same worker
 processes, that takes no time and finds the same transform each time.
 """
@@ -15,6 +16,7 @@ import signal
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -30,6 +32,7 @@ from registration.transforms import RigidTransform
 
 BUSY_TIMEOUT_S, LOCKED_S = 1.0, 1.5
 FULL_WRITES = 3  # how many more of them the disk refuses
+FULL_S, FILL_BYTES, FILL_EVERY_S = 1.5, 65536, 0.001
 
 
 def stand_in(*_volumes: Any, **_options: Any) -> Registration:
@@ -72,6 +75,26 @@ def fill_disk() -> None:
         setattr(os, name, partial(refuse, name))
 
 
+def use_all_room() -> None:
+    """Fill the disk below the storage root, and what is freed there, for longer than anybody tries once."""
+    filler = Path(PLAN["database"]).with_name(f"filler-{time.monotonic_ns()}")
+
+    def fill() -> None:
+        until = time.monotonic() + FULL_S
+        with filler.open("wb", buffering=0) as file:
+            while time.monotonic() < until:
+                try:
+                    file.write(bytes(FILL_BYTES))
+                except OSError:
+                    is_full.set()
+                    time.sleep(FILL_EVERY_S)
+        filler.unlink()
+
+    is_full = threading.Event()
+    threading.Thread(target=fill, daemon=True).start()
+    is_full.wait()
+
+
 def lock_database() -> None:
     """Hold SQLite's only write lock for longer than anybody waits for it."""
     connection = sqlite3.connect(PLAN["database"], isolation_level=None, check_same_thread=False, timeout=LOCKED_S)
@@ -80,7 +103,8 @@ def lock_database() -> None:
 
 
 FAULTS: Mapping[str, Callable[[], None]] = {
-    function.__name__: function for function in (kill_node, kill_worker, terminate_node, fill_disk, lock_database)
+    function.__name__: function
+    for function in (kill_node, kill_worker, terminate_node, fill_disk, use_all_room, lock_database)
 }
 PLAN = json.loads(os.environ["FAULT"])  # fault, steps, marks (a folder), database
 

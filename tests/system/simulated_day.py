@@ -31,6 +31,7 @@ import registration.pipeline
 from dicomnode import logs
 from dicomnode.database import engine
 from dicomnode.database.engine import open_database
+from dicomnode.database.history import count_rows
 from dicomnode.database.jobs import fetch_jobs
 from dicomnode.database.migrate import migrate
 from dicomnode.database.outbox import UNSENT, fetch_outbox
@@ -269,9 +270,15 @@ class Day:
                 "descriptors": len(list(Path("/proc/self/fd").iterdir())),
                 "files": len(list_files(self.store.root)),
                 "bytes": self.used_bytes(),
+                "rows": self._count_rows(),
             }
             with (FOLDER / "notes.jsonl").open("a", encoding="ascii") as file:
                 file.write(json.dumps(note) + "\n")
+
+    def _count_rows(self) -> int:
+        """Return how many rows there are that end, of what was not received or made."""
+        with self.database.read() as connection:
+            return sum(aged.staying for aged in count_rows(connection, None))
 
     def _open_pacs(self) -> None:
         self.pacs = StoreScp(FOLDER, "PACS", PLAN["port"])

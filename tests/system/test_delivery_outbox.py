@@ -17,7 +17,9 @@ from pynetdicom import AE, evt
 
 from dicomnode.database.damages import fetch_damages
 from dicomnode.database.engine import Database, open_database
-from dicomnode.database.outbox import OutboxRow, fetch_outbox, retry_outbox_row
+from dicomnode.database.jobs import JobClaim, claim_job, fetch_outputs, move_claimed_job, record_outputs
+from dicomnode.database.outbox import OutboxRow, add_outbox_rows, fetch_outbox
+from dicomnode.jobs.reprocess import reprocess_job
 from dicomnode.send.delivery import WORTH_ONE
 from dicomnode.send.service import SendService
 from dicomnode.settings import DestinationSettings, NodeSettings, PeerSettings, SendSettings, Settings
@@ -503,13 +505,27 @@ def test_an_output_whose_bytes_changed_is_never_sent_and_is_sent_when_it_is_made
         assert _states(database, "pacs") == ["sent", "dead", "sent"]
         assert len(pacs.files()) == 2
         [dead] = [row for row in _rows(database, "pacs") if row.state == "dead"]
-        assert "was written; make it again (dicomnode jobs reprocess 1), then retry this" in dead.reason
+        assert dead.reason.endswith("was written; dicomnode jobs reprocess 1 makes it again and sends it")
         with database.read() as connection:
             assert [damage.of for damage in fetch_damages(connection)] == ["job 1"]
 
-        paths[1].write_bytes(good)
+        # The one command; then what a worker does.
+        again = reprocess_job(database, 1, 2000.0)
+        job = claim_job(database, 2000.0, 60.0)
+        assert job is not None
+        assert job.id == again
+        path = tmp_path / "outputs" / str(again) / "again.dcm"
+        path.parent.mkdir()
+        path.write_bytes(good)
         with database.write() as connection:
-            retry_outbox_row(connection, dead.id, 2000.0)
+            made = fetch_outputs(connection, 1)
+            columns = ("kind", "sop_instance_uid", "sop_class_uid", "series_uid", "transfer_syntax_uid", "size_bytes")
+            rows = [{name: getattr(one, name) for name in (*columns, "sha256", "path")} for one in made]
+            rows[1]["path"] = str(path.relative_to(tmp_path))
+            move_claimed_job(connection, JobClaim(job.id, job.token), "done")
+            assert add_outbox_rows(connection, record_outputs(connection, again, rows), ["pacs"], 2000.0) == 1
         _step_until_idle(service)
         assert _states(database, "pacs") == ["sent"] * 3
         assert len(pacs.files()) == 3
+        with database.read() as connection:
+            assert fetch_damages(connection) == []

@@ -1,73 +1,130 @@
-"""A node that is killed at any step of a deletion: the next one ends it, and no file is left without a row."""
+"""Whatever happens to the node at any step of a deletion: it is ended, and no file is left without a row.
+
+Flow: Step > [test_housekeeping_crashes] > faulty_node
+Never: a list of steps: the product's own table says where to strike.
+"""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
+import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from dicomnode.database.deletions import fetch_deletions
 from dicomnode.database.engine import open_database
+from dicomnode.database.marks import set_mark
 from dicomnode.database.migrate import migrate
+from dicomnode.housekeeping.retention import CLOCK
 from dicomnode.settings_file import load_settings
 from dicomnode.steps import IN_HOUSEKEEPING, Step
-from tests.builders import make_config
+from tests.builders import NodeProcess, make_config
 from tests.conftest import REPOSITORY
 from tests.house import DAY_S, House
 from tests.peers_programs import free_port
+from tests.waiting import wait_until
 
-TIMEOUT_S = 120.0
+WITHIN_S = 60.0
 KEPT = {"days": 1.0}
 SECTIONS = {f"retention.{kind}": KEPT for kind in ("paired", "unpaired", "outputs")} | {
     "retention": {"hold_hours": 1.0}
 }
+DELETIONS = 4  # of what `fill` brings: two series that are paired, what was made of them, one that is not
+STEPS = sorted(IN_HOUSEKEEPING, key=lambda step: step.value)
+# What the node says of a step that it could not do; it tries again.
+SAID = {"use_all_room": "database or disk is full", "lock_database": "database is locked"}
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    return make_config(tmp_path, [], free_port(), SECTIONS)
+class Bench:
+    """A storage root whose nodes delete what is older than a day, as soon as they look."""
+
+    def __init__(self, folder: Path, house: House, config: Path, port: int) -> None:
+        self.house = house
+        self._config, self._port = config, port
+        self._marks = folder / "marks"
+        self._marks.mkdir()
+
+    def fill(self, number: int) -> None:
+        """Bring what is old enough to go."""
+        self.house.finish(self.house.pair(number)[0])
+        self.house.deliver()
+        self.house.settle(self.house.receive("MR", 500 + number), "unpaired")
+
+    def make_node(self, fault: str, steps: Iterable[Step]) -> NodeProcess:
+        """Return a node that will meet a fault at these steps; the clock was seen a moment ago, and is believed."""
+        with self.house.database.write() as connection:
+            set_mark(connection, CLOCK, at=time.time(), until=0.0)
+        node = NodeProcess(self._config, self._port)
+        command = ["serve", "--config", str(self._config), "--roles", "receive"]
+        node.command = [sys.executable, "-m", "tests.system.faulty_node", *command]
+        node.cwd = REPOSITORY
+        database = self.house.root / "dicomnode.sqlite"
+        plan = {"fault": fault, "steps": [step.value for step in steps], "marks": str(self._marks)}
+        node.environment["FAULT"] = json.dumps({**plan, "database": str(database)})
+        return node
+
+    def is_struck(self, step: Step) -> bool:
+        """Say whether the fault has come."""
+        return (self._marks / step.value).exists()
+
+    def live_until(self, fault: str, step: Step) -> None:
+        """Let a node live until it ends at a step, which may be before its port opens."""
+        node = self.make_node(fault, [step])
+        try:
+            node.start()
+            wait_until(lambda: not node.is_running(), WITHIN_S, f"it ends at {step.value}")
+        except AssertionError:
+            if node.is_running() or not self.is_struck(step):
+                raise
+        finally:
+            node.kill()
+        assert self.is_struck(step), node.output()
+
+    def live_to_the_end(self, node: NodeProcess, deletions: int) -> None:
+        """Let a node that runs delete all; then no file is left, and none was forgotten."""
+
+        def is_done() -> bool:
+            with self.house.database.read() as connection:
+                return [one.done_at is not None for one in fetch_deletions(connection)] == [True] * deletions
+
+        wait_until(is_done, WITHIN_S, f"all is deleted; so far {node.output()[-3000:]}")
+        assert self.house.files() == self.house.named_files() == set()
 
 
-@pytest.fixture
-def house(tmp_path: Path, config: Path) -> Iterator[House]:
+@contextmanager
+def bench_in(folder: Path) -> Iterator[Bench]:
+    port = free_port()
+    config = make_config(folder, [], port, SECTIONS)
     url = load_settings(config).database_url
     migrate(url)
     database = open_database(url)
-    with House(tmp_path / "storage", database, now=time.time() - 9 * DAY_S) as opened:
-        yield opened
+    with House(folder / "storage", database, now=time.time() - 9 * DAY_S) as house:
+        yield Bench(folder, house, config, port)
     database.close()
 
 
-def live(config: Path, fault: str) -> int:
-    return subprocess.run(
-        [sys.executable, "-m", "tests.system.deleting_node", str(config)],
-        cwd=REPOSITORY,
-        env={**os.environ, "FAULT": fault},
-        timeout=TIMEOUT_S,
-        check=False,
-        capture_output=True,
-    ).returncode
+@pytest.mark.parametrize("fault", ["kill_node", "terminate_node"])
+def test_a_node_that_ends_at_any_step_of_a_deletion_leaves_no_file_without_a_row(tmp_path: Path, fault: str) -> None:
+    with bench_in(tmp_path) as bench:
+        for number, step in enumerate(STEPS, start=1):
+            bench.fill(number)
+            bench.live_until(fault, step)
+            assert bench.house.files() <= bench.house.named_files()
+
+        with bench.make_node(fault, []) as node:
+            bench.live_to_the_end(node, DELETIONS * len(STEPS))
 
 
-def test_a_node_killed_at_any_step_of_a_deletion_leaves_no_file_without_a_row(house: House, config: Path) -> None:
-    assert {Step.DOOMED, Step.REMOVED} == IN_HOUSEKEEPING
-    for number, step in enumerate(sorted(IN_HOUSEKEEPING, key=lambda one: one.value), start=1):
-        house.finish(house.pair(number)[0])
-        house.deliver()
-        house.settle(house.receive("MR", 50 + number), "unpaired")
-        assert live(config, step.value) == -signal.SIGKILL
-        assert house.files() <= house.named_files()
-
-    assert live(config, "") == 0
-
-    assert house.files() == house.named_files() == set()
-    with house.database.read() as connection:
-        deletions = fetch_deletions(connection)
-    assert len(deletions) == 4 * len(IN_HOUSEKEEPING)
-    assert all(one.done_at is not None for one in deletions)
+@pytest.mark.parametrize("fault", SAID)
+def test_a_full_disk_and_a_locked_database_at_any_step_of_a_deletion_delay_it(disk: Path, fault: str) -> None:
+    with bench_in(disk) as bench:
+        bench.fill(1)
+        with bench.make_node(fault, STEPS) as node:
+            bench.live_to_the_end(node, DELETIONS)
+            assert [step for step in STEPS if not bench.is_struck(step)] == []
+            said = [line for line in node.output().splitlines() if "node.step_failed" in line]
+            assert [line for line in said if SAID[fault] in line] != []

@@ -25,7 +25,6 @@ from tests.raw_association import A_ASSOCIATE_AC, RawAssociation, associate_requ
 from tests.receiving import MR, ROOT, encode, make_data_set
 from tests.waiting import wait_until
 
-DISK = "size=24m"
 RESERVE_BYTES = 4 << 20
 REJECTED_FOR_NOW = bytes((0, 2, 3, 2))  # PS3.8 table 9-21: transient, by the provider, local limit exceeded
 SUCCESS, PROCESSING_FAILURE, OUT_OF_RESOURCES = 0x0000, 0x0110, 0xA700
@@ -56,20 +55,6 @@ ssize_t pwritev64v2(int descriptor, const struct iovec *parts, int count, off64_
         descriptor, parts, count, at, flags);
 }
 """
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """Give a small disk that may be filled, remounted and taken away."""
-    if os.geteuid() != 0:
-        pytest.skip("a disk of its own: run as root, which may mount a small tmpfs")
-    path = tmp_path / "disk"
-    path.mkdir()
-    run("mount", "-t", "tmpfs", "-o", DISK, "tmpfs", str(path))
-    try:
-        yield path
-    finally:
-        run("umount", "--lazy", str(path))
 
 
 def run(*command: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,6 +39,7 @@ from tests.peers_programs import LOOPBACK, free_port
 
 HOURS, PATIENTS_AN_HOUR, SEED = 24, 40, 20260306
 LIVES = 3
+HISTORY_HOURS = 3.0
 KINDS: tuple[Literal["reg", "multiframe"], ...] = ("reg", "multiframe")
 LIFE_TIMEOUT_S = 550.0
 DISK_AT_MOST_BYTES = 3_000_000
@@ -56,7 +58,9 @@ def make_settings(folder: Path, port: int) -> Settings:
         outputs=OutputSettings(objects=KINDS),
         send=SendSettings(retry_first_s=60.0, retry_ceiling_s=300.0, timeout_s=10.0, attempts=10_000),
         limits=LimitSettings(disk_reserve_bytes=0),
-        retention=RetentionSettings(hold_hours=1.0, free_start_bytes=1_500_000, free_stop_bytes=2_000_000),
+        retention=RetentionSettings(
+            hold_hours=1.0, history_days=HISTORY_HOURS / 24, free_start_bytes=1_500_000, free_stop_bytes=2_000_000
+        ),
     )
 
 
@@ -98,7 +102,8 @@ def test_a_day_of_patients_and_faults_loses_and_doubles_nothing_and_nothing_grow
     assert len(series) == 2 * patients
     assert {row.state for row in series} <= {"paired", "deleted", "unpaired"}
     # Alone are only those that were pushed again after they and their partners had gone.
-    assert {row.series_uid for row in series if row.state == "unpaired"} <= {one.subject for one in deletions}
+    gone = re.findall(r"housekeeping.deleted .*subject=(\S+)", (tmp_path / "node.log").read_text("utf-8"))
+    assert {row.series_uid for row in series if row.state == "unpaired"} <= set(gone)
     assert len(jobs) == len({job.pair_id for job in jobs}) == patients
     assert {job.state for job in jobs} == {"done"}
     assert Counter(one.kind for one in outputs.values()) == dict.fromkeys(KINDS, patients)
@@ -111,7 +116,7 @@ def test_a_day_of_patients_and_faults_loses_and_doubles_nothing_and_nothing_grow
     whole = {uid for uid, files in received.items() if len(files) == 1}
     assert whole == outputs.keys()
     check_growth([json.loads(line) for line in (tmp_path / "notes.jsonl").read_text("ascii").splitlines()])
-    assert {one.kind for one in deletions} == {"outputs", "paired"}
+    assert {one.kind for one in deletions} == {"outputs", "paired", "history"}
     assert all(one.done_at is not None for one in deletions)
 
 
@@ -122,6 +127,7 @@ def check_growth(notes: list[dict[str, Any]]) -> None:
     assert max(note["descriptors"] for note in notes) <= FILES + DESCRIPTORS_BESIDE
     later = [note for note in notes if note["hour"] >= 6]
     assert max(note["files"] for note in later) <= 1.5 * min(note["files"] for note in later) + 400
+    assert max(note["rows"] for note in later) <= 1.5 * min(note["rows"] for note in later) + 400
     for life in range(LIVES):
         of_life = [note for note in notes if note["life"] == life]
         first, last = of_life[len(of_life) // 3], of_life[-1]

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from dicomnode.commitment import Reference, Request
+from dicomnode.database.commitment_requests import claim_requests, finish_request, record_request
 from dicomnode.database.commitments import claim_commitments, give_commitment_up, owe_commitments
 from dicomnode.database.engine import Database
 from dicomnode.database.index import open_association
 from dicomnode.database.outbox import add_outbox_rows, claim_outbox, record_all_sent
+from dicomnode.database.refusals import Refused, record_refusal
 from dicomnode.database.turns import Turn
 from dicomnode.running import announce_node, show_counts
 from tests.certificates import Authority
@@ -134,6 +137,30 @@ def test_the_counts_of_a_running_node_are_shown(run: Run, config: Path, tmp_path
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "ca", "CA")
+
+
+def test_whose_commitment_messages_are_refused_and_who_does_not_take_ours(
+    run: Run, config: Path, database: Database
+) -> None:
+    with database.write() as connection:
+        record_refusal(connection, Refused("S\x1b[2J", "10.1.2.8", "report"), "nobody was asked", 1e9)
+        record_request(connection, "scanner", Request("1.9", (Reference("1.2", "1.3"),)), 1e9, 10)
+    [claimed] = claim_requests(database, Turn("scanner", 1e9, 60.0, 60.0), 1)
+    with database.write() as connection:
+        finish_request(connection, claimed, "failed", 1e9, "scanner: N-EVENT-REPORT: status 0x0112")
+
+    assert find(run, config, "commitment") == [
+        (
+            "warning",
+            "1 reports on storage commitment of 'S\\x1b[2J' at 10.1.2.8 refused, the last at "
+            "2001-09-09 01:46:40+00:00: nobody was asked",
+        ),
+        (
+            "warning",
+            "scanner has not taken our report on 1 of its requests, the last of 2001-09-09 01:46:40+00:00: "
+            "scanner: N-EVENT-REPORT: status 0x0112",
+        ),
+    ]
 
 
 def test_who_is_asked_to_commit_and_what_is_not_committed(

@@ -10,7 +10,7 @@ import pytest
 
 from dicomnode.database.engine import Database
 from dicomnode.housekeeping.integrity import scan
-from dicomnode.housekeeping.retention import delete_due
+from dicomnode.housekeeping.retention import delete_due, remove_doomed
 from dicomnode.settings_file import load_settings
 from tests.dicomnode.cli.conftest import Run
 from tests.house import DAY_S, House, spoil
@@ -50,6 +50,23 @@ def test_the_plan_says_what_would_go_and_why_the_rest_stays_and_deletes_nothing(
     assert (text.code, text.out.splitlines()[-1]) == (0, f"1 of 4 would go, {size_bytes} bytes")
     assert "SECRET" not in text.out
     assert house.files() == kept
+
+
+def test_the_plan_counts_the_rows_that_would_go_and_names_what_stays(run: Run, config: Path, house: House) -> None:
+    for number in (50, 51):
+        house.settle(house.receive("MR", number), "unpaired")
+    ask_for(config, "[retention]", "history_days = 4", "[retention.unpaired]", "days = 2")
+    delete_due(house.database, house.store, load_settings(config), house.now + 3 * DAY_S, lambda: 0)
+    while remove_doomed(house.database, house.store, house.now):
+        pass
+
+    plan = run("housekeeping", "plan", "--config", config, "--json").json
+
+    rows = {row["table"]: (row["going"], row["staying"]) for row in plan["history"]}
+    assert (rows["deletions"], rows["associations"], rows["queries"]) == ((1, 1), (1, 1), (0, 0))
+    text = run("housekeeping", "plan", "--config", config).out
+    assert "those that brought what is kept" in text
+    assert "2 rows of what is long over would go\n" in text
 
 
 def test_the_log_says_what_went_when_and_why(run: Run, config: Path, house: House) -> None:
@@ -114,6 +131,18 @@ def test_doctor_names_what_is_damaged(run: Run, config: Path, house: House) -> N
     assert found["text"].endswith("have it sent again, or restore it from a backup")
 
 
+def test_doctor_says_how_a_damaged_result_is_made_again_and_sent(run: Run, config: Path, house: House) -> None:
+    job_id = house.finish(house.pair(1)[0])
+    spoil(house.outputs(job_id)[0])
+    scan(house.database, house.store, 10**9, 30.0, house.now)
+    findings = run("doctor", "--config", config, "--json").json["findings"]
+    [found] = [one["text"] for one in findings if one["check"] == "file"]
+    words = (
+        f"; dicomnode jobs reprocess {job_id} makes it again, and sends it where it is due, or restore it from a backup"
+    )
+    assert (found.startswith(f"job {job_id}: "), found.endswith(words)) == (True, True)
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -124,6 +153,7 @@ def test_doctor_names_what_is_damaged(run: Run, config: Path, house: House) -> N
         ),
         (("[retention]", "free_start_bytes = 2000000000"), "set both, the first at least as high"),
         (("[retention]", "hold_hours = 0.5"), "greater than or equal to 1"),
+        (("[retention]", "history_days = -1"), "greater than or equal to 0"),
         (("[retention.paired]", "days = -1"), "greater than or equal to 0"),
         (("[retention.pairs]", "days = 1"), "paired"),
     ],

@@ -17,6 +17,7 @@ from dicomnode.database.priors import FoundSeries, record_priors
 from dicomnode.database.queries import add_query, claim_query
 from dicomnode.database.series import fetch_series
 from dicomnode.database.store import make_file_name
+from dicomnode.database.turns import Turn
 from dicomnode.pairing.service import step
 from dicomnode.settings import PairingSettings, Settings
 from tests.dicomnode.cli.conftest import Run
@@ -163,7 +164,7 @@ def test_a_series_shows_what_was_asked_and_found(run: Run, config: Path, databas
     found = FoundSeries("1.2.8", "20260201", "", "", "1.2.8.1", "MR", "t1", 176, PATIENT)
     with database.write() as connection:
         add_query(connection, "priors", fetch_series(connection, PET.series_uid).row.id, "pacs", 110.0)
-    query = claim_query(database, "pacs", 111.0, 60.0)
+    query = claim_query(database, Turn("pacs", 111.0, 60.0, 3600.0))
     assert query is not None
     with database.write() as connection:
         record_priors(connection, query, [found])

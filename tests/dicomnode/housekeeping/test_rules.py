@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from dicomnode.database.retained import ConflictFacts, JobFacts, OutputFacts, PairFacts, SeriesFacts
-from dicomnode.housekeeping.rules import DAY_S, HOUR_S, Subject, choose, judge_conflict, judge_outputs, judge_series
+from dicomnode.housekeeping.rules import (
+    DAY_S,
+    HOUR_S,
+    Subject,
+    choose,
+    explain_stay,
+    judge_conflict,
+    judge_outputs,
+    judge_series,
+)
 from dicomnode.settings_keeping import KeepSettings, RetentionSettings
 
 NOW = 1e9
 SENT = JobFacts(1, "done", "", NOW - 50.0, {"sent": 3}, NOW - 40.0)
-PAIRED = SeriesFacts(1, "1.2.3", "paired", NOW - 100.0, 10, 1000, 0, (PairFacts(7, "ready", (SENT,)),))
+PAIRED = SeriesFacts(1, "1.2.3", "paired", NOW - 100.0, 10, 1000, None, 0, (PairFacts(7, "ready", (SENT,)),))
 
 
 def with_job(**values: object) -> SeriesFacts:
@@ -39,7 +49,9 @@ def test_what_is_owed_in_use_or_in_question_has_to_stay(facts: SeriesFacts, why:
     subject = judge_series(facts)
     assert (subject.kind, subject.why_kept) == ("", why)
     everything = KeepSettings(days=0.001, count=1, bytes=1)
-    kinds = dict.fromkeys(("paired", "unpaired", "refused", "failed", "outputs", "conflicts"), everything)
+    kinds: dict[str, Any] = dict.fromkeys(
+        ("paired", "unpaired", "refused", "failed", "outputs", "conflicts"), everything
+    )
     settings = RetentionSettings(hold_hours=1, free_start_bytes=2, free_stop_bytes=2, **kinds)
     assert choose([subject, subject], settings, NOW * 2, missing_bytes=10**9) == ()
 
@@ -83,7 +95,7 @@ def test_a_series_is_as_young_as_the_last_that_was_made_of_it_or_sent() -> None:
 def test_outputs_go_once_every_destination_has_them_or_a_person_rejected_them(
     job: JobFacts, kind: str, why: str
 ) -> None:
-    subject = judge_outputs(OutputFacts(job, 3, 3000))
+    subject = judge_outputs(OutputFacts(job, 3, 3000, None))
     assert (subject.kind, subject.why_kept) == (kind, why)
 
 
@@ -122,6 +134,26 @@ def test_a_nearly_full_disk_takes_the_oldest_that_is_delivered_and_nothing_else(
     assert names(subjects, settings, missing_bytes=1) == ["4"]
     assert names(subjects, settings, missing_bytes=101) == ["4", "5"]
     assert names(subjects, settings, missing_bytes=10**9) == ["4", "5", "6"]
+
+
+def test_what_was_promised_to_a_peer_stays_for_ever_or_as_long_as_the_settings_say() -> None:
+    promised = [
+        judge_series(replace(PAIRED, last_received_at=NOW - 9 * DAY_S, committed_at=NOW - 7 * DAY_S, pairs=())),
+        judge_outputs(
+            OutputFacts(replace(SENT, last_sent_at=None, finished_at=NOW - 9 * DAY_S), 3, 30, NOW - 7 * DAY_S)
+        ),
+    ]
+    bounds: dict[str, Any] = dict.fromkeys(("failed", "outputs"), KeepSettings(days=1, count=1, bytes=1))
+
+    def stay(days: float) -> set[str]:
+        settings = RetentionSettings(free_start_bytes=1, free_stop_bytes=1, committed_days=days, **bounds)
+        going = {verdict.subject for verdict in choose(promised, settings, NOW, missing_bytes=10**9)}
+        return {explain_stay(one, settings, NOW) for one in promised if one not in going}
+
+    words = "a peer was told that it is kept safe (storage commitment): "
+    assert stay(0.0) == {f"{words}for ever"}
+    assert stay(7.0) == {f"{words}retention.committed_days = 7"}
+    assert stay(6.9) == set()
 
 
 def test_what_goes_by_age_counts_towards_a_nearly_full_disk() -> None:
