@@ -139,6 +139,11 @@ def fetch_input_digest(connection: Connection, fixed_series_id: int, moving_seri
     return hashlib.sha256("\n\n".join("\n".join(of_series) for of_series in uids).encode("ascii")).hexdigest()
 
 
+def is_current_pair(connection: Connection, pair: Pair) -> bool:
+    """Say whether both series still hold the instances that a pair was made of, and no others."""
+    return pair.input_digest == fetch_input_digest(connection, pair.fixed_series_id, pair.moving_series_id)
+
+
 def _same_series(pair: NewPair) -> Any:
     return (pairs.c.fixed_series_id == pair.fixed_series_id) & (pairs.c.moving_series_id == pair.moving_series_id)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dicomnode.database.engine import Database
+from dicomnode.database.index import PatientIdentity
 from dicomnode.database.jobs import Job, JobClaim, claim_job, fetch_job, fetch_outputs
 from dicomnode.database.outbox import fetch_outbox
 from dicomnode.errors import ConfigurationError, LeaseLostError, RegistrationRefusedError
@@ -176,6 +177,23 @@ def test_a_job_whose_series_grew_is_superseded_and_reads_nothing(database: Datab
     after = _now(database, job)
     assert (after.state, after.finished_at) == ("done", 30.0)
     assert after.reason.startswith("superseded: slices came after its pair was made")
+
+
+@pytest.mark.parametrize("patient", [MR.patient, replace(MR.patient, patient_id="4712")])
+def test_nothing_is_owed_of_series_that_slices_came_to_while_they_were_registered(
+    database: Database, tmp_path: Path, patient: PatientIdentity
+) -> None:
+    job = _claimed(database)
+    receive(database, grown(replace(MR, study=100, patient=patient), 11), now=25.0, first=11)
+
+    _record(database, job, tmp_path, "accept")
+
+    after = _now(database, job)
+    assert (after.state, after.verdict, after.finished_at) == ("done", "", 30.0)
+    assert after.reason.startswith("superseded: slices came after its pair was made")
+    with database.read() as connection:
+        assert fetch_outputs(connection, job.id) == []
+        assert fetch_outbox(connection) == []
 
 
 @pytest.mark.parametrize(
