@@ -147,6 +147,28 @@ def test_no_decay_correction_needs_no_decay_factor() -> None:
     assert "ImageComments" not in image
 
 
+@pytest.mark.parametrize(
+    ("offset", "found", "made_at"),
+    [
+        ("+0100", "+0100", ("20251009", "095320")),
+        ("-0930", "-0930", ("20251008", "232320")),
+        ("0100", None, ("20251009", "085320")),
+        ("", None, ("20251009", "085320")),
+    ],
+)
+def test_times_keep_the_offset_from_utc_that_an_injection_s_is_compared_by(
+    offset: str, found: str | None, made_at: tuple[str, str]
+) -> None:
+    def change(header: pydicom.Dataset, _k: int) -> None:
+        header.TimezoneOffsetFromUTC = offset
+        header.RadiopharmaceuticalInformationSequence[0].RadiopharmaceuticalStartDateTime = "20250301070000+0000"
+
+    image = changed_pet(f"offset {offset}", change)[0]
+    assert image.get("TimezoneOffsetFromUTC") == found
+    assert image.RadiopharmaceuticalInformationSequence[0].RadiopharmaceuticalStartDateTime == "20250301070000+0000"
+    assert (image.InstanceCreationDate, image.InstanceCreationTime) == made_at
+
+
 def test_study_time_stands_in_when_the_pet_has_no_other() -> None:
     image = changed_pet("study", without("SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime"))[0]
     assert (image.SeriesDate, image.SeriesTime) == ("20250304", "101112")
