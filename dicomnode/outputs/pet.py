@@ -164,7 +164,7 @@ def _add_constant_image_modules(template: pydicom.Dataset, request: OutputReques
     )
     template.DerivationCodeSequence = [make_code(SPATIAL_RESAMPLING)]
     add_lossy_history(template, request.moving.headers)
-    add_stack(template, request.fixed.headers[0])
+    add_stack(template, request.fixed)
     add_pixel_layout(template, request.fixed.volume.shape[1:], samples=1)
     template.RescaleIntercept = "0"
 
