@@ -55,6 +55,7 @@ SUMMARY_VALUES = (
     "BodyPartExamined",
     "Columns",
     "ContrastBolusAgent",
+    "CountsSource",
     "EchoTime",
     "FlipAngle",
     "InversionTime",
