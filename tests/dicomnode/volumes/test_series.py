@@ -211,6 +211,7 @@ REFUSALS = {
     "too large a slice": (change_all(Rows=60000, Columns=60000), "12 slices of 60000 x 60000 at 16 bits; at most"),
     "modality lut": (change_all(ModalityLUTSequence=[]), "ModalityLUTSequence, a linear rescale"),
     "slope is no number": (change_one(4, RescaleSlope="inf"), "RescaleSlope holds 1 values, 1 finite"),
+    "no slope": (change_one(4, RescaleSlope="0", RescaleIntercept="5"), "0004.dcm: RescaleSlope 0 makes one value"),
     "pixels cut short": (change_one(4, PixelData=bytes(100)), "0004.dcm: pixels cannot be decoded"),
     "no pixels": (remove("PixelData"), "0000.dcm: pixels cannot be decoded"),
 }
