@@ -80,8 +80,8 @@ def _describe_fixed(request: OutputRequest, windows: Windows) -> pydicom.Dataset
         return item
     shown = []
     for (slope, intercept), alike in groups.items():
-        ends = sorted(((low - intercept) / slope, (high - intercept) / slope))
-        shown.append(_window(*ends))
+        bottom, top = sorted(((low - intercept) / slope, (high - intercept) / slope))
+        shown.append(_window(bottom, top))
         shown[-1].ReferencedImageSequence = [refer_to_slice(request.fixed, k) for k in alike]
     _show(item, (1.0, 0.0), shown)
     return item

@@ -220,7 +220,10 @@ def _rank_attenuation(series: SeriesRow) -> float:
     """0 for attenuation corrected, 1 where nothing is said, 2 for not corrected."""
     if _NOT_CORRECTED_WORDS.search(find_words(series)):
         return 2.0
+    said = {"YES": 0.0, "NO": 2.0}.get(find_first(series, "AttenuationCorrected"))  # Enhanced PET: PS3.3 C.8.22.6
     corrections = find_values(series, "CorrectedImage")
+    if said is not None:
+        return said
     if "ATTN" in corrections:  # PS3.3 C.8.9.1
         return 0.0
     return 2.0 if corrections else 1.0

@@ -52,6 +52,7 @@ SUMMARY_LISTS = (
 SUMMARY_VALUES = (
     "AcquisitionDate",
     "AcquisitionTime",
+    "AttenuationCorrected",
     "BodyPartExamined",
     "Columns",
     "ContrastBolusAgent",
