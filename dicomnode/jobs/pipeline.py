@@ -44,7 +44,7 @@ Progress = Callable[[str, float], None]
 # What each stage is of the whole, for the bar a person sees: where it starts and ends, in percent.
 STAGES = {"load": (0.0, 10.0), "register": (10.0, 75.0), "write": (75.0, 100.0)}
 PROGRESS_EVERY_S = 1.0
-SUPERSEDED = "superseded: slices came after its pair was made; what they make of it is decided anew"
+SUPERSEDED = "superseded: slices came after its pair was made, or again under another PatientID; a new pair may follow"
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,8 @@ def accept_pair(database: Database, pair_id: int, now: float, settings: Settings
         elif pair.state == "ready" and job is not None and job.state == "review":
             if not is_current_pair(connection, pair):
                 raise StateError(
-                    f"pair {pair_id}: slices came after its registration was made, which is not sent any more; "
-                    "look at the series and its newer pair, and reject this one"
+                    f"pair {pair_id}: slices came after its registration was made, or again under another PatientID; "
+                    "what was made is not sent any more: look at its series, and reject it"
                 )
             move_job_by_person(connection, job.id, "done", decision="accepted", finished_at=now)
             made = [(output.id, output.kind) for output in fetch_outputs(connection, job.id)]

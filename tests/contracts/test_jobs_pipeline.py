@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dicomnode.database.engine import Database
-from dicomnode.database.index import PatientIdentity
+from dicomnode.database.index import RENAMED_PATIENT, PatientIdentity
 from dicomnode.database.jobs import Job, JobClaim, claim_job, fetch_job, fetch_outputs
 from dicomnode.database.outbox import fetch_outbox
 from dicomnode.errors import ConfigurationError, LeaseLostError, RegistrationRefusedError
@@ -25,7 +25,7 @@ from registration.transforms import RigidTransform
 from registration.volume import Volume
 from tests.dicomnode.outputs.known_requests import make_request
 from tests.dicomnode.series_files import SeriesSpec, write_series
-from tests.rows import MR, add_waiting_job, grown, receive, settings_of
+from tests.rows import MR, add_waiting_job, grown, receive, series_state, settings_of
 
 
 def _registration(verdict: Literal["accept", "review", "reject"], shift_mm: float = 0.0) -> Registration:
@@ -193,6 +193,21 @@ def test_nothing_is_owed_of_series_that_slices_came_to_while_they_were_registere
     assert after.reason.startswith("superseded: slices came after its pair was made")
     with database.read() as connection:
         assert fetch_outputs(connection, job.id) == []
+        assert fetch_outbox(connection) == []
+
+
+def test_nothing_is_owed_of_a_series_that_came_again_under_another_patient_id(
+    database: Database, tmp_path: Path
+) -> None:
+    job = _claimed(database)
+    corrected = replace(MR, study=100, patient=replace(MR.patient, patient_id="4712"))
+    receive(database, corrected, now=25.0, content="corrected")
+
+    _record(database, job, tmp_path, "accept")
+
+    assert series_state(database, corrected) == ("refused", RENAMED_PATIENT)
+    assert (_now(database, job).state, _now(database, job).verdict) == ("done", "")
+    with database.read() as connection:
         assert fetch_outbox(connection) == []
 
 
