@@ -86,9 +86,9 @@ def check_slices(headers: Headers) -> None:
 
 def _check_letters(header: pydicom.Dataset) -> None:
     letters = read_word(header, "PatientOrientation").upper().split("\\")
-    cosines = read_numbers(header, "ImageOrientationPatient", 6)
     if len(letters) != 2 or not all(letters) or not set("".join(letters)) <= LETTER_AXES.keys():
         return  # empty, or of an animal
+    cosines = read_numbers(header, "ImageOrientationPatient", 6)
     for word, direction in zip(letters, (cosines[:3], cosines[3:]), strict=True):
         if sum(sign * direction[axis] for axis, sign in map(LETTER_AXES.__getitem__, word)) < MIN_AGREEMENT:
             named, found = show_word("\\".join(letters)), "\\".join(f"{cosine:.3g}" for cosine in cosines)
