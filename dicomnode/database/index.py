@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Table, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from dicomnode.database.outbox import cancel_series
 from dicomnode.database.schema import associations, conflicts, instances, outputs, patients, series, studies
 
 # The series stays refused, whatever comes later: its instances do not belong together.
@@ -224,6 +225,8 @@ def touch_series(
         "reason": reason,
     }
     connection.execute(_TOUCH, values)
+    if reason in MIXED_REASONS and reason != row.reason:
+        cancel_series(connection, row.id, reason)
 
 
 def find_or_add_patient(connection: Connection, patient: PatientIdentity) -> int:
@@ -284,7 +287,9 @@ def _refuse_other_patient(connection: Connection, header: InstanceHeader) -> Non
     of_instance = select(instances.c.series_id).where(instances.c.sop_instance_uid == header.sop_instance_uid)
     same = select(patients.c.id).where(patients.c.patient_id == header.patient.patient_id)
     is_other = series.c.id.in_(of_instance) & series.c.patient_id.not_in(same) & series.c.reason.not_in(MIXED_REASONS)
-    connection.execute(update(series).where(is_other).values(state="refused", reason=RENAMED_PATIENT))
+    refused = update(series).where(is_other).values(state="refused", reason=RENAMED_PATIENT).returning(series.c.id)
+    for series_id in connection.execute(refused).scalars():
+        cancel_series(connection, series_id, RENAMED_PATIENT)
 
 
 def _fetch_or_insert(connection: Connection, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> int:

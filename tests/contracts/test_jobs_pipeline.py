@@ -12,7 +12,7 @@ import pytest
 from dicomnode.database.engine import Database
 from dicomnode.database.index import RENAMED_PATIENT, PatientIdentity
 from dicomnode.database.jobs import Job, JobClaim, claim_job, fetch_job, fetch_outputs
-from dicomnode.database.outbox import fetch_outbox
+from dicomnode.database.outbox import fetch_outbox, retry_dead_rows
 from dicomnode.errors import ConfigurationError, LeaseLostError, RegistrationRefusedError
 from dicomnode.jobs import pipeline
 from dicomnode.jobs.pipeline import SeriesResult, judge_result, run_job
@@ -25,7 +25,7 @@ from registration.transforms import RigidTransform
 from registration.volume import Volume
 from tests.dicomnode.outputs.known_requests import make_request
 from tests.dicomnode.series_files import SeriesSpec, write_series
-from tests.rows import MR, add_waiting_job, grown, receive, series_state, settings_of
+from tests.rows import MR, add_waiting_job, grown, owe_files, receive, series_state, settings_of
 
 
 def _registration(verdict: Literal["accept", "review", "reject"], shift_mm: float = 0.0) -> Registration:
@@ -194,6 +194,25 @@ def test_nothing_is_owed_of_series_that_slices_came_to_while_they_were_registere
     with database.read() as connection:
         assert fetch_outputs(connection, job.id) == []
         assert fetch_outbox(connection) == []
+
+
+@pytest.mark.parametrize(("first", "content"), [(11, ""), (1, "corrected")])
+def test_what_is_owed_of_a_series_is_given_up_once_it_is_not_one_patients(
+    database: Database, tmp_path: Path, first: int, content: str
+) -> None:
+    owe_files(database, tmp_path, ["unconcerned"], slices=2)
+    job = _claimed(database)
+    _record(database, job, tmp_path, "accept")
+    renamed = replace(MR, study=102, slices=max(10, first), patient=replace(MR.patient, patient_id="4712"))
+
+    receive(database, renamed, now=40.0, first=first, content=content)
+
+    _state, reason = series_state(database, renamed)
+    with database.read() as connection:
+        rows = {(row.destination, row.state, row.reason) for row in fetch_outbox(connection)}
+    assert rows == {("unconcerned", "owed", ""), ("pacs", "dead", reason), ("archive", "dead", reason)}
+    with database.write() as connection:
+        assert retry_dead_rows(connection, "pacs", 50.0) == 0
 
 
 def test_nothing_is_owed_of_a_series_that_came_again_under_another_patient_id(
