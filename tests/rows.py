@@ -93,12 +93,16 @@ def receive(
     first: int = 1,
     stays_open: bool = False,
     calling_ae: str = "SCANNER",
+    content: str = "",
 ) -> int:
-    """Record slices `first` to `sent.slices` over one association, ended unless it `stays_open`; return its id."""
+    """Record slices `first` to `sent.slices` over one association, ended unless it `stays_open`; return its id.
+
+    Those of another `content` are other bytes.
+    """
     with database.write() as connection:
         association_id = open_association(connection, node=NODE, calling_ae=calling_ae, address="127.0.0.1", now=now)
         for number in range(first, sent.slices + 1):
-            file = StoredFile(make_file_name(), EXPLICIT_LITTLE_ENDIAN, 1000, f"{number:064x}")
+            file = StoredFile(make_file_name(), EXPLICIT_LITTLE_ENDIAN, 1000, f"{content}{number:064x}"[:64])
             record_instance(connection, sent.instance(number), file, Arrival(association_id, calling_ae, now))
         if not stays_open:
             close_association(connection, association_id, now)

@@ -22,6 +22,7 @@ from dicomnode.errors import UsageError
 from dicomnode.jobs.pipeline import SeriesRequest, SeriesResult, load_network, register_series
 from dicomnode.outputs.report import REPORT, write_report
 from dicomnode.settings_file import load_defaults
+from dicomnode.volumes.headers import quiet_reading, read_instance, read_word
 from dicomnode.volumes.series import find_series
 
 # DESIGN section 4.
@@ -39,6 +40,7 @@ def register(arguments: argparse.Namespace) -> int:
         registration=settings.registration,
         outputs=settings.outputs,
     )
+    _warn_of_two_patients(request)
     with _show_progress() as progress:
         result = register_series(request, load_network(settings.registration), progress)
         progress("report", 100.0)
@@ -98,6 +100,15 @@ def _show_progress() -> Iterator[Callable[[str, float], None]]:
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
         task = bar.add_task("load", total=100.0)
         yield lambda stage, percent: bar.update(task, description=stage, completed=percent)
+
+
+def _warn_of_two_patients(request: SeriesRequest) -> None:
+    """Say so when the series carry two PatientIDs: nobody has paired them here but who typed the folders."""
+    with quiet_reading():
+        firsts = [read_instance(paths[0]).header for paths in (request.fixed_paths, request.moving_paths)]
+        patient_ids = {read_word(header, "PatientID") for header in firsts}
+    if len(patient_ids) > 1:
+        sys.stderr.write("dicomnode: PatientID differs between the MR and the PET; the results carry the MR's\n")
 
 
 def _warn_of_other_files(folder: Path, result: SeriesResult) -> None:

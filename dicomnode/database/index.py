@@ -14,12 +14,14 @@ from typing import Any
 from sqlalchemy import Connection, Row, Table, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from dicomnode.database.outbox import cancel_series
 from dicomnode.database.schema import associations, conflicts, instances, outputs, patients, series, studies
 
 # The series stays refused, whatever comes later: its instances do not belong together.
 MIXED_PATIENTS = "its instances name more than one patient, or one patient in different ways"
 MIXED_STUDIES = "its instances name more than one study"
-MIXED_REASONS = (MIXED_PATIENTS, MIXED_STUDIES)
+RENAMED_PATIENT = "instances of it came again under another PatientID; the first are kept, and used no more"
+MIXED_REASONS = (MIXED_PATIENTS, MIXED_STUDIES, RENAMED_PATIENT)
 DELETED = "deleted"  # the state of a series whose instances went
 _TOUCH = (
     update(series)
@@ -149,7 +151,8 @@ def record_instance(connection: Connection, header: InstanceHeader, file: Stored
     """Add an instance to the index, or say that its SOP Instance UID is there already.
 
     The first instance of a series makes its row. A new instance sets a series that was judged already back to
-    `receiving`, so that it is judged again; one that names another patient or study refuses the series for good.
+    `receiving`, so that it is judged again; one that names another patient or study refuses the series for good, and so
+    does one that comes again under another PatientID, as after a correction at its source.
     Two associations that bring the same UID at once are kept apart by the unique constraint: one is NEW.
 
     Parameters
@@ -222,6 +225,8 @@ def touch_series(
         "reason": reason,
     }
     connection.execute(_TOUCH, values)
+    if reason in MIXED_REASONS and reason != row.reason:
+        cancel_series(connection, row.id, reason)
 
 
 def find_or_add_patient(connection: Connection, patient: PatientIdentity) -> int:
@@ -260,6 +265,7 @@ def _judge_known(
         return None
     if (row.sha256, row.transfer_syntax_uid) == (file.sha256, file.transfer_syntax_uid):
         return Recording(Recorded.IDENTICAL, row.file_name)
+    _refuse_other_patient(connection, header)
     added = connection.execute(
         insert_new(connection.dialect.name, conflicts)
         .values(
@@ -274,6 +280,16 @@ def _judge_known(
         .returning(conflicts.c.id)
     ).first()
     return Recording(Recorded.KNOWN_CONFLICT if added is None else Recorded.CONFLICT, row.file_name)
+
+
+def _refuse_other_patient(connection: Connection, header: InstanceHeader) -> None:
+    """Refuse the series of an instance that is there under another PatientID."""
+    of_instance = select(instances.c.series_id).where(instances.c.sop_instance_uid == header.sop_instance_uid)
+    same = select(patients.c.id).where(patients.c.patient_id == header.patient.patient_id)
+    is_other = series.c.id.in_(of_instance) & series.c.patient_id.not_in(same) & series.c.reason.not_in(MIXED_REASONS)
+    refused = update(series).where(is_other).values(state="refused", reason=RENAMED_PATIENT).returning(series.c.id)
+    for series_id in connection.execute(refused).scalars():
+        cancel_series(connection, series_id, RENAMED_PATIENT)
 
 
 def _fetch_or_insert(connection: Connection, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> int:

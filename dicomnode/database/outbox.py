@@ -13,7 +13,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, RowMapping, Select, func, insert, select, tuple_, update
 
 from dicomnode.database.engine import Database
-from dicomnode.database.schema import commitments, damages, jobs, outbox, outputs
+from dicomnode.database.schema import commitments, damages, jobs, outbox, outputs, pairs, series
 from dicomnode.database.turns import is_free
 from dicomnode.errors import LeaseLostError, StateError
 
@@ -112,6 +112,14 @@ def cancel_outputs(connection: Connection, job_id: int, reason: str) -> int:
     of_job = select(outputs.c.id).where(outputs.c.job_id == job_id)
     unsent = update(outbox).where(outbox.c.output_id.in_(of_job), outbox.c.state.in_(UNSENT))
     return connection.execute(unsent.values(state="dead", reason=reason, lease_until=None)).rowcount
+
+
+def cancel_series(connection: Connection, series_id: int, reason: str) -> None:
+    """Give up what is still owed of a series that turned out not to be one patient's."""
+    is_part = (pairs.c.fixed_series_id == series_id) | (pairs.c.moving_series_id == series_id)
+    of_series = select(outputs.c.id).join(jobs, jobs.c.id == outputs.c.job_id).join(pairs).where(is_part)
+    unsent = update(outbox).where(outbox.c.output_id.in_(of_series), outbox.c.state.in_(UNSENT))
+    connection.execute(unsent.values(state="dead", reason=reason, lease_until=None))
 
 
 def count_due_rows(database: Database, due: Due, at_most: int) -> int:
@@ -251,9 +259,13 @@ def retry_outbox_row(connection: Connection, row_id: int, now: float) -> None:
 def retry_dead_rows(connection: Connection, destination: str, now: float) -> int:
     """Owe every dead row of a destination again, on a person's word; return how many.
 
-    What a person rejected is not, nor what was deleted.
+    What a person rejected is not, nor what was deleted, nor what was made of a series that is refused by now.
     """
-    return _owe_again(connection, (outbox.c.destination == destination) & (outbox.c.state == "dead"), now)
+    is_part = series.c.id.in_([pairs.c.fixed_series_id, pairs.c.moving_series_id])
+    of_job = select(outputs.c.id).join(jobs, jobs.c.id == outputs.c.job_id).join(pairs)
+    of_refused = of_job.join(series, is_part).where(series.c.state == "refused")
+    is_dead = (outbox.c.destination == destination) & (outbox.c.state == "dead")
+    return _owe_again(connection, is_dead & outbox.c.output_id.not_in(of_refused), now)
 
 
 def _owe_again(connection: Connection, which: Any, now: float) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, insert, select, union, update
 
+from dicomnode.database.index import MIXED_REASONS
 from dicomnode.database.schema import pairs, patients, series
 from dicomnode.database.series import IdentifiedSeries, fetch_instance_uids, fetch_series_by_id
 from dicomnode.errors import StateError
@@ -137,6 +138,13 @@ def fetch_input_digest(connection: Connection, fixed_series_id: int, moving_seri
     """Return the SHA-256, in hexadecimal, of the SOP Instance UIDs that both series hold now."""
     uids = [fetch_instance_uids(connection, series_id) for series_id in (fixed_series_id, moving_series_id)]
     return hashlib.sha256("\n\n".join("\n".join(of_series) for of_series in uids).encode("ascii")).hexdigest()
+
+
+def is_current_pair(connection: Connection, pair: Pair) -> bool:
+    """Say whether both series still hold the instances that a pair was made of, no others, and are one patient's."""
+    ids = pair.fixed_series_id, pair.moving_series_id
+    mixed = select(series.c.id).where(series.c.id.in_(ids), series.c.reason.in_(MIXED_REASONS))
+    return pair.input_digest == fetch_input_digest(connection, *ids) and connection.execute(mixed).first() is None
 
 
 def _same_series(pair: NewPair) -> Any:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from dicomnode.database.damages import StoredInstance, fetch_series_instances, record_damage
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import Job, JobClaim, move_claimed_job, record_outputs, record_progress
-from dicomnode.database.pairs import fetch_input_digest, fetch_pair
+from dicomnode.database.pairs import fetch_pair, is_current_pair
 from dicomnode.database.series import fetch_instance_paths
 from dicomnode.database.store import Store, find_instance_damage
 from dicomnode.errors import ConfigurationError, FileDamagedError, RegistrationRefusedError, StorageFailedError
@@ -44,6 +44,7 @@ Progress = Callable[[str, float], None]
 # What each stage is of the whole, for the bar a person sees: where it starts and ends, in percent.
 STAGES = {"load": (0.0, 10.0), "register": (10.0, 75.0), "write": (75.0, 100.0)}
 PROGRESS_EVERY_S = 1.0
+SUPERSEDED = "superseded: slices came after its pair was made, or again under another PatientID; a new pair may follow"
 
 
 @dataclass(frozen=True)
@@ -157,13 +158,12 @@ def run_job(job: Job, settings: Settings, database: Database, clock: Clock) -> N
     with database.read() as connection:
         pair = fetch_pair(connection, job.pair_id)
         instances = fetch_series_instances(connection, (pair.fixed_series_id, pair.moving_series_id))
-        is_current = pair.input_digest == fetch_input_digest(connection, pair.fixed_series_id, pair.moving_series_id)
+        is_current = is_current_pair(connection, pair)
         fixed_paths = fetch_instance_paths(connection, store, pair.fixed_series_id)
         moving_paths = fetch_instance_paths(connection, store, pair.moving_series_id)
     if not is_current:
         with database.write() as connection:
-            superseded = "superseded: slices came after its pair was made, a newer pair follows"
-            move_claimed_job(connection, claim, "done", reason=superseded, finished_at=clock())
+            _record_superseded(connection, claim, clock())
         return
     progress = _recorder(database, claim, clock)
     progress("load", STAGES["load"][0])
@@ -179,7 +179,6 @@ def run_job(job: Job, settings: Settings, database: Database, clock: Clock) -> N
     with database.write() as connection:
         _record_result(connection, claim, job.pair_id, result, copies, (settings, clock()))
     reach(Step.RECORDED, job_id=job.id)
-    log.info("job.finished", job_id=job.id, verdict=result.registration.verdict, outputs=len(result.outputs))
 
 
 def _record_result(
@@ -190,8 +189,14 @@ def _record_result(
     copies: Mapping[Path, Mapping[str, str]],
     where_and_when: tuple[Settings, float],
 ) -> None:
-    """Record a result, its outputs, and what is owed: all where the verdict needs no person, or none is waited for."""
+    """Record a result, its outputs, and what is owed: all where the verdict needs no person, or none is waited for.
+
+    Nothing is, where slices came while it was made: one of them may be of another patient.
+    """
     settings, now = where_and_when
+    if not is_current_pair(connection, fetch_pair(connection, pair_id)):
+        _record_superseded(connection, claim, now)
+        return
     root = settings.node.storage_root
     state = {"accept": "done", "review": "review", "reject": "failed"}[result.registration.verdict]
     values = {"verdict": result.registration.verdict, "result": result.summary, "stage": "", "percent": 100}
@@ -204,6 +209,12 @@ def _record_result(
     if state == "done" or settings.outputs.review == "send":
         made = zip(output_ids, (output.kind for output in result.outputs), strict=True)
         owe_results(connection, pair_id, result.registration.verdict, made, where_and_when)
+    log.info("job.finished", job_id=claim.job_id, verdict=result.registration.verdict, outputs=len(result.outputs))
+
+
+def _record_superseded(connection: Connection, claim: JobClaim, now: float) -> None:
+    move_claimed_job(connection, claim, "done", reason=SUPERSEDED, finished_at=now)
+    log.info("job.superseded", job_id=claim.job_id)
 
 
 def _check_instances(database: Database, store: Store, instances: Sequence[StoredInstance], now: float) -> None:

@@ -80,7 +80,8 @@ def _describe_fixed(request: OutputRequest, windows: Windows) -> pydicom.Dataset
         return item
     shown = []
     for (slope, intercept), alike in groups.items():
-        shown.append(_window((low - intercept) / slope, (high - intercept) / slope))
+        bottom, top = sorted(((low - intercept) / slope, (high - intercept) / slope))
+        shown.append(_window(bottom, top))
         shown[-1].ReferencedImageSequence = [refer_to_slice(request.fixed, k) for k in alike]
     _show(item, (1.0, 0.0), shown)
     return item
@@ -153,4 +154,4 @@ def _read_rescale(header: pydicom.Dataset) -> Rescale:
         read_numbers(header, keyword, 1)[0] if read_word(header, keyword) else default
         for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
     )
-    return slope, intercept
+    return slope or 1.0, intercept  # a slope of 0 is that of a blank slice: `pixels` refuses any other

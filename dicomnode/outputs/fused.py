@@ -38,7 +38,7 @@ def make_fused_series(request: OutputRequest, resampled: Resampled) -> Iterator[
     Parameters and return are those of `pet.make_pet_series`.
     """
     template = make_fused_template(request, "rgb")
-    add_stack(template, request.fixed.headers[0])
+    add_stack(template, request.fixed)
     colours = make_colours(request, resampled)
     references = make_source_references(request)
     for k, fixed_header in enumerate(request.fixed.headers):

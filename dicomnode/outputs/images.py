@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import pydicom
+from pydicom.valuerep import format_number_as_ds
 
 from dicomnode.outputs.references import SOURCE_IMAGE, refer_to_slice
 from dicomnode.outputs.request import OutputRequest
 from dicomnode.outputs.sources import copy_or_empty, copy_present, read_clean
+from dicomnode.volumes.series import SeriesVolume
 
 PLANE = ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
+STEP_DECIMALS = 6  # of a mm, as positions have them at most
 LOSSY = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
 
 
@@ -23,10 +27,16 @@ def add_plane(image: pydicom.Dataset, fixed_header: pydicom.Dataset) -> None:
     copy_present(fixed_header, image, PLANE)
 
 
-def add_stack(template: pydicom.Dataset, fixed_header: pydicom.Dataset) -> None:
-    """Add the slice thickness (type 2) and step (type 3) of the MR, which all slices share."""
-    copy_or_empty(fixed_header, template, ("SliceThickness",))
-    copy_present(fixed_header, template, ("SpacingBetweenSlices",))
+def add_stack(template: pydicom.Dataset, fixed: SeriesVolume) -> None:
+    """Add the slice thickness (type 2) of the MR, and the step of its slices along their normal (type 3).
+
+    The step is measured: some scanners write the gap between slices there, or a negative number.
+    """
+    copy_or_empty(fixed.headers[0], template, ("SliceThickness",))
+    step, down, right = fixed.volume.affine[:3, :3].T
+    normal = np.cross(right, down)
+    step_mm = float(step @ normal / np.linalg.norm(normal))
+    template.SpacingBetweenSlices = str(format_number_as_ds(round(step_mm, STEP_DECIMALS)))
 
 
 def add_pixel_layout(template: pydicom.Dataset, shape: tuple[int, ...], *, samples: int) -> None:

@@ -21,6 +21,7 @@ from dicomnode.outputs.request import OutputRequest
 from dicomnode.outputs.resampled import Resampled, make_colours
 from dicomnode.outputs.sources import copy_present
 from dicomnode.volumes.headers import read_numbers
+from dicomnode.volumes.series import SeriesVolume
 
 
 def make_multiframe(request: OutputRequest, resampled: Resampled) -> pydicom.Dataset:
@@ -33,7 +34,7 @@ def make_multiframe(request: OutputRequest, resampled: Resampled) -> pydicom.Dat
     instance.SliceLocationVector = _locate(headers)
     copy_present(headers[0], instance, ("PixelSpacing",))
     instance.SourceImageSequence = refer_to_series(request.fixed, SOURCE_IMAGE, "YES")
-    instance.SharedFunctionalGroupsSequence = [_describe_shared(headers[0])]
+    instance.SharedFunctionalGroupsSequence = [_describe_shared(request.fixed)]
     instance.PerFrameFunctionalGroupsSequence = [_describe_frame(header) for header in headers]
     add_colours(instance, make_colours(request, resampled))
     return instance
@@ -47,11 +48,11 @@ def _locate(headers: Sequence[pydicom.Dataset]) -> list[str]:
     return [str(format_number_as_ds(place_mm)) for place_mm in places_mm]
 
 
-def _describe_shared(header: pydicom.Dataset) -> pydicom.Dataset:
+def _describe_shared(fixed: SeriesVolume) -> pydicom.Dataset:
     """Make the groups that all frames share: Pixel Measures and Plane Orientation (PS3.3 C.7.6.16.2.1 and 4)."""
     plane, measures, orientation, shared = (pydicom.Dataset() for _ in range(4))
-    add_plane(plane, header)
-    add_stack(measures, header)
+    add_plane(plane, fixed.headers[0])
+    add_stack(measures, fixed)
     measures.PixelSpacing = plane.PixelSpacing
     orientation.ImageOrientationPatient = plane.ImageOrientationPatient
     shared.PixelMeasuresSequence = [measures]

@@ -7,6 +7,7 @@ Never: the processing time as a PET time (an SUV would follow it); a slope that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import partial
 
 import numpy as np
@@ -27,7 +28,7 @@ from dicomnode.outputs.quantity import Quantity, find_quantity
 from dicomnode.outputs.references import ANATOMIC_IMAGE, SPATIAL_RESAMPLING, make_code, refer_to_slice
 from dicomnode.outputs.request import OutputRequest
 from dicomnode.outputs.resampled import Resampled
-from dicomnode.outputs.sources import copy_or_empty, copy_present, read_clean
+from dicomnode.outputs.sources import copy_or_empty, copy_present, read_clean, read_text
 
 MAX_STORED = 32767  # signed 16 bits, negatives unused
 MIN_LINEAR_WIDTH = 1.0  # PS3.3 C.11.2.1.2.1: a narrower window needs LINEAR_EXACT
@@ -106,7 +107,8 @@ def _add_series_modules(template: pydicom.Dataset, request: OutputRequest, quant
     for item in template.RadiopharmaceuticalInformationSequence:
         if "RadionuclideCodeSequence" not in item:
             item.RadionuclideCodeSequence = []
-    quantity.add_private(pet, template)
+    quantity.add_private(request.moving.headers, template)
+    _add_offset(pet, template, request)
     template.SeriesType = ["STATIC", "IMAGE"]
     template.NumberOfSlices = len(request.fixed.headers)
     missing = [keyword for keyword in ("Units", "CountsSource", "DecayCorrection") if not read_clean(pet, keyword)]
@@ -129,6 +131,20 @@ def _add_series_modules(template: pydicom.Dataset, request: OutputRequest, quant
         template.ImageComments = NOT_QUANTITATIVE + ", ".join(missing)
 
 
+def _add_offset(pet: pydicom.Dataset, template: pydicom.Dataset, request: OutputRequest) -> None:
+    """Say in which offset from UTC the PET's times are, and the moment of making too (PS3.3 C.12.1).
+
+    An injection may be given with an offset of its own; without the PET's, an SUV would be wrong by the hours between.
+    """
+    offset = read_text(pet, "TimezoneOffsetFromUTC")
+    try:
+        created = request.created.astimezone(datetime.strptime(offset, "%z").tzinfo)
+    except ValueError:  # absent, or none
+        return
+    template.TimezoneOffsetFromUTC = f"{created:%z}"
+    template.InstanceCreationDate, template.InstanceCreationTime = f"{created:%Y%m%d}", f"{created:%H%M%S}"
+
+
 def _copy_series_time(pet: pydicom.Dataset, template: pydicom.Dataset, request: OutputRequest) -> list[str]:
     """Copy the PET's time reference, or the nearest thing to it; return what was missing."""
     for stage in ("Series", "Acquisition", "Study"):
@@ -148,7 +164,7 @@ def _add_constant_image_modules(template: pydicom.Dataset, request: OutputReques
     )
     template.DerivationCodeSequence = [make_code(SPATIAL_RESAMPLING)]
     add_lossy_history(template, request.moving.headers)
-    add_stack(template, request.fixed.headers[0])
+    add_stack(template, request.fixed)
     add_pixel_layout(template, request.fixed.volume.shape[1:], samples=1)
     template.RescaleIntercept = "0"
 

@@ -31,12 +31,12 @@ class Quantity:
     units: str = ""  # where they are other units than the PET's own
     derivation: str = ""  # what to add to the description of how the image came about
 
-    def add_private(self, pet: pydicom.Dataset, target: pydicom.Dataset) -> None:
-        """Carry over the private elements an SUV needs; not those for counts where there are no counts any more."""
-        copy_private(pet, target, GE_REFERENCE_TIME)
-        if not self.units:
-            copy_private(pet, target, PHILIPS_SUV_FACTOR)
-            copy_private(pet, target, PHILIPS_ACTIVITY_FACTOR)
+    def add_private(self, headers: Sequence[pydicom.Dataset], target: pydicom.Dataset) -> None:
+        """Carry over the private elements an SUV needs, where all slices agree on them; of counts only for counts."""
+        of_counts = () if self.units else (PHILIPS_SUV_FACTOR, PHILIPS_ACTIVITY_FACTOR)
+        for element in (GE_REFERENCE_TIME, *of_counts):
+            if len({read_private(header, element) for header in headers}) == 1:
+                copy_private(headers[0], target, element)
 
 
 def find_quantity(headers: Sequence[pydicom.Dataset]) -> Quantity:

@@ -67,6 +67,14 @@ REFUSED_SERIES_TYPES = {
     "DYNAMIC": "dynamic",
     "REPROJECTION": "a reprojection",
 }
+# BodyPartExamined (PS3.16 table L-1) that holds no brain. Many sites leave it as it was for the patient before: it
+# prefers one MR to another, and refuses none.
+OTHER_BODY_PARTS = {
+    "ABDOMEN", "ABDOMENPELVIS", "ANKLE", "ARM", "BREAST", "CHEST", "CHESTABDOMEN", "CHESTABDPELVIS", "COCCYX", "CSPINE",
+    "CTSPINE", "ELBOW", "EXTREMITY", "FINGER", "FOOT", "FOREARM", "HAND", "HEART", "HIP", "HUMERUS", "KNEE", "LEG",
+    "LIVER", "LSPINE", "LSSPINE", "PANCREAS", "PELVIS", "PROSTATE", "SHOULDER", "SPINE", "SSPINE", "THIGH", "TLSPINE",
+    "TSPINE", "UTERUS", "WRIST",
+}  # fmt: skip
 _LOCALIZER = re.compile(r"locali[sz]er|scout|survey|(3|three).?(plane|pl\b)|aahead", re.IGNORECASE)
 _NOT_ANATOMICAL = re.compile(r"\b(dwi|dti|adc|ep2d|epi|bold|fmri|asl|perfusion)\b|diffusion", re.IGNORECASE)
 # Not MPR: to many sites that is short for MPRAGE.
@@ -95,6 +103,11 @@ def judge_mr(series: SeriesRow, choices: Sequence[ChoiceSettings] = ()) -> Judge
 def judge_pet(series: SeriesRow, choices: Sequence[ChoiceSettings] = ()) -> Judgement:
     """Judge a series as the moving volume (`dicom-objects` section 7, Choosing PET); `choices` go before every rule."""
     return _judge(series, choices, _refuse_pet, PET_RULES)
+
+
+def is_of_other_body_part(series: SeriesRow) -> bool:
+    """Say whether a series calls itself one of a part of the body that holds no brain."""
+    return find_first(series, "BodyPartExamined") in OTHER_BODY_PARTS
 
 
 def find_choice(series: SeriesRow, choices: Sequence[ChoiceSettings]) -> ChoiceSettings | None:
@@ -144,6 +157,8 @@ def _refuse_pet(series: SeriesRow) -> str:
     for value in find_values(series, "SeriesType"):
         if value in REFUSED_SERIES_TYPES:
             return f"{REFUSED_SERIES_TYPES[value]}, SeriesType {value}"
+    if find_first(series, "CountsSource") == "TRANSMISSION":  # PS3.3 C.8.9.1
+        return "a map of attenuation, CountsSource TRANSMISSION"
     frames = find_number(series, "NumberOfTimeSlices")
     if frames is not None and frames > 1:
         return f"dynamic, {frames:.0f} time slices where 1 is needed"
@@ -205,7 +220,10 @@ def _rank_attenuation(series: SeriesRow) -> float:
     """0 for attenuation corrected, 1 where nothing is said, 2 for not corrected."""
     if _NOT_CORRECTED_WORDS.search(find_words(series)):
         return 2.0
+    said = {"YES": 0.0, "NO": 2.0}.get(find_first(series, "AttenuationCorrected"))  # Enhanced PET: PS3.3 C.8.22.6
     corrections = find_values(series, "CorrectedImage")
+    if said is not None:
+        return said
     if "ATTN" in corrections:  # PS3.3 C.8.9.1
         return 0.0
     return 2.0 if corrections else 1.0

@@ -19,7 +19,7 @@ from dicomnode.database.jobs import (
     move_job_by_person,
 )
 from dicomnode.database.outbox import cancel_outputs
-from dicomnode.database.pairs import Pair, fetch_pair, fetch_pairs_of_series, move_pair
+from dicomnode.database.pairs import Pair, fetch_pair, fetch_pairs_of_series, is_current_pair, move_pair
 from dicomnode.database.series import SeriesRow, fetch_series, set_series_state
 from dicomnode.errors import StateError
 from dicomnode.logs import get_logger
@@ -51,7 +51,8 @@ def accept_pair(database: Database, pair_id: int, now: float, settings: Settings
     Raises
     ------
     StateError
-        If there is no such pair, or nothing about it waits for a person; nothing changed.
+        If there is no such pair, nothing about it waits for a person, or slices came after what is in review was made;
+        nothing changed.
     """
     with database.write() as connection:
         pair = fetch_pair(connection, pair_id)
@@ -60,6 +61,11 @@ def accept_pair(database: Database, pair_id: int, now: float, settings: Settings
             move_pair(connection, pair_id, "ready", "accepted by a person")
             add_job(connection, pair_id, now)
         elif pair.state == "ready" and job is not None and job.state == "review":
+            if not is_current_pair(connection, pair):
+                raise StateError(
+                    f"pair {pair_id}: slices came after its registration was made, or again under another PatientID; "
+                    "what was made is not sent any more: look at its series, and reject it"
+                )
             move_job_by_person(connection, job.id, "done", decision="accepted", finished_at=now)
             made = [(output.id, output.kind) for output in fetch_outputs(connection, job.id)]
             owe_results(connection, pair_id, "review", made, (settings, now))

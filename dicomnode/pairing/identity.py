@@ -14,10 +14,17 @@ from dataclasses import dataclass, field
 
 from dicomnode.database.index import PatientIdentity
 
-# What modalities fill in when nobody typed a PatientID, in small letters.
+# What modalities fill in when nobody typed a PatientID, and de-identification for every patient; in small letters.
 PLACEHOLDER_IDS = frozenset(
-    {"", "unknown", "anon", "anonymous", "anonymized", "anonymised", "none", "null", "n/a", "na", "noid", "no id"}
-)
+    {
+        "", "anon", "anonymised", "anonymized", "anonymous", "blank", "de-identified", "default", "deidentified",
+        "deleted", "dummy", "hidden", "masked", "missing", "n/a", "na", "no id", "no value", "no_value", "noid", "none",
+        "not available", "null", "patient", "patient id", "patientid", "phantom", "redacted", "removed", "test",
+        "undefined", "unidentified", "unknown",
+    }
+)  # fmt: skip
+# What forms and de-identification fill in for a birth date: two of them are no sign of one person.
+PLACEHOLDER_DATES = frozenset({"00000000", "00010101", "18000101", "19000101", "99991231"})
 EQUAL, DIFFERS, ONE_SIDE, NEITHER = "equal", "differs", "on one side only", "on neither side"
 _FILLER = re.compile(r"[0x?*.\-_ ]*", re.IGNORECASE)
 
@@ -110,10 +117,13 @@ def _compare_values(fixed: PatientIdentity, moving: PatientIdentity) -> dict[str
         "PatientBirthDate": (fixed.birth_date.strip(), moving.birth_date.strip()),
         "PatientSex": (fixed.sex.strip().upper(), moving.sex.strip().upper()),
     }
-    return {
+    agreement = {
         attribute: _compare(one, other, is_same_name if attribute == "PatientName" else operator.eq)
         for attribute, (one, other) in values.items()
     }
+    if agreement["PatientBirthDate"] == EQUAL and values["PatientBirthDate"][0] in PLACEHOLDER_DATES:
+        agreement["PatientBirthDate"] = NEITHER
+    return agreement
 
 
 def _compare(one: str, other: str, is_equal: Callable[[str, str], bool]) -> str:

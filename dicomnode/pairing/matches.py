@@ -12,7 +12,15 @@ from datetime import datetime
 
 from dicomnode.database.index import MIXED_REASONS
 from dicomnode.database.series import IdentifiedSeries, SeriesRow
-from dicomnode.pairing.candidates import CHOICE_RULE, MR_RULES, PET_RULES, Judgement, judge_mr, judge_pet
+from dicomnode.pairing.candidates import (
+    CHOICE_RULE,
+    MR_RULES,
+    PET_RULES,
+    Judgement,
+    is_of_other_body_part,
+    judge_mr,
+    judge_pet,
+)
 from dicomnode.pairing.identity import IdentityCheck, compare_identities
 from dicomnode.settings import PairingSettings
 
@@ -22,6 +30,7 @@ Rank = tuple[float | str, ...]
 NEARNESS_RULES = (
     "requested by a person",
     "no conflict of identity",
+    "no other part of the body",
     "nearest day",
     "same frame of reference",
     "same study",
@@ -106,6 +115,7 @@ def match(fixed: Candidate, moving: Candidate, settings: PairingSettings, *, is_
     rank: Rank = (
         float(not is_requested),
         float(bool(hold)),
+        float(is_of_other_body_part(fixed.row)),
         UNKNOWN_INTERVAL if days is None else float(days),
         float(not is_same_frame(fixed.row, moving.row)),
         float(not is_same_study),

@@ -52,9 +52,11 @@ SUMMARY_LISTS = (
 SUMMARY_VALUES = (
     "AcquisitionDate",
     "AcquisitionTime",
+    "AttenuationCorrected",
     "BodyPartExamined",
     "Columns",
     "ContrastBolusAgent",
+    "CountsSource",
     "EchoTime",
     "FlipAngle",
     "InversionTime",

@@ -15,7 +15,7 @@ from pydicom.uid import UID, MRImageStorage, PositronEmissionTomographyImageStor
 
 from dicomnode.errors import SeriesRefusedError
 from dicomnode.volumes.frames import MULTI_FRAME_CLASSES
-from dicomnode.volumes.headers import read_sequence_items, read_word, show_word
+from dicomnode.volumes.headers import read_numbers, read_sequence_items, read_word, show_word
 
 Headers = Sequence[pydicom.Dataset]
 
@@ -30,6 +30,11 @@ LOCALIZER_VALUES = {"LOCALIZER", "SCOUT"}  # of ImageType: PS3.3 C.7.6.1.1.2 and
 ONE_VALUE = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "PhotometricInterpretation")
 SHOWN_VALUES = 4
 MAX_MR_COVERAGE_MM = 500.0  # our rule: the widest field of a magnet, which attenuation maps of a head fill too
+# What all slices of a PET say alike: PS3.3 C.8.9.1, C.8.22.6.
+ONE_QUANTITY = ("Units", "DecayCorrection", "CountsSource")
+# PS3.3 C.7.6.1.1.1: the axis and the sign of each letter of PatientOrientation, in LPS.
+LETTER_AXES = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "H": (2, 1), "F": (2, -1)}
+MIN_AGREEMENT = 0.5  # a direction's largest component is 0.58 at least, and its letters name that one
 OWN_MANUFACTURER = "dicomnode"  # how our outputs name us among the equipment that made them
 
 
@@ -57,6 +62,50 @@ def check_coverage(edges_mm: Sequence[float]) -> None:
             f"covers {' x '.join(f'{edge:.0f}' for edge in edges_mm)} mm (slices x rows x columns), more than a head; "
             f"at most {MAX_MR_COVERAGE_MM:.0f} mm along each are read"
         )
+
+
+def check_slices(headers: Headers) -> None:
+    """Refuse slices that contradict themselves, or mean different quantities.
+
+    Parameters
+    ----------
+    headers : sequence of data sets, at least one
+        Those of one volume: of instances, or as `frames` makes them for frames.
+
+    Raises
+    ------
+    SeriesRefusedError
+        If PatientOrientation is another direction than ImageOrientationPatient, as where pixels were mirrored or turned
+        and one of both was forgotten; or if a PET's slices differ in what their values are, or count transmission.
+    """
+    for header in headers:
+        _check_letters(header)
+    if read_word(headers[0], "Modality") == "PT":
+        _check_quantity(headers)
+
+
+def _check_letters(header: pydicom.Dataset) -> None:
+    letters = read_word(header, "PatientOrientation").upper().split("\\")
+    if len(letters) != 2 or not all(letters) or not set("".join(letters)) <= LETTER_AXES.keys():
+        return  # empty, or of an animal
+    cosines = read_numbers(header, "ImageOrientationPatient", 6)
+    for word, direction in zip(letters, (cosines[:3], cosines[3:]), strict=True):
+        if sum(sign * direction[axis] for axis, sign in map(LETTER_AXES.__getitem__, word)) < MIN_AGREEMENT:
+            named, found = show_word("\\".join(letters)), "\\".join(f"{cosine:.3g}" for cosine in cosines)
+            raise SeriesRefusedError(
+                f"PatientOrientation {named} contradicts ImageOrientationPatient {found}: left and right, or other "
+                "sides, may be exchanged; one of both must be put right at the source"
+            )
+
+
+def _check_quantity(headers: Headers) -> None:
+    for keyword in ONE_QUANTITY:
+        values = sorted({read_word(header, keyword) for header in headers})
+        if len(values) > 1:
+            found = ", ".join(map(show_word, values[:SHOWN_VALUES]))
+            raise SeriesRefusedError(f"{len(values)} different values of {keyword} ({found}), one is needed")
+    if read_word(headers[0], "CountsSource") == "TRANSMISSION":
+        raise SeriesRefusedError("CountsSource TRANSMISSION, a map of attenuation; EMISSION is needed")
 
 
 def _check_class(headers: Headers) -> None:

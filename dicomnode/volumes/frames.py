@@ -6,6 +6,7 @@ Never: pixels; a word made up: what neither the shared nor the frame's own funct
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -62,20 +63,24 @@ SINGLE_FRAME_WORDS = {
     "FrameAcquisitionDuration": "ActualFrameDuration",
     "NominalCardiacTriggerDelayTime": "TriggerTime",
 }
-# PS3.3 C.8.22.3 says YES or NO of each correction, C.8.9.1 lists those that were made.
+# PS3.3 C.8.22.6 says YES or NO of each correction, C.8.9.1 lists those that were made.
 CORRECTIONS = {
     "DecayCorrected": "DECY",
     "AttenuationCorrected": "ATTN",
     "ScatterCorrected": "SCAT",
     "DeadTimeCorrected": "DTIM",
-    "PatientMotionCorrected": "MOTN",
+    "GantryMotionCorrected": "MOTN",
+    "PatientMotionCorrected": "PMOT",
     "RandomsCorrected": "RAN",
     "DetectorNormalizationCorrection": "NORM",
 }
 # UCUM codes of CID 85, 84 (PS3.16) and what C.8.9.1.1.3 calls them.
 UNITS = {"Bq/ml": "BQML", "{counts}": "CNTS", "{propcounts}": "PROPCNTS", "g/ml{SUVbw}": "GML", "g/ml": "GML"}
+BQ_PER_MBQ = 1e6
+MOMENT = re.compile(r"(\d{8})(\d{6}(?:\.\d{1,6})?)([+-]\d{4})?")  # DT to the second, PS3.5 6.2
 SPATIAL_DIMENSIONS = {"StackID", "InStackPositionNumber", "ImagePositionPatient", "ImageOrientationPatient"}
 OF_MANY_FRAMES = {0x00280008, 0x52009229, 0x52009230}  # NumberOfFrames, shared and per-frame functional groups
+ISOTOPES = 0x00540016  # RadiopharmaceuticalInformationSequence
 MAX_FRAMES = 16384  # our rule: sixteen times the slices of the largest volume
 
 Elements = dict[BaseTag, DataElement | RawDataElement]
@@ -126,6 +131,8 @@ def _split_multi_frame(instance: Instance) -> list[Frame]:
     shared_groups = header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
     base = {element.tag: element for element in header.elements() if element.tag not in OF_MANY_FRAMES}
     base |= _lift(shared_groups[0])
+    if header.SOPClassUID == EnhancedPETImageStorage:  # one converted from single frames keeps their words
+        base |= _read_isotopes(header)
     pointers = [keyword_for_tag(item.DimensionIndexPointer) for item in header.get("DimensionIndexSequence") or []]
     frames = []
     for number, groups in enumerate(own_groups):
@@ -155,6 +162,8 @@ def _rename(frame: pydicom.Dataset) -> None:
 
 def _say_quantity(frame: pydicom.Dataset, places: Iterable[pydicom.Dataset]) -> None:
     """Say in a PET Image's words what the values are: corrections, and units with the slope that gives them."""
+    if frame.SOPClassUID == EnhancedPETImageStorage:
+        _say_decay(frame)
     if "CorrectedImage" not in frame:
         frame.CorrectedImage = [word for flag, word in CORRECTIONS.items() if read_word(frame, flag) == "YES"]
     for groups in places:
@@ -166,6 +175,44 @@ def _say_quantity(frame: pydicom.Dataset, places: Iterable[pydicom.Dataset]) -> 
                 frame.RescaleSlope = format_number_as_ds(read_numbers(mapping, "RealWorldValueSlope", 1)[0])
                 frame.RescaleIntercept = format_number_as_ds(read_numbers(mapping, "RealWorldValueIntercept", 1)[0])
                 return
+
+
+def _read_isotopes(header: pydicom.Dataset) -> Elements:
+    """Read what was injected, the dose in Bq: PS3.3 C.8.22.4 has it in MBq, C.8.9.2 in Bq."""
+    items = [pydicom.Dataset(item) for item in header.get("RadiopharmaceuticalInformationSequence") or ()]
+    for item in items:
+        if read_word(item, "RadionuclideTotalDose"):
+            dose_bq = read_numbers(item, "RadionuclideTotalDose", 1)[0] * BQ_PER_MBQ
+            item.RadionuclideTotalDose = format_number_as_ds(dose_bq)
+    return {BaseTag(ISOTOPES): DataElement(ISOTOPES, "SQ", items)}
+
+
+def _say_decay(frame: pydicom.Dataset) -> None:
+    """Say to which moment decay is corrected: DecayCorrection, and SeriesDate and SeriesTime where those tell it.
+
+    Notes
+    -----
+    PS3.3 C.8.22.6 names the moment, C.8.9.1.1.5 the event, which is at SeriesTime where it is the scan's start. What
+    cannot be said stays absent.
+    """
+    if read_word(frame, "DecayCorrected") == "NO":
+        frame.DecayCorrection = "NONE"
+        return
+    moment = _read_moment(frame, "DecayCorrectionDateTime")
+    if moment is None:
+        return
+    isotopes = frame.get("RadiopharmaceuticalInformationSequence") or [pydicom.Dataset()]
+    if moment == _read_moment(isotopes[0], "RadiopharmaceuticalStartDateTime"):
+        frame.DecayCorrection = "ADMIN"
+    elif moment[2] in {"", read_word(frame, "TimezoneOffsetFromUTC")}:
+        frame.DecayCorrection = "START"
+        frame.SeriesDate, frame.SeriesTime = moment[0], f"{moment[1]:013.6f}"
+
+
+def _read_moment(data_set: pydicom.Dataset, keyword: str) -> tuple[str, float, str] | None:
+    """Read date, time of day as a number of the form HHMMSS, and offset from UTC; None where it is not that precise."""
+    found = MOMENT.fullmatch(read_word(data_set, keyword))
+    return (found[1], float(found[2]), found[3] or "") if found else None
 
 
 def _read_dimensions(frame: pydicom.Dataset, pointers: list[str]) -> dict[str, str]:

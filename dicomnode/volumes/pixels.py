@@ -186,6 +186,8 @@ def _rescale(
     cells: NDArray[np.integer], header: pydicom.Dataset, layout: PixelLayout, out: NDArray[np.float32]
 ) -> None:
     slope, intercept = _number(header, "RescaleSlope", 1.0), _number(header, "RescaleIntercept", 0.0)
+    if slope == 0 and cells.any():
+        raise SeriesRefusedError("RescaleSlope 0 makes one value of all that is stored, another is needed")
     if abs(slope) * 2.0**layout.stored + abs(intercept) > np.finfo(np.float32).max:
         raise SeriesRefusedError(f"values beyond float32 with RescaleSlope {slope:g}, RescaleIntercept {intercept:g}")
     out[...] = cells

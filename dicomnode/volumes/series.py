@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dicomnode.errors import SeriesRefusedError
 from dicomnode.logs import get_logger
-from dicomnode.volumes.checks import check_coverage, check_headers
+from dicomnode.volumes.checks import check_coverage, check_headers, check_slices
 from dicomnode.volumes.frames import split_frames
 from dicomnode.volumes.geometry import SliceStack, crop_to_head, fit_stack
 from dicomnode.volumes.headers import PARSE_ERRORS, Instance, quiet_reading, read_instance, read_word
@@ -70,6 +70,7 @@ def load_series(paths: Sequence[Path]) -> SeriesVolume:
         layout = next(iter(layouts.values()))
         placed, choice = _place(stack, (layout.rows, layout.columns), choice)
         ordered = [stack.frames[index] for index in placed.order]
+        check_slices([frame.header for frame in ordered])
         first = ordered[0].header
         array = np.empty((len(ordered), layout.rows, layout.columns), dtype=np.float32)
         volume = Volume(array, placed.affine)

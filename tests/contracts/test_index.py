@@ -15,8 +15,10 @@ from dicomnode.database.engine import Database
 from dicomnode.database.index import (
     MIXED_PATIENTS,
     MIXED_STUDIES,
+    RENAMED_PATIENT,
     Arrival,
     InstanceHeader,
+    PatientIdentity,
     Recorded,
     Recording,
     StoredFile,
@@ -235,6 +237,28 @@ def test_a_series_of_two_patients_or_studies_is_refused_for_good(
     assert found.patient == PATIENT
     with pytest.raises(StateError), database.write() as connection:
         set_series_state(connection, 1, "receiving")
+
+
+@pytest.mark.parametrize("states", [(), *JUDGED])
+@pytest.mark.parametrize(
+    ("patient", "is_refused"),
+    [(OTHER_PATIENT, True), (replace(PATIENT, name="Roe^Jane", issuer="ELSEWHERE"), False)],
+    ids=["another PatientID", "coerced by an archive"],
+)
+def test_a_series_that_comes_again_under_another_patient_id_is_refused(
+    database: Database, association_id: int, states: tuple[str, ...], patient: PatientIdentity, is_refused: bool
+) -> None:
+    other_series = replace(make_header(9).series, series_uid=f"{ROOT}.9")
+    record(database, replace(make_header(9), series=other_series), make_file("9"), make_arrival(association_id))
+    record(database, make_header(1), make_file("1"), make_arrival(association_id))
+    move(database, 2, states)
+    again = record(database, make_header(1, patient=patient), make_file("x"), make_arrival(association_id))
+    assert again.kind is Recorded.CONFLICT
+    with database.read() as connection:
+        unconcerned, found = fetch_series_rows(connection)
+    assert unconcerned.state == "receiving"
+    assert (found.state == "refused" and found.reason == RENAMED_PATIENT) == is_refused
+    assert found.patient_key == unconcerned.patient_key
 
 
 STATES = sorted(SERIES_MOVES)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from dicomnode.database.engine import Database
+from dicomnode.database.index import RENAMED_PATIENT, PatientIdentity
 from dicomnode.database.jobs import Job, JobClaim, claim_job, fetch_job, fetch_outputs
-from dicomnode.database.outbox import fetch_outbox
+from dicomnode.database.outbox import fetch_outbox, retry_dead_rows
 from dicomnode.errors import ConfigurationError, LeaseLostError, RegistrationRefusedError
 from dicomnode.jobs import pipeline
 from dicomnode.jobs.pipeline import SeriesResult, judge_result, run_job
@@ -24,7 +25,7 @@ from registration.transforms import RigidTransform
 from registration.volume import Volume
 from tests.dicomnode.outputs.known_requests import make_request
 from tests.dicomnode.series_files import SeriesSpec, write_series
-from tests.rows import MR, add_waiting_job, grown, receive, settings_of
+from tests.rows import MR, add_waiting_job, grown, owe_files, receive, series_state, settings_of
 
 
 def _registration(verdict: Literal["accept", "review", "reject"], shift_mm: float = 0.0) -> Registration:
@@ -176,6 +177,57 @@ def test_a_job_whose_series_grew_is_superseded_and_reads_nothing(database: Datab
     after = _now(database, job)
     assert (after.state, after.finished_at) == ("done", 30.0)
     assert after.reason.startswith("superseded: slices came after its pair was made")
+
+
+@pytest.mark.parametrize("patient", [MR.patient, replace(MR.patient, patient_id="4712")])
+def test_nothing_is_owed_of_series_that_slices_came_to_while_they_were_registered(
+    database: Database, tmp_path: Path, patient: PatientIdentity
+) -> None:
+    job = _claimed(database)
+    receive(database, grown(replace(MR, study=100, patient=patient), 11), now=25.0, first=11)
+
+    _record(database, job, tmp_path, "accept")
+
+    after = _now(database, job)
+    assert (after.state, after.verdict, after.finished_at) == ("done", "", 30.0)
+    assert after.reason.startswith("superseded: slices came after its pair was made")
+    with database.read() as connection:
+        assert fetch_outputs(connection, job.id) == []
+        assert fetch_outbox(connection) == []
+
+
+@pytest.mark.parametrize(("first", "content"), [(11, ""), (1, "corrected")])
+def test_what_is_owed_of_a_series_is_given_up_once_it_is_not_one_patients(
+    database: Database, tmp_path: Path, first: int, content: str
+) -> None:
+    owe_files(database, tmp_path, ["unconcerned"], slices=2)
+    job = _claimed(database)
+    _record(database, job, tmp_path, "accept")
+    renamed = replace(MR, study=102, slices=max(10, first), patient=replace(MR.patient, patient_id="4712"))
+
+    receive(database, renamed, now=40.0, first=first, content=content)
+
+    _state, reason = series_state(database, renamed)
+    with database.read() as connection:
+        rows = {(row.destination, row.state, row.reason) for row in fetch_outbox(connection)}
+    assert rows == {("unconcerned", "owed", ""), ("pacs", "dead", reason), ("archive", "dead", reason)}
+    with database.write() as connection:
+        assert retry_dead_rows(connection, "pacs", 50.0) == 0
+
+
+def test_nothing_is_owed_of_a_series_that_came_again_under_another_patient_id(
+    database: Database, tmp_path: Path
+) -> None:
+    job = _claimed(database)
+    corrected = replace(MR, study=100, patient=replace(MR.patient, patient_id="4712"))
+    receive(database, corrected, now=25.0, content="corrected")
+
+    _record(database, job, tmp_path, "accept")
+
+    assert series_state(database, corrected) == ("refused", RENAMED_PATIENT)
+    assert (_now(database, job).state, _now(database, job).verdict) == ("done", "")
+    with database.read() as connection:
+        assert fetch_outbox(connection) == []
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,19 @@ def test_nothing_of_a_job_in_review_is_owed_until_it_is_accepted(database: Datab
     ]
 
 
+def test_what_is_in_review_is_not_accepted_once_its_series_holds_another_patient_too(database: Database) -> None:
+    job_id, _ = add_finished_job(database, ("pt",), state="review")
+    pair_id = _job(database, job_id).pair_id
+    receive(database, grown(replace(MR, study=100, patient=OTHER_PERSON), 11), now=25.0, first=11)
+
+    with pytest.raises(StateError, match="slices came after its registration was made"):
+        accept_pair(database, pair_id, 30.0, SETTINGS)
+
+    assert (_job(database, job_id).state, _owed(database)) == ("review", 0)
+    reject_pair(database, pair_id, 31.0)
+    assert _pair_state(database, pair_id) == "rejected"
+
+
 def test_nothing_of_a_job_in_review_is_owed_once_it_is_rejected(database: Database) -> None:
     job_id, _ = add_finished_job(database, ("pt", "rgb", "reg"), state="review")
     pair_id = _job(database, job_id).pair_id

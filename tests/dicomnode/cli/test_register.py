@@ -98,6 +98,7 @@ def test_a_pair_gives_dicom_and_a_report_for_the_eye(run: Run, tmp_path: Path, p
     assert facts["verdict"] != "reject"
     assert facts["report"] == str(out / "report.png")
     assert f"the report is {out}/report.png\n" in ran.err
+    assert "PatientID" not in ran.err
     written = {path.name for path in out.iterdir() if path.suffix != ".dcm"}
     assert written == {"report.png"}
     assert facts["outputs"] == f"{len(list(out.glob('*.dcm')))} instances in {out}"
@@ -112,6 +113,7 @@ def test_what_does_not_belong_together_is_rejected_with_3_and_nothing_written_bu
     for path in patient.pet_files:
         instance = pydicom.dcmread(path)
         shape = (instance.Rows, instance.Columns)
+        instance.PatientID = "somebody else"
         instance.PixelData = random.integers(0, 2000, shape, dtype=np.uint16).tobytes()
         instance.save_as(tmp_path / "noise" / path.name)
     (tmp_path / "out").mkdir()
@@ -130,3 +132,5 @@ def test_what_does_not_belong_together_is_rejected_with_3_and_nothing_written_bu
     check_report(tmp_path / "out" / "report.png")
     assert "% load\n" in ran.err
     assert f"{tmp_path}/out also holds 1 files of an earlier run" in ran.err
+    assert "dicomnode: PatientID differs between the MR and the PET; the results carry the MR's\n" in ran.err
+    assert "somebody else" not in ran.err

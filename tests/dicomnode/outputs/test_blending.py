@@ -120,6 +120,18 @@ def test_the_mr_is_as_bright_as_in_the_fused_series(
         np.testing.assert_allclose(1 - brightness if is_inverted else brightness, wanted, atol=1e-5)
 
 
+def test_blank_slices_without_a_slope_and_falling_ones_have_windows_all_the_same() -> None:
+    def change(header: pydicom.Dataset, k: int) -> None:
+        header.RescaleSlope, header.RescaleIntercept = ("0", "0") if k == 3 else (str(k - 20), "4000")
+        if k == 3:
+            header.PixelData = bytes(len(header.PixelData))
+
+    request = make_request(fixed=replace(MR, uid="1.2.89", change=change), settings=EVERY_OBJECT)
+    under, _ = make_all(request)["blending"][0].BlendingSequence
+    assert len(under.SoftcopyVOILUTSequence) == MR.shape[0]
+    assert min(window.WindowWidth for window in under.SoftcopyVOILUTSequence) > 0
+
+
 def test_one_frame_with_a_correction_has_no_registration_to_refer_to() -> None:
     def into_mr_frame(header: pydicom.Dataset, _k: int) -> None:
         header.FrameOfReferenceUID = f"{MR.uid}.4"

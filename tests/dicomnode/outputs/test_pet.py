@@ -13,8 +13,8 @@ from dicomnode.outputs.objects import OutputRequest, make_outputs
 from dicomnode.outputs.pet import fit_slope, quantise
 from dicomnode.outputs.quantity import Quantity
 from registration.resample import resample
-from tests.dicomnode.outputs.known_requests import MR, PET, make_request
-from tests.dicomnode.series_files import Change
+from tests.dicomnode.outputs.known_requests import EVERY_OBJECT, MR, PET, make_request
+from tests.dicomnode.series_files import SAGITTAL, Change
 
 SUV_ATTRIBUTES = ("Units", "DecayCorrection", "SeriesDate", "SeriesTime", "PatientWeight", "PatientSize")
 
@@ -43,6 +43,19 @@ def test_one_image_stands_on_each_mr_slice(images: list[pydicom.Dataset]) -> Non
         assert image.NumberOfSlices == MR.shape[0]
         assert image.ReferencedImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
         assert "PatientPosition" not in image
+
+
+@pytest.mark.parametrize("said", ["-8", "0", "1.5"])
+def test_the_step_between_slices_is_the_measured_one_whatever_the_mr_says(said: str) -> None:
+    def change(header: pydicom.Dataset, _k: int) -> None:
+        header.SpacingBetweenSlices = said
+
+    spec = replace(MR, uid=f"1.2.{zlib.crc32(said.encode())}", orientation=SAGITTAL, shear_mm=(0.25, 1.0, 0.0))
+    request = make_request(fixed=replace(spec, change=change), settings=EVERY_OBJECT)
+    found = {kind: instance for kind, instance in make_outputs(request) if instance.InstanceNumber == 1}
+    (shared,) = found["multiframe"].SharedFunctionalGroupsSequence
+    steps = [one.SpacingBetweenSlices for one in (found["pt"], found["rgb"], shared.PixelMeasuresSequence[0])]
+    assert steps == [7.75] * 3  # along -x, to which the shear adds 0.25; that along y does not count
 
 
 def test_values_are_the_resampled_ones_within_half_a_step(images: list[pydicom.Dataset]) -> None:
@@ -145,6 +158,28 @@ def test_no_decay_correction_needs_no_decay_factor() -> None:
     image = changed_pet("no decay", change)[0]
     assert "DecayFactor" not in image
     assert "ImageComments" not in image
+
+
+@pytest.mark.parametrize(
+    ("offset", "found", "made_at"),
+    [
+        ("+0100", "+0100", ("20251009", "095320")),
+        ("-0930", "-0930", ("20251008", "232320")),
+        ("0100", None, ("20251009", "085320")),
+        ("", None, ("20251009", "085320")),
+    ],
+)
+def test_times_keep_the_offset_from_utc_that_an_injection_s_is_compared_by(
+    offset: str, found: str | None, made_at: tuple[str, str]
+) -> None:
+    def change(header: pydicom.Dataset, _k: int) -> None:
+        header.TimezoneOffsetFromUTC = offset
+        header.RadiopharmaceuticalInformationSequence[0].RadiopharmaceuticalStartDateTime = "20250301070000+0000"
+
+    image = changed_pet(f"offset {offset}", change)[0]
+    assert image.get("TimezoneOffsetFromUTC") == found
+    assert image.RadiopharmaceuticalInformationSequence[0].RadiopharmaceuticalStartDateTime == "20250301070000+0000"
+    assert (image.InstanceCreationDate, image.InstanceCreationTime) == made_at
 
 
 def test_study_time_stands_in_when_the_pet_has_no_other() -> None:

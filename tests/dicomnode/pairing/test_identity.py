@@ -24,13 +24,16 @@ IDENTITIES = st.builds(
 
 @pytest.mark.parametrize(
     "patient_id",
-    ["", "  ", "0", "000000", "UNKNOWN", "unknown", "Anon", "ANONYMOUS", "XXXX", "???", "-", "N/A", "None"],
+    [
+        *("", "  ", "0", "000000", "UNKNOWN", "unknown", "Anon", "ANONYMOUS", "XXXX", "???", "-", "N/A", "None"),
+        *("REMOVED", "Deidentified", "no_value", "Phantom"),
+    ],
 )
 def test_placeholders_name_nobody(patient_id: str) -> None:
     assert is_placeholder_id(patient_id)
 
 
-@pytest.mark.parametrize("patient_id", ["1", "4711", "ANON-0017", "X12", "0815", "UNKNOWN7"])
+@pytest.mark.parametrize("patient_id", ["1", "4711", "ANON-0017", "X12", "0815", "UNKNOWN7", "TEST17", "PATIENT-3"])
 def test_ids_name_somebody(patient_id: str) -> None:
     assert not is_placeholder_id(patient_id)
 

@@ -130,6 +130,16 @@ SITUATIONS = [
         ["MR1 + PET1 held: PatientName differs and a PatientBirthDate is missing"],
     ),
     Situation(
+        "another name, a birth date that forms fill in",
+        [mr(patient=replace(MARRIED, birth_date="19000101")), pet(patient=replace(JANE, birth_date="19000101"))],
+        ["MR1 + PET1 held: PatientName differs and a PatientBirthDate is missing"],
+    ),
+    Situation(
+        "a birth date, and one that forms fill in",
+        [mr(patient=replace(JANE, birth_date="19000101")), pet()],
+        ["MR1 + PET1 held: PatientBirthDate differs between the MR and the PET"],
+    ),
+    Situation(
         "no birth date and no sex on one side",
         [mr(patient=replace(JANE, birth_date="", sex="")), pet()],
         ["MR1 + PET1 ready, 0 days apart"],
@@ -176,6 +186,24 @@ SITUATIONS = [
         "the same day before a better prior",
         [mr(1, **study(8, "20260228")), mr(2, description="t2", summary={"MRAcquisitionType": "2D"}), pet()],
         ["MR1 unpaired: another series was preferred: nearest day", "MR2 + PET1 ready, 0 days apart"],
+    ),
+    Situation(
+        "a head some days before today's spine",
+        [mr(1, **study(8, "20260228")), mr(2, summary={"BodyPartExamined": "LSPINE"}), pet()],
+        ["MR1 + PET1 ready, 1 day apart", "MR2 unpaired: another series was preferred: no other part of the body"],
+    ),
+    Situation(
+        "an MR under the name of the last patient's body part",
+        [mr(summary={"BodyPartExamined": "knee"}), pet()],
+        ["MR1 + PET1 ready, 0 days apart"],
+    ),
+    Situation(
+        "a map of attenuation, called a PET",
+        [mr(), pet(summary={"CountsSource": "TRANSMISSION"})],
+        [
+            "MR1 unpaired: no PET of this patient",
+            "PET1 refused: a map of attenuation, CountsSource TRANSMISSION",
+        ],
     ),
     Situation(
         "an older prior before a newer localizer",

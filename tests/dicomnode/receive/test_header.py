@@ -43,7 +43,12 @@ def read(data_set: Dataset, transfer_syntax_uid: str = ExplicitVRLittleEndian) -
 
 @pytest.mark.parametrize("transfer_syntax_uid", TRANSFER_SYNTAXES)
 def test_every_transfer_syntax_gives_the_same(transfer_syntax_uid: str) -> None:
-    header = read(make_data_set(7, EchoTime="2.98", ScanningSequence=["GR", "IR"]), transfer_syntax_uid)
+    header = read(
+        make_data_set(
+            7, EchoTime="2.98", ScanningSequence=["GR", "IR"], CountsSource="EMISSION", AttenuationCorrected="NO"
+        ),
+        transfer_syntax_uid,
+    )
     assert header.sop_instance_uid == f"{ROOT}.3.7"
     assert header.sop_class_uid == MR
     assert header.patient == PatientIdentity("P-17", "", "Doe^Jane", "19620304", "F")
@@ -57,6 +62,8 @@ def test_every_transfer_syntax_gives_the_same(transfer_syntax_uid: str) -> None:
         "Rows": 16,
         "Columns": 16,
         "SeriesNumber": 3,
+        "AttenuationCorrected": "NO",
+        "CountsSource": "EMISSION",
         "EchoTime": 2.98,
         "ScanningSequence": ["GR", "IR"],
     }

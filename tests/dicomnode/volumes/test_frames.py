@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import ExplicitVRBigEndian
+from pydicom.uid import ExplicitVRBigEndian, LegacyConvertedEnhancedPETImageStorage
 
 from dicomnode.errors import SeriesRefusedError
 from dicomnode.volumes.series import SeriesVolume, load_series
 from tests.dicomnode.enhanced_files import make_enhanced, make_enhanced_series
-from tests.dicomnode.series_files import OBLIQUE, SeriesSpec, make_series, stored_values, write_files
+from tests.dicomnode.series_files import OBLIQUE, Change, SeriesSpec, make_series, stored_values, write_files
 
 
 def load(folder: Path, *data_sets: pydicom.Dataset) -> SeriesVolume:
@@ -83,6 +83,47 @@ def test_a_pet_in_real_world_units_says_so_in_a_pet_image_s_words(tmp_path: Path
     header = series.headers[3]
     assert (header.Units, header.RescaleSlope, header.CorrectedImage) == ("BQML", 5.0, ["DECY", "ATTN"])
     np.testing.assert_allclose(series.volume.array[3], stored_values(spec.shape, 3) * 5.0 + 1.0, rtol=1e-6)
+
+
+def in_enhanced_words(corrected: str, moment: str) -> Change:
+    """Say of dose and decay what an Enhanced PET says: in MBq, and by a moment."""
+
+    def change(header: pydicom.Dataset, _k: int) -> None:
+        (isotope,) = header.RadiopharmaceuticalInformationSequence
+        isotope.RadionuclideTotalDose = "250.5"
+        isotope.RadiopharmaceuticalStartDateTime = "20250301080000+0000"
+        header.DecayCorrected, header.DecayCorrectionDateTime = corrected, moment
+        header.TimezoneOffsetFromUTC = "+0100"
+        del header.DecayCorrection
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("corrected", "moment", "found"),
+    [
+        ("NO", "", ("NONE", "090000")),
+        ("YES", "20250301080000.00+0000", ("ADMIN", "090000")),
+        ("YES", "20250301093015.5", ("START", "093015.500000")),
+        ("YES", "20250301093015.5+0100", ("START", "093015.500000")),
+        ("YES", "20250301083015.5+0000", ("", "090000")),
+        ("YES", "202503", ("", "090000")),
+    ],
+)
+def test_an_enhanced_pet_says_dose_and_decay_in_a_pet_image_s_words(
+    tmp_path: Path, corrected: str, moment: str, found: tuple[str, str]
+) -> None:
+    spec = SeriesSpec(modality="PT", change=in_enhanced_words(corrected, moment))
+    for header in load(tmp_path, make_enhanced_series(spec)).headers:
+        assert header.RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose == 250_500_000
+        assert (header.get("DecayCorrection", ""), header.SeriesTime) == found
+
+
+def test_a_pet_that_was_converted_to_many_frames_keeps_its_dose(tmp_path: Path) -> None:
+    many = make_enhanced_series(SeriesSpec(modality="PT"))
+    many.SOPClassUID = many.file_meta.MediaStorageSOPClassUID = LegacyConvertedEnhancedPETImageStorage
+    header = load(tmp_path, many).headers[0]
+    assert header.RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose == 250_000_000
 
 
 def in_time(slices: Sequence[pydicom.Dataset]) -> list[pydicom.Dataset]:

@@ -22,6 +22,7 @@ from pydicom.uid import (
 from dicomnode.errors import SeriesRefusedError, StorageFailedError
 from dicomnode.volumes.series import find_series, load_series
 from tests.dicomnode.series_files import (
+    AXIAL,
     OBLIQUE,
     SAGITTAL,
     SeriesSpec,
@@ -182,6 +183,14 @@ REFUSALS = {
     "localizer": (three_planes, r"3 orientations, as in a localizer: 3 stacks of 4, 4, 4 slices"),
     "no position": (remove("ImagePositionPatient"), "ImagePositionPatient holds 0 values, 3 finite numbers"),
     "words for a position": (change_all(ImagePositionPatient=["1", "2"]), "ImagePositionPatient holds 2 values"),
+    "mirrored, and forgotten in the cosines": (
+        change_one(4, PatientOrientation=["R", "P"]),
+        r"PatientOrientation R\\P contradicts ImageOrientationPatient 1\\0\\0\\0\\1\\0: left and right",
+    ),
+    "turned, and forgotten in the cosines": (
+        change_all(PatientOrientation=["P", "R"]),
+        r"PatientOrientation P\\R contra",
+    ),
     "no pixel spacing": (remove("PixelSpacing"), "PixelSpacing holds 0 values, 2"),
     "two pixel spacings": (
         change_one(4, PixelSpacing=[2.9, 3.5]),
@@ -202,6 +211,7 @@ REFUSALS = {
     "too large a slice": (change_all(Rows=60000, Columns=60000), "12 slices of 60000 x 60000 at 16 bits; at most"),
     "modality lut": (change_all(ModalityLUTSequence=[]), "ModalityLUTSequence, a linear rescale"),
     "slope is no number": (change_one(4, RescaleSlope="inf"), "RescaleSlope holds 1 values, 1 finite"),
+    "no slope": (change_one(4, RescaleSlope="0", RescaleIntercept="5"), "0004.dcm: RescaleSlope 0 makes one value"),
     "pixels cut short": (change_one(4, PixelData=bytes(100)), "0004.dcm: pixels cannot be decoded"),
     "no pixels": (remove("PixelData"), "0000.dcm: pixels cannot be decoded"),
 }
@@ -212,6 +222,43 @@ def test_refusal_names_the_reason(tmp_path: Path, change: Callable[[pydicom.Data
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the builder breaks the rules on purpose
         paths = write_series(tmp_path, SeriesSpec(change=change))
+    with pytest.raises(SeriesRefusedError, match=reason):
+        load_series(paths)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "letters"),
+    [
+        (AXIAL, ["L", "P"]),
+        (SAGITTAL, ["PL", "FA"]),  # with letters that name no more than a rounding
+        (OBLIQUE, ["LP", "PRH"]),
+        (OBLIQUE, ["PL", "P"]),  # not in order of size, or the largest alone
+        (AXIAL, ["", ""]),
+        (AXIAL, ["LE", "D"]),  # of an animal: PS3.3 C.7.6.1.1.1
+        (AXIAL, "R"),
+    ],
+)
+def test_letters_that_agree_with_the_cosines_or_say_nothing_are_no_contradiction(
+    tmp_path: Path, orientation: tuple[float, ...], letters: list[str] | str
+) -> None:
+    spec = SeriesSpec(orientation=orientation, change=change_all(PatientOrientation=letters))
+    assert load_series(write_series(tmp_path, spec)).volume.shape[0] == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (change_one(4, Units="CNTS"), r"2 different values of Units \(BQML, CNTS\), one is needed"),
+        (change_one(4, Units=""), r"2 different values of Units \(absent, BQML\), one is needed"),
+        (change_one(4, DecayCorrection="ADMIN"), r"2 different values of DecayCorrection \(ADMIN, START\)"),
+        (change_one(4, CountsSource="TRANSMISSION"), r"2 different values of CountsSource"),
+        (change_all(CountsSource="TRANSMISSION", Units="1CM"), "CountsSource TRANSMISSION, a map of attenuation"),
+    ],
+)
+def test_a_pet_whose_values_mean_several_things_or_no_uptake_is_refused(
+    tmp_path: Path, change: Callable[[pydicom.Dataset, int], None], reason: str
+) -> None:
+    paths = write_series(tmp_path, SeriesSpec(modality="PT", change=change))
     with pytest.raises(SeriesRefusedError, match=reason):
         load_series(paths)
 
