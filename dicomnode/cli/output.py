@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dicomnode.logs import escape
+
 WIDE = 400  # characters of a line that no terminal shows: a row is one line, for grep
 INSTANT_SUFFIXES = ("_at", "_until", "not_before")
 
@@ -66,4 +68,4 @@ def show(value: object) -> str:
     if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
         value = ", ".join(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    return escape(text)

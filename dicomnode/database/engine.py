@@ -15,14 +15,21 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, InternalError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from dicomnode.errors import DatabaseUnavailableError
+from dicomnode.errors import ConfigurationError, DatabaseUnavailableError
 
 BUSY_TIMEOUT_S = 30.0
 VACUUM_PAGES = 4096  # of 4 KiB: given back in one transaction, which others wait for
 VACUUM_SHARE = 0.25  # of a database file that may be free: most of it is filled again
+# What SQLite says of its file, and what to do about it.
+SQLITE_FIXES = {
+    "unable to open database file": "its folder must be there, and both must be the node's user's",
+    "attempt to write a readonly database": "it must be the node's user's, who runs this",
+    "file is not a database": "restore it from a backup",
+    "database disk image is malformed": "restore it from a backup",
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Database:
         DatabaseUnavailableError
             If the database cannot be reached or stays locked for 30 s; nothing was written.
         """
-        with _translated(), self.engine.begin() as connection:
+        with self._translated(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
@@ -52,7 +59,7 @@ class Database:
         DatabaseUnavailableError
             If the database cannot be reached.
         """
-        with _translated(), self.engine.connect().execution_options(dicomnode_read_only=True) as connection:
+        with self._translated(), self.engine.connect().execution_options(dicomnode_read_only=True) as connection:
             yield connection
 
     @contextmanager
@@ -61,7 +68,7 @@ class Database:
         options: dict[str, Any] = {"dicomnode_read_only": True}
         if self.engine.dialect.name == "postgresql":
             options["isolation_level"] = "REPEATABLE READ"
-        with _translated(), self.engine.connect().execution_options(**options) as connection:
+        with self._translated(), self.engine.connect().execution_options(**options) as connection:
             yield connection
 
     def keep_up(self) -> None:
@@ -94,24 +101,45 @@ class Database:
         """Close the pooled connections."""
         self.engine.dispose()
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except DatabaseError as error:
+            # An SQLite file that is damaged is the root of the driver's tree, a PostgreSQL that only reads is internal.
+            if not isinstance(error, OperationalError | InternalError) and type(error) is not DatabaseError:
+                raise
+            said = " ".join(str(error.orig).split())
+            fix = SQLITE_FIXES.get(said)
+            raise DatabaseUnavailableError(
+                f"database: {said}{f': {self.engine.url.database}; {fix}' if fix else ''}"
+            ) from error
+
 
 def open_database(url: str) -> Database:
-    """Open the database at an SQLAlchemy URL; the schema is `migrate`'s business."""
-    if make_url(url).get_backend_name() == "sqlite":
-        engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_S})
-        event.listen(engine, "connect", _configure_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    else:
-        engine = create_engine(url, hide_parameters=True, pool_pre_ping=True)
-    return Database(engine)
+    """Open the database at an SQLAlchemy URL; the schema is `migrate`'s business.
 
-
-@contextmanager
-def _translated() -> Iterator[None]:
+    Raises
+    ------
+    ConfigurationError
+        If the URL cannot be read, or the driver it needs is not installed.
+    """
     try:
-        yield
-    except OperationalError as error:
-        raise DatabaseUnavailableError(f"database: {error.orig}") from error
+        if make_url(url).get_backend_name() == "sqlite":
+            engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_S})
+            event.listen(engine, "connect", _configure_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+        else:
+            engine = create_engine(url, hide_parameters=True, pool_pre_ping=True)
+    except (ArgumentError, ValueError) as error:  # the URL may hold a password, and they may quote it
+        raise ConfigurationError(
+            "database.url: cannot be read; write postgresql+psycopg://user@host:5432/name, special characters as %40"
+        ) from error
+    except ImportError as error:
+        raise ConfigurationError(
+            f"database.url: {error.name} is not installed; pip install 'dicomnode-fusion[postgres]'"
+        ) from error
+    return Database(engine)
 
 
 def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:

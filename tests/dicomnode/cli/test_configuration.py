@@ -41,6 +41,14 @@ def test_init_leaves_a_file_that_is_there(run: Run, config: Path) -> None:
     assert config.read_text(encoding="utf-8") == before
 
 
+def test_init_does_not_take_a_folder_for_a_file(run: Run, config: Path) -> None:
+    ran = run("config", "init", "--config", config / "n.toml")
+    assert (ran.code, ran.err) == (
+        2,
+        f"dicomnode: {config}/n.toml: cannot be written: {config}: File exists; name another with --config\n",
+    )
+
+
 def test_init_names_a_folder_it_cannot_write(run: Run) -> None:
     ran = run("config", "init", "--config", "/proc/n.toml")
     assert ran.code == 2

@@ -28,7 +28,7 @@ def add_destination(config: Path) -> None:
 
 @pytest.mark.parametrize("name", ["series", "pairs", "jobs", "outbox", "notices"])
 def test_nothing_yet(run: Run, config: Path, database: Database, name: str) -> None:
-    assert run(name, "list", "--config", config).out == f"no {name}\n"
+    assert run(name, "list", "--config", config).out == f"{name}: nothing\n"
     assert run(name, "list", "--config", config, "--json").json == []
 
 
@@ -38,6 +38,29 @@ def test_a_root_without_a_database_is_left_alone(run: Run, config: Path, tmp_pat
     assert ran.code == 2
     assert "no such database; the node makes it when it first runs (dicomnode serve)" in ran.err
     assert not (tmp_path / "storage").exists()
+
+
+def test_a_database_elsewhere_is_not_made_by_a_listing(run: Run, config: Path, tmp_path: Path) -> None:
+    text = config.read_text(encoding="utf-8")
+    config.write_text(f'{text}[database]\nurl = "sqlite:///{tmp_path / "other.sqlite"}"\n', encoding="utf-8")
+    ran = run("series", "list", "--config", config)
+    assert (ran.code, "other.sqlite: no such database" in ran.err) == (2, True)
+    assert not (tmp_path / "other.sqlite").exists()
+
+
+def test_a_root_that_may_not_be_looked_at_is_one_line(run: Run, config: Path, tmp_path: Path) -> None:
+    root = tmp_path / ("a" * 300)  # even root may not look there
+    config.write_text(f'[node]\nstorage_root = "{root}"\n', encoding="utf-8")
+    for command in (("series", "list"), ("verify",), ("housekeeping", "plan")):
+        ran = run(*command, "--config", config)
+        assert (ran.code, ran.err) == (
+            2,
+            f"dicomnode: {root}/dicomnode.sqlite: File name too long; run this as the node's user\n",
+        )
+    assert "File name too long" in run("doctor", "--config", config).out
+    added = run("peers", "add", "p", "--ae-title", "P", "--host", "h", "--port", 1, "--config", config)
+    assert "peer p: added" in added.err
+    assert "whether a node runs cannot be seen" in added.err
 
 
 def test_series_are_listed_without_an_identity(run: Run, config: Path, database: Database) -> None:
@@ -67,7 +90,7 @@ def test_one_series_is_shown_with_whose_it_is(run: Run, config: Path, database: 
 def test_rows_of_one_state_are_listed(run: Run, config: Path, database: Database) -> None:
     add_ready_pair(database, state="held")
     assert len(run("pairs", "list", "--state", "held", "--config", config, "--json").json) == 1
-    assert run("pairs", "list", "--state", "ready", "--config", config).out == "no pairs in state ready\n"
+    assert run("pairs", "list", "--state", "ready", "--config", config).out == "pairs: nothing in state ready\n"
 
 
 def test_a_pair_is_shown_with_its_series(run: Run, config: Path, database: Database) -> None:
