@@ -24,10 +24,12 @@ def test_the_newest_revision_is_that_of_the_migrations(database: Database) -> No
 
 
 def test_another_revision_is_named_with_the_one_that_is_needed(database: Database) -> None:
-    with pytest.raises(UsageError) as caught, database.write() as connection:  # the error takes the change back
+    newest = find_latest_revision()
+    with database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
-        check_revision(connection)
-    assert f"at revision 0001, {find_latest_revision()} is needed; start the node once" in str(caught.value)
+        with pytest.raises(UsageError, match=f"at revision 0001, {newest} is needed; start the node once"):
+            check_revision(connection)
+        connection.rollback()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
@@ -47,10 +49,10 @@ def test_a_database_that_takes_no_writes_is_said_to_be_unavailable(database_url:
         only_read = url.update_query_dict({"options": "-c default_transaction_read_only=on"})
     database = open_database(only_read.render_as_string(hide_password=False))
     with (
-        pytest.raises(DatabaseUnavailableError, match=r"readonly database|read-only transaction"),
+        pytest.raises(DatabaseUnavailableError, match=r"readonly|read-only"),
         database.write() as c,
     ):
-        check_writable(c)
+        check_writable(connection)
     database.close()
 
 
