@@ -50,7 +50,7 @@ def test_a_database_that_takes_no_writes_is_said_to_be_unavailable(database_url:
     database = open_database(only_read.render_as_string(hide_password=False))
     with (
         pytest.raises(DatabaseUnavailableError, match=r"readonly|read-only"),
-        database.write() as c,
+        database.write() as connection,
     ):
         check_writable(connection)
     database.close()
