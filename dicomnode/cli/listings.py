@@ -57,6 +57,7 @@ TABLES = {
         *("pair_id", "pair_state", "other_series_uid", "job_id", "job_state"),
         *("verdict", "kind", "series_uid", "instance_count", "sent_to"),
     ),
+    "outputs": ("kind", "sop_instance_uid", "returned", "path"),
     "queries": ("kind", "peer", "state", "attempts", "created_at", "reason"),
     "priors": ("peer", "state", "reason", "modality", "instances", "description", "series_uid"),
 }
