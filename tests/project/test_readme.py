@@ -70,6 +70,13 @@ def test_the_operations_page_names_events_that_are_logged_and_every_one_that_war
     assert {event for level, event in calls if level != "info"} - named == set()
 
 
+def test_the_readme_installs_where_the_unit_looks() -> None:
+    unit = (REPOSITORY / "systemd" / "dicomnode.service").read_text(encoding="utf-8")
+    folder = re.search(r"^ExecStart=(/\S+)/bin/dicomnode serve ", unit, re.MULTILINE)
+    assert folder is not None
+    assert f"`python3 -m venv {folder[1]}`" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
 def test_every_target_is_explained_by_help() -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     explained = set(re.findall(r"@echo 'make (\w+)", makefile))
