@@ -26,7 +26,7 @@ BYTES_AT_MOST = 2**63 - 1  # BIGINT of SQL, off_t
 class Section(BaseModel):
     """A table of the file: unknown keys are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def check_ae_title(value: str) -> str:

@@ -20,7 +20,7 @@ PERMISSIONS: tuple[str, ...] = get_args(Permission)
 SERVICES: tuple[str, ...] = get_args(Service)
 PROFILES: tuple[str, ...] = get_args(Profile)
 
-# The listings: what they show, how one of it is named, and the states of DESIGN.md section 5.
+# The listings: what they show, how one of it is named, and its states (ARCHITECTURE.md).
 LISTINGS = {
     "series": ("received series", "SERIES_UID", ("receiving", "complete", "paired", "unpaired", "refused", "deleted")),
     "pairs": ("MR and PET matched by patient", "ID", ("held", "ready", "rejected")),

@@ -25,7 +25,6 @@ from dicomnode.outputs.report import REPORT, write_report
 from dicomnode.settings_file import load_defaults
 from dicomnode.volumes.series import find_series
 
-# DESIGN section 4.
 EXIT_CODES: Mapping[str, int] = {"accept": 0, "review": 3, "reject": 3}
 
 

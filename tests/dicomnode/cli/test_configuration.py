@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import tomllib
 from pathlib import Path
 
@@ -175,6 +176,15 @@ def test_check_leaves_no_trace(run: Run, tmp_path: Path, config: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     run("config", "check", "--config", config)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_check_names_a_driver_that_is_not_installed(run: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)  # as where it is not installed
+    node = ["[node]", f'storage_root = "{config.parent}"', f"port = {free_port()}"]
+    write(config, *node, "[database]", 'url = "postgresql+psycopg://user@h/dicomnode"')
+    ran = run("config", "check", "--config", config)
+    message = "database.url: psycopg is not installed; pip install 'dicomnode-fusion[postgres]'"
+    assert (ran.code, ran.err) == (2, f"{config}:5: {message}\n")
 
 
 def test_check_names_an_address_of_another_machine(run: Run, tmp_path: Path, config: Path) -> None:

@@ -97,7 +97,7 @@ def test_one_series_is_shown_with_whose_it_is(run: Run, config: Path, database: 
     assert ["patient:", "birth_date", PATIENT.birth_date] in told
 
 
-@pytest.mark.parametrize("columns", [60, 80, 300])
+@pytest.mark.parametrize("columns", [60, 80, 128, 300])
 def test_a_uid_is_whole_on_a_terminal_of_any_width(config: Path, database: Database, columns: int) -> None:
     receive(database, MR, now=1700000000.0)
     uid = "1.2.840." + "7" * 56  # as long as one may be
