@@ -52,6 +52,11 @@ def configure(log_format: Literal["console", "json"], level: str = "INFO") -> No
     logging.getLogger("pynetdicom.association").setLevel(logging.CRITICAL)
 
 
+def escape(text: str) -> str:
+    """Show control characters as escapes, so that the text is one line wherever it is written."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _escape(
     _logger: structlog.types.WrappedLogger, _method: str, event: structlog.types.EventDict
 ) -> structlog.types.EventDict:
@@ -59,7 +64,7 @@ def _escape(
     for name, value in event.items():
         if isinstance(value, str):
             lines = value.splitlines() if name == "exception" else [value]
-            shown = ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines]
+            shown = [escape(line) for line in lines]
             event[name] = shown[0] if len(shown) == 1 else "\n".join(f"    {line}" for line in shown)
     return event
 

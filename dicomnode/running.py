@@ -39,9 +39,22 @@ def announce_node(storage_root: Path) -> Iterator[Path]:
 
 
 def find_running_nodes(storage_root: Path) -> list[int]:
-    """Return the ids of this machine's processes that serve this storage root."""
-    files = sorted(_folder(storage_root).glob(f"*@{socket.gethostname()}.pid"))
-    return [int(path.stem.partition("@")[0]) for path in files if _is_locked(path)]
+    """Return the ids of this machine's processes that serve this storage root.
+
+    Raises
+    ------
+    StorageFailedError
+        If this user may not look there: that none runs cannot be said.
+    """
+    folder, ending = _folder(storage_root), f"@{socket.gethostname()}.pid"
+    try:
+        files = sorted(path for path in folder.iterdir() if path.name.endswith(ending))
+        return [int(path.stem.partition("@")[0]) for path in files if _is_locked(path)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        where = error.filename or folder
+        raise StorageFailedError(f"{where}: {error.strerror}; run this as the node's user") from error
 
 
 def show_counts(announced: Path, counts: Mapping[str, int]) -> None:
@@ -113,6 +126,6 @@ def _is_locked(path: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:
-        return False  # gone, or not ours to read
+    except FileNotFoundError:
+        pass  # it ended since we looked
     return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -16,6 +17,10 @@ from dicomnode.uids import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, find_keyword
 
 AE_TITLE_MAX_CHARACTERS = 16  # PS3.5 6.2, VR AE
 SHA256_DIGITS = 64
+SECONDS_AT_MOST = 20 * 86400  # a socket takes no time-out of 2**31 ms, which is 24.8 days
+DAYS_AT_MOST = 36500
+COUNT_AT_MOST = 2**31 - 1  # INTEGER of SQL
+BYTES_AT_MOST = 2**63 - 1  # BIGINT of SQL, off_t
 
 
 class Section(BaseModel):
@@ -38,13 +43,35 @@ def check_ae_title(value: str) -> str:
 
 def _check_host(value: str) -> str:
     host = value.strip()
-    if not host or any(c.isspace() or c == "/" for c in host):
+    if not host or any(c.isspace() or c == "/" or not c.isprintable() for c in host):
         raise ValueError(f"a host is a name or an IP address, this is {value!r}")
     return host
 
 
 def _check_optional_host(value: str) -> str:
     return _check_host(value) if value else value
+
+
+def _check_path(value: str) -> str:
+    if value:
+        _check_folder(Path(value))
+    return value
+
+
+def _check_folder(value: Path) -> Path:
+    if not (value.is_absolute() and str(value).isprintable()):  # nobody chose the folder that the node is started in
+        raise ValueError(f"a path from / on is needed, this is {str(value)!r}")
+    return value
+
+
+def _check_database_url(value: str) -> str:
+    if value and not re.match(r"(sqlite:///[^?]|postgresql(\+psycopg)?://)", value):
+        # The value may hold a password.
+        raise ValueError(
+            'a database is written as "postgresql+psycopg://user@host/name" or "sqlite:////folder/file"; "" is SQLite '
+            "below node.storage_root"
+        )
+    return value
 
 
 def _check_peer_host(value: str) -> str:
@@ -110,6 +137,12 @@ AETitle = Annotated[str, AfterValidator(check_ae_title)]
 Host = Annotated[str, AfterValidator(_check_host)]
 OptionalHost = Annotated[str, AfterValidator(_check_optional_host)]
 PeerHost = Annotated[str, AfterValidator(_check_peer_host)]
+AbsolutePath = Annotated[str, AfterValidator(_check_path)]
+Folder = Annotated[Path, AfterValidator(_check_folder)]
+DatabaseUrl = Annotated[str, AfterValidator(_check_database_url)]
+Seconds = Annotated[float, Field(gt=0, le=SECONDS_AT_MOST)]
+Count = Annotated[int, Field(ge=1, le=COUNT_AT_MOST)]
+Bytes = Annotated[int, Field(ge=0, le=BYTES_AT_MOST)]
 Description = Annotated[str, AfterValidator(_check_description), Field(max_length=64)]  # PS3.5 6.2, VR LO
 Sha256 = Annotated[str, AfterValidator(_check_sha256)]
 Subject = Annotated[str, AfterValidator(check_subject)]

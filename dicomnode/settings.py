@@ -14,9 +14,15 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicomnode.setting_values import (
+    COUNT_AT_MOST,
+    DAYS_AT_MOST,
     AETitle,
+    Bytes,
     Compression,
+    Count,
+    DatabaseUrl,
     Description,
+    Folder,
     Host,
     OutputObjects,
     Pattern,
@@ -24,6 +30,7 @@ from dicomnode.setting_values import (
     Permission,
     Port,
     Profile,
+    Seconds,
     Section,
     Service,
     Sha256,
@@ -46,14 +53,14 @@ class NodeSettings(Section):
     ae_title: AETitle = "DICOMNODE"
     bind: Host = "127.0.0.1"
     port: Port = 11112
-    storage_root: Path = Path("/var/lib/dicomnode")
+    storage_root: Folder = Path("/var/lib/dicomnode")
     log_format: Literal["console", "json"] = "console"
 
 
 class DatabaseSettings(Section):
     """Where the truth about work is kept; empty means SQLite below the storage root."""
 
-    url: str = ""
+    url: DatabaseUrl = ""
 
 
 class ReceiveSettings(Section):
@@ -149,14 +156,14 @@ class RuleSettings(Section):
 class PairingSettings(Section):
     """When a series is complete, which MR belongs to which PET, and how much of a peer's priors is looked at."""
 
-    series_quiet_period_s: Annotated[float, Field(gt=0)] = 20.0
-    study_quiet_period_s: Annotated[float, Field(gt=0)] = 60.0
-    window_days: Annotated[int, Field(ge=0)] = 90
+    series_quiet_period_s: Seconds = 20.0
+    study_quiet_period_s: Seconds = 60.0
+    window_days: Annotated[int, Field(ge=0, le=DAYS_AT_MOST)] = 90
     is_single_issuer: bool = False
     prior_results: Annotated[int, Field(ge=1, le=10000)] = 100
-    prior_instances: Annotated[int, Field(ge=1)] = 2000
-    prior_bytes: Annotated[int, Field(ge=1)] = 2147483648
-    prior_s: Annotated[float, Field(gt=0)] = 600.0
+    prior_instances: Count = 2000
+    prior_bytes: Annotated[Bytes, Field(ge=1)] = 2147483648
+    prior_s: Seconds = 600.0
     choices: tuple[ChoiceSettings, ...] = ()
 
 
@@ -165,13 +172,13 @@ class JobSettings(Section):
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     order: Literal["oldest", "newest"] = "oldest"
-    attempts: Annotated[int, Field(ge=1)] = 3
-    deadline_s: Annotated[float, Field(gt=0)] = 900.0
-    lease_s: Annotated[float, Field(ge=5)] = 60.0
-    retry_first_s: Annotated[float, Field(gt=0)] = 10.0
-    recycle_after: Annotated[int, Field(ge=1)] = 50
-    memory_bytes: Annotated[int, Field(ge=268435456)] = 8589934592
-    open_files: Annotated[int, Field(ge=64)] = 1024
+    attempts: Count = 3
+    deadline_s: Seconds = 900.0
+    lease_s: Annotated[Seconds, Field(ge=5)] = 60.0
+    retry_first_s: Seconds = 10.0
+    recycle_after: Count = 50
+    memory_bytes: Annotated[Bytes, Field(ge=268435456)] = 8589934592
+    open_files: Annotated[int, Field(ge=64, le=COUNT_AT_MOST)] = 1024
 
 
 class RegistrationSettings(Section):
@@ -180,7 +187,7 @@ class RegistrationSettings(Section):
     profile: Profile = "default"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 2
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=COUNT_AT_MOST)] = 0
 
 
 class SeriesNameSettings(Section):
@@ -196,11 +203,7 @@ class SeriesNameSettings(Section):
 class OutputSettings(Section):
     """What the results are, and what they look like."""
 
-    objects: Annotated[OutputObjects, Field(min_length=1)] = (
-        "reg",
-        "pt",
-        "rgb",
-    )
+    objects: Annotated[OutputObjects, Field(min_length=1)] = ("reg", "pt", "rgb")
     study: Literal["mr", "pet", "new"] = "mr"
     review: Literal["hold", "send"] = "hold"
     series_number: Annotated[int, Field(ge=1, le=99999)] = 9001
@@ -212,11 +215,11 @@ class OutputSettings(Section):
 class SendSettings(Section):
     """How hard we try to deliver."""
 
-    attempts: Annotated[int, Field(ge=1)] = 200
-    retry_first_s: Annotated[float, Field(gt=0)] = 10.0
-    retry_ceiling_s: Annotated[float, Field(gt=0)] = 3600.0
-    timeout_s: Annotated[float, Field(gt=0)] = 30.0
-    commitment_s: Annotated[float, Field(gt=0)] = 3600.0
+    attempts: Count = 200
+    retry_first_s: Seconds = 10.0
+    retry_ceiling_s: Seconds = 3600.0
+    timeout_s: Seconds = 30.0
+    commitment_s: Seconds = 3600.0
 
 
 class Settings(BaseSettings):

@@ -24,6 +24,11 @@ from dicomnode.toml_lines import Key, find_lines
 
 # What a TOML value of each type is called in a message.
 TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes", tuple: "a list"}
+# What pydantic calls by the names of its own, or of our classes.
+KIND_WORDS = {
+    "tuple_type": "a list, of tables with [[name]] before each",
+    "model_type": "a table, with [name] before it",
+}
 
 
 @dataclass(frozen=True)
@@ -72,13 +77,15 @@ def read_configuration(path: Path) -> str:
         If there is no such file, or it cannot be read as UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # some editors begin it with a byte order mark
     except FileNotFoundError as error:
         raise ConfigurationError(
             f"{path}: no such file; make one with: dicomnode config init --config {path}"
         ) from error
     except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigurationError(
+            f"{path}: cannot be read: {error.strerror}; name a file that this user may read with --config"
+        ) from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
 
@@ -143,6 +150,8 @@ def _problem(item: Mapping[str, Any], lines: Mapping[Key, int], name: str) -> Pr
     text = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
         text = f"unknown key{_near_key(key)}"
+    elif item["type"] in KIND_WORDS:
+        text = f"found {_show(item['input'])}, needed {KIND_WORDS[item['type']]}"
     elif item["type"] == "missing":
         text = "missing; every entry needs it"
     elif not key and (named := re.match(r"([a-z_]+(?:\.[a-z_0-9]+)+): ", text)):

@@ -6,29 +6,21 @@ Never: a default that deletes a file: whatever goes was asked for.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from dicomnode.setting_values import Section
+from dicomnode.setting_values import COUNT_AT_MOST, DAYS_AT_MOST, AbsolutePath, Bytes, Count, Section
 
-
-def _check_path(value: str) -> str:
-    if value and not Path(value).is_absolute():
-        raise ValueError(f"a path from / on is needed, this is {value!r}")
-    return value
-
-
-AbsolutePath = Annotated[str, AfterValidator(_check_path)]
+Days = Annotated[float, Field(ge=0, le=DAYS_AT_MOST)]  # 0 where there is no bound
 
 
 class KeepSettings(Section):
     """How much of one kind is kept; the oldest goes first, and 0 is no bound."""
 
-    days: Annotated[float, Field(ge=0)] = 0.0
-    count: Annotated[int, Field(ge=0)] = 0
-    bytes: Annotated[int, Field(ge=0)] = 0
+    days: Days = 0.0
+    count: Annotated[int, Field(ge=0, le=COUNT_AT_MOST)] = 0
+    bytes: Bytes = 0
 
     @property
     def is_bounded(self) -> bool:
@@ -39,11 +31,11 @@ class KeepSettings(Section):
 class RetentionSettings(Section):
     """What is deleted when; no file, unless it is asked for here."""
 
-    hold_hours: Annotated[float, Field(ge=1)] = 24.0
-    committed_days: Annotated[float, Field(ge=0)] = 0.0
-    history_days: Annotated[float, Field(ge=0)] = 400.0
-    free_start_bytes: Annotated[int, Field(ge=0)] = 0
-    free_stop_bytes: Annotated[int, Field(ge=0)] = 0
+    hold_hours: Annotated[float, Field(ge=1, le=24 * DAYS_AT_MOST)] = 24.0
+    committed_days: Days = 0.0
+    history_days: Days = 400.0
+    free_start_bytes: Bytes = 0
+    free_stop_bytes: Bytes = 0
     paired: KeepSettings = KeepSettings()
     unpaired: KeepSettings = KeepSettings()
     refused: KeepSettings = KeepSettings()
@@ -80,13 +72,13 @@ RETENTION_KINDS = tuple(
 class IntegritySettings(Section):
     """How often, and how gently, stored files are compared with what was written."""
 
-    scan_days: Annotated[float, Field(ge=0)] = 30.0
-    scan_bytes_per_s: Annotated[int, Field(ge=1024)] = 4194304
+    scan_days: Days = 30.0
+    scan_bytes_per_s: Annotated[Bytes, Field(ge=1024)] = 4194304
 
 
 class BackupSettings(Section):
     """Where backups are made by the node itself, and how many are kept; an empty folder is never."""
 
     folder: AbsolutePath = ""
-    every_hours: Annotated[float, Field(gt=0)] = 24.0
-    keep: Annotated[int, Field(ge=1)] = 7
+    every_hours: Annotated[float, Field(gt=0, le=24 * DAYS_AT_MOST)] = 24.0
+    keep: Count = 7

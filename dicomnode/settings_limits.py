@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from dicomnode.setting_values import Section
+from dicomnode.setting_values import Bytes, Count, Seconds, Section
 
 NESTING_DEPTH_MAX = 1000  # what was taken under any setting is understood again
 
@@ -20,18 +20,18 @@ class LimitSettings(Section):
 
     associations: Annotated[int, Field(ge=1, le=1000)] = 100
     associations_per_peer: Annotated[int, Field(ge=1, le=1000)] = 50
-    associations_per_minute: Annotated[int, Field(ge=1)] = 3000
-    association_instances: Annotated[int, Field(ge=1)] = 100000
-    association_bytes: Annotated[int, Field(ge=1048576)] = 68719476736
+    associations_per_minute: Count = 3000
+    association_instances: Count = 100000
+    association_bytes: Annotated[Bytes, Field(ge=1048576)] = 68719476736
     commitment_instances: Annotated[int, Field(ge=1, le=1000000)] = 100000
     waiting_connections: Annotated[int, Field(ge=1, le=1000)] = 100
     associate_bytes: Annotated[int, Field(ge=4096, le=1048576)] = 262144
     pdu_bytes: Annotated[int, Field(ge=4096, le=1048576)] = 131072
-    pdu_s: Annotated[float, Field(gt=0)] = 30.0
-    data_set_bytes: Annotated[int, Field(ge=1024)] = 1073741824
-    data_set_s: Annotated[float, Field(gt=0)] = 900.0
-    memory_bytes: Annotated[int, Field(ge=1024)] = 2147483648
+    pdu_s: Seconds = 30.0
+    data_set_bytes: Annotated[Bytes, Field(ge=1024)] = 1073741824
+    data_set_s: Seconds = 900.0
+    memory_bytes: Annotated[Bytes, Field(ge=1024)] = 2147483648
     nesting_depth: Annotated[int, Field(ge=1, le=NESTING_DEPTH_MAX)] = 64
-    idle_s: Annotated[float, Field(gt=0)] = 60.0
-    disk_reserve_bytes: Annotated[int, Field(ge=0)] = 1073741824
-    shutdown_s: Annotated[float, Field(gt=0)] = 20.0
+    idle_s: Seconds = 60.0
+    disk_reserve_bytes: Bytes = 1073741824
+    shutdown_s: Seconds = 20.0

@@ -7,13 +7,12 @@ Never: a secret itself (a key names its file); anybody who is told something by 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dicomnode.setting_values import OptionalHost, Port, Section, is_loopback
+from dicomnode.setting_values import COUNT_AT_MOST, AbsolutePath, OptionalHost, Port, Seconds, Section, is_loopback
 
 # RFC 5321 4.1.2, what mail servers use of it: no quotes, no comments.
 _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+")
@@ -42,15 +41,8 @@ def _check_address(value: str) -> str:
     return value
 
 
-def _check_path(value: str) -> str:
-    if value and not Path(value).is_absolute():
-        raise ValueError(f"a path from / on is needed, this is {value!r}")
-    return value
-
-
 Url = Annotated[str, AfterValidator(_check_url)]
 Address = Annotated[str, AfterValidator(_check_address)]
-AbsolutePath = Annotated[str, AfterValidator(_check_path)]
 
 
 class WebhookSettings(Section):
@@ -99,7 +91,7 @@ class EmailSettings(Section):
 class NoticeSettings(Section):
     """Whom the node tells that something needs a person, and how often at most."""
 
-    window_s: Annotated[float, Field(gt=0)] = 900.0
+    window_s: Seconds = 900.0
     ca: str = ""
     webhook: WebhookSettings = WebhookSettings()
     email: EmailSettings = EmailSettings()
@@ -119,7 +111,7 @@ class AuditSettings(Section):
     port: Port = 6514  # registered for syslog over TLS: RFC 5425
     transport: Literal["tls", "udp"] = "tls"
     patient_id: bool = False
-    spool_messages: Annotated[int, Field(ge=100)] = 100000
+    spool_messages: Annotated[int, Field(ge=100, le=COUNT_AT_MOST)] = 100000
 
     @property
     def channels(self) -> tuple[str, ...]:

@@ -31,8 +31,8 @@ from dicomnode.backup.manifest import (
 )
 from dicomnode.database.engine import Database
 from dicomnode.database.marks import BACKUP_LEASE_S, hold_files
-from dicomnode.database.migrate import find_latest_revision
-from dicomnode.database.snapshots import TABLES, fetch_revision, fetch_rows
+from dicomnode.database.revision import check_revision
+from dicomnode.database.snapshots import TABLES, fetch_rows
 from dicomnode.database.store import Store
 from dicomnode.digests import PIECE_BYTES, digest_data_set
 from dicomnode.errors import StorageFailedError, TransientError, UsageError
@@ -109,12 +109,7 @@ def make_backup(
         unrecorded = _list_unrecorded(store)
         made_at = clock()
         with database.snapshot() as connection:
-            revision = fetch_revision(connection)
-            if revision != find_latest_revision():
-                raise UsageError(
-                    f"the database is at revision {revision}, {find_latest_revision()} is needed; start the node once "
-                    "with this version of dicomnode"
-                )
+            revision = check_revision(connection)
             (folder / ROWS).mkdir()
             tables = {name: _write_rows(folder, name, fetch_rows(connection, name)) for name in TABLES}
         wanted = [*_list_wanted(store, folder), *unrecorded.values()]
@@ -124,9 +119,7 @@ def make_backup(
         files_sha256 = _write_lines(folder / FILES_LIST, (asdict(entry) for entry in entries)).sha256
         os.sync()
         size_bytes = sum(entry.size_bytes for entry in entries)
-        manifest = Manifest(
-            version(DISTRIBUTION), str(revision), made_at, tables, len(entries), size_bytes, files_sha256
-        )
+        manifest = Manifest(version(DISTRIBUTION), revision, made_at, tables, len(entries), size_bytes, files_sha256)
         write_manifest(folder, manifest)
         os.sync()
     return Made(folder, manifest, tuple(entry for entry in entries if entry.damage))

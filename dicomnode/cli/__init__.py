@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(parsed)
     except DicomnodeError as error:
-        sys.stderr.write(f"dicomnode: {error}\n")
+        sys.stderr.write(f"dicomnode: {logs.escape(str(error))}\n")
         return EXIT_ERROR
     except KeyboardInterrupt:
         sys.stderr.write("dicomnode: interrupted\n")

@@ -11,7 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from dicomnode.setting_values import Permission, Profile, Service
+from dicomnode.logs import escape
+from dicomnode.setting_values import COUNT_AT_MOST, Permission, Profile, Service
 
 CONFIG = Path("/etc/dicomnode/dicomnode.toml")
 DISTRIBUTION = "dicomnode-fusion"
@@ -19,7 +20,7 @@ PERMISSIONS: tuple[str, ...] = get_args(Permission)
 SERVICES: tuple[str, ...] = get_args(Service)
 PROFILES: tuple[str, ...] = get_args(Profile)
 
-# The listings: what they show, how one of it is named, and the states of DESIGN.md section 5.
+# The listings: what they show, how one of it is named, and its states (ARCHITECTURE.md).
 LISTINGS = {
     "series": ("received series", "SERIES_UID", ("receiving", "complete", "paired", "unpaired", "refused", "deleted")),
     "pairs": ("MR and PET matched by patient", "ID", ("held", "ready", "rejected")),
@@ -46,7 +47,14 @@ class _Parser(argparse.ArgumentParser):
     """argparse answers a mistake with its whole usage; a person needs the one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {escape(message)} (see {self.prog} --help)\n")
+
+
+def _read_number(text: str) -> int:
+    """Return the number of a row: a database takes none beyond its INTEGER."""
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:11]) <= COUNT_AT_MOST):
+        raise argparse.ArgumentTypeError(f"found {text!r}, needed a number that `list` shows")
+    return int(text)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -187,7 +195,7 @@ def _add_backup(commands: Any) -> None:
 def _add_listing(commands: Any, name: str) -> None:
     text, key, states = LISTINGS[name]
     actions = _add(commands, name, text).add_subparsers(required=True, metavar="ACTION")
-    listed = _add(actions, "list", f"all {text}, oldest first", ("listings", "list_rows"))
+    listed = _add(actions, "list", f"{text}: all, oldest first", ("listings", "list_rows"))
     listed.add_argument("--state", choices=states, help="only those in this state")
     shown = _add(actions, "show", "one of them, with why it is as it is", ("listings", "show_row"))
     decided = {
@@ -210,7 +218,7 @@ def _add_listing(commands: Any, name: str) -> None:
         decided["retry"].add_argument("--destination", metavar="NAME", help=text)
     for action, parser in {"show": shown, **decided}.items():
         count = "?" if (name, action) in ONE_OR_ALL else None
-        parser.add_argument("key", metavar=key, type=str if name == "series" else int, nargs=count)
+        parser.add_argument("key", metavar=key, type=str if name == "series" else _read_number, nargs=count)
     for parser in (listed, shown, *decided.values()):
         parser.set_defaults(listing=name)
         _add_config_flag(parser)

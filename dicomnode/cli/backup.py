@@ -18,6 +18,7 @@ from dicomnode.backup.verify import Difference, verify_backup, verify_node
 from dicomnode.cli.listings import open_node_database
 from dicomnode.cli.output import show, show_instants, write_json
 from dicomnode.database.store import Store
+from dicomnode.errors import UsageError
 from dicomnode.settings_file import load_settings
 
 EXIT_DIFFERENT = 3
@@ -25,7 +26,9 @@ EXIT_DIFFERENT = 3
 
 def backup(arguments: argparse.Namespace) -> int:
     """Make a backup of the node, which may run; 3 where files were damaged already."""
-    settings, target = load_settings(arguments.config), Path(arguments.target).absolute()
+    settings, target = load_settings(arguments.config), Path(arguments.target).resolve()
+    if target.is_relative_to(settings.node.storage_root.resolve()):
+        raise UsageError(f"{target}: it is below node.storage_root; name a folder elsewhere, best on another disk")
     with open_node_database(settings) as database:
         made = make_backup(Store(settings.node.storage_root), database, target, time.time)
     manifest = made.manifest

@@ -18,12 +18,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import tomlkit
 
 from dicomnode.cli.output import write_json
-from dicomnode.errors import UsageError
+from dicomnode.errors import StorageFailedError, UsageError
+from dicomnode.logs import escape
 from dicomnode.running import find_running_nodes
 from dicomnode.send.notice_files import find_problems as find_notice_problems
 from dicomnode.settings import Settings
@@ -50,10 +52,12 @@ def init(arguments: argparse.Namespace) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(example)
-    except FileExistsError as error:
-        raise UsageError(f"{path}: is there already; name another with --config, or edit it") from error
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}; name another with --config") from error
+        if _is_there(path):
+            raise UsageError(f"{path}: is there already; name another with --config, or edit it") from error
+        raise UsageError(
+            f"{path}: cannot be written: {error.filename or path}: {error.strerror}; name another with --config"
+        ) from error
     sys.stdout.write(f"{path}: written; edit it, then: dicomnode config check --config {path}\n")
     sys.stdout.write(f"the units for systemd are in {find_shipped(UNITS)}\n")
     return 0
@@ -73,6 +77,7 @@ def check(arguments: argparse.Namespace) -> int:
                 [
                     *_find_storage_problems(settings),
                     *_find_port_problems(settings),
+                    *_find_driver_problems(settings),
                     *_find_tls_problems(settings),
                     *_find_notice_problems(settings),
                     *_find_audit_problems(settings),
@@ -90,9 +95,9 @@ def check(arguments: argparse.Namespace) -> int:
         write_json({"file": str(path), "is_valid": not problems, **rows})
     else:
         for problem in problems:
-            sys.stderr.write(f"{problem}\n")
+            sys.stderr.write(f"{escape(str(problem))}\n")
         for warning in warnings:
-            sys.stderr.write(f"warning: {warning}\n")
+            sys.stderr.write(f"warning: {escape(str(warning))}\n")
         if not problems:
             sys.stdout.write(f"{path}: nothing wrong\n")
     return 2 if problems else 0
@@ -109,10 +114,19 @@ def show(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _is_there(path: Path) -> bool:
+    """Say whether there is a file or folder that this user can see; `Path.exists` raises where it may not look."""
+    return os.access(path, os.F_OK)
+
+
+def _find_existing(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.parents) if _is_there(place))
+
+
 def _find_storage_problems(settings: Settings) -> Iterator[Finding]:
     root = settings.node.storage_root
     key = ("node", "storage_root")
-    there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    there = _find_existing(root)
     if not there.is_dir():
         yield key, f"{there} is a file; name a folder"
         return
@@ -125,8 +139,11 @@ def _find_storage_problems(settings: Settings) -> Iterator[Finding]:
 
 
 def _find_port_problems(settings: Settings) -> Iterator[Finding]:
-    if find_running_nodes(settings.node.storage_root):
-        return  # the ports are taken by the node itself
+    try:
+        if find_running_nodes(settings.node.storage_root):
+            return  # the ports are taken by the node itself
+    except StorageFailedError:
+        return  # perhaps; that this user may not look there is said of storage_root
     yield from _find_port_problem(settings.node.bind, ("node", "port"), settings.node.port)
     if settings.tls.certificate:
         yield from _find_port_problem(settings.node.bind, ("tls", "port"), settings.tls.port)
@@ -150,6 +167,11 @@ def _find_port_problem(bind: str, key: Key, port: int) -> Iterator[Finding]:
             yield ("node", "bind"), text
 
 
+def _find_driver_problems(settings: Settings) -> Iterator[Finding]:
+    if settings.database.url.startswith("postgresql") and find_spec("psycopg") is None:
+        yield ("database", "url"), "psycopg is not installed; pip install 'dicomnode-fusion[postgres]'"
+
+
 def _find_tls_problems(settings: Settings) -> Iterator[Finding]:
     unusable = list(find_problems(settings.tls))
     yield from ((("tls", key), text) for key, text in unusable)
@@ -167,9 +189,9 @@ def _find_audit_problems(settings: Settings) -> Iterator[Finding]:
     path = Path(settings.audit.file)
     if not settings.audit.file:
         return
-    if path.is_dir():
+    if _is_there(path) and path.is_dir():
         yield ("audit", "file"), f"{path} is a folder; name a file in it"
-    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+    elif not os.access(path if _is_there(path) else path.parent, os.W_OK):
         yield ("audit", "file"), f"{path} cannot be written by this user; make its folder for the node's user"
 
 
@@ -207,7 +229,7 @@ def _find_unknown_hosts(settings: Settings) -> Iterator[Finding]:
 
 def _find_full_disk(settings: Settings) -> Iterator[Finding]:
     root = settings.node.storage_root
-    there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    there = _find_existing(root)
     free = shutil.disk_usage(there).free
     if free < settings.limits.disk_reserve_bytes:
         text = f"{free} bytes are free at {there}, below this reserve: instances will be refused"

@@ -32,7 +32,8 @@ from dicomnode.database.index import fetch_newest_opening
 from dicomnode.database.marks import fetch_mark
 from dicomnode.database.notices import fetch_notices
 from dicomnode.database.refusals import fetch_refusals
-from dicomnode.errors import DicomnodeError
+from dicomnode.database.revision import check_writable
+from dicomnode.errors import DicomnodeError, StorageFailedError
 from dicomnode.housekeeping.retention import CLOCK
 from dicomnode.jobs.pipeline import load_network
 from dicomnode.running import find_running_nodes, read_counts
@@ -77,7 +78,9 @@ def doctor(arguments: argparse.Namespace) -> int:
     """Look at everything, and say how it is; 2 where something keeps the node from its work."""
     settings = load_settings(arguments.config)
     findings = [finding for check in CHECKS for finding in check(settings)]
-    counts = read_counts(settings.node.storage_root)
+    counts: dict[int, dict[str, int]] = {}
+    with suppress(StorageFailedError):  # `node` says why
+        counts = read_counts(settings.node.storage_root)
     if arguments.json:
         write_json({"findings": [asdict(finding) for finding in findings], "counts": counts})
     else:
@@ -91,9 +94,15 @@ def doctor(arguments: argparse.Namespace) -> int:
 def _look_at_storage(settings: Settings) -> Iterator[Finding]:
     root = settings.node.storage_root
     # Where a node has run: the root alone would not tell an unmounted disk from an empty one.
-    folder = root / "spool" if find_running_nodes(root) or (root / "dicomnode.sqlite").exists() else root
+    folder = root / "spool" if os.access(root / "dicomnode.sqlite", os.F_OK) or _has_running_node(root) else root
     problem = find_storage_problem(folder, settings.limits.disk_reserve_bytes) or _find_write_problem(root)
     yield Finding("storage", "problem", problem) if problem else Finding("storage", "ok", f"{root} can be written")
+
+
+def _has_running_node(root: Path) -> bool:
+    with suppress(StorageFailedError):
+        return bool(find_running_nodes(root))
+    return False
 
 
 def _find_write_problem(root: Path) -> str | None:
@@ -110,7 +119,9 @@ def _find_write_problem(root: Path) -> str | None:
 
 def _look_at_database(settings: Settings) -> Iterator[Finding]:
     try:
-        with open_node_database(settings) as database, database.write():
+        with open_node_database(settings) as database:
+            with database.write() as connection:
+                check_writable(connection)
             yield Finding("database", "ok", "it answers, and can be written")
     except DicomnodeError as error:
         yield Finding("database", "problem", str(error))
@@ -160,7 +171,11 @@ def _is_unkept() -> bool:
 
 
 def _look_at_node(settings: Settings) -> Iterator[Finding]:
-    found = find_running_nodes(settings.node.storage_root)
+    try:
+        found = find_running_nodes(settings.node.storage_root)
+    except StorageFailedError as error:
+        yield Finding("node", "problem", str(error))
+        return
     if not found:
         yield Finding("node", "warning", "no node runs on this storage root; start it: systemctl start dicomnode")
         return

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
@@ -25,12 +26,14 @@ from dicomnode.database.outbox import fetch_outbox, fetch_outbox_row
 from dicomnode.database.pairs import fetch_pair, fetch_pairs
 from dicomnode.database.priors import Prior, fetch_priors
 from dicomnode.database.queries import fetch_queries
+from dicomnode.database.revision import check_revision
 from dicomnode.database.series import fetch_open_series, fetch_series, fetch_series_rows
 from dicomnode.errors import UsageError
 from dicomnode.pairing.completeness import judge_completeness
 from dicomnode.settings import Settings
 from dicomnode.settings_file import load_settings
 
+SQLITE = "sqlite:///"
 FETCH_ROWS: Mapping[str, Callable[..., list[Any]]] = {
     "series": fetch_series_rows,
     "pairs": fetch_pairs,
@@ -54,6 +57,7 @@ TABLES = {
         *("pair_id", "pair_state", "other_series_uid", "job_id", "job_state"),
         *("verdict", "kind", "series_uid", "instance_count", "sent_to"),
     ),
+    "outputs": ("kind", "sop_instance_uid", "returned", "path"),
     "queries": ("kind", "peer", "state", "attempts", "created_at", "reason"),
     "priors": ("peer", "state", "reason", "modality", "instances", "description", "series_uid"),
 }
@@ -68,7 +72,7 @@ def list_rows(arguments: argparse.Namespace) -> int:
         write_json(rows)
     else:
         which = f" in state {arguments.state}" if arguments.state else ""
-        write_rows(rows, COLUMNS[arguments.listing], f"no {arguments.listing}{which}")
+        write_rows(rows, COLUMNS[arguments.listing], f"{arguments.listing}: nothing{which}")
     return 0
 
 
@@ -103,13 +107,21 @@ def open_node_database(settings: Settings) -> Iterator[Database]:
     Raises
     ------
     UsageError
-        If it is SQLite and no node has made it yet: a listing must not make an empty one.
+        If it is SQLite and no node has made it yet: a listing must not make an empty one. If this user may not see it,
+        or it is of another version of the software.
     """
-    default = settings.node.storage_root / "dicomnode.sqlite"
-    if not settings.database.url and not default.is_file():
-        raise UsageError(f"{default}: no such database; the node makes it when it first runs (dicomnode serve)")
+    if settings.database_url.startswith(SQLITE):
+        path = Path(settings.database_url.removeprefix(SQLITE))
+        try:
+            is_there = path.is_file()
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}; run this as the node's user") from error
+        if not is_there:
+            raise UsageError(f"{path}: no such database; the node makes it when it first runs (dicomnode serve)")
     database = open_database(settings.database_url)
     try:
+        with database.read() as connection:
+            check_revision(connection)
         yield database
     finally:
         database.close()

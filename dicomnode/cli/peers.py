@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dicomnode.cli.output import write_json, write_rows
-from dicomnode.errors import UsageError
+from dicomnode.errors import StorageFailedError, UsageError
 from dicomnode.running import ask_to_reload
 from dicomnode.send.scu import make_caller, send_echo
 from dicomnode.settings import PeerSettings, Settings
@@ -88,7 +88,11 @@ def _find_peer(settings: Settings, name: str, path: Path) -> PeerSettings:
 def _replace(arguments: argparse.Namespace, text: str, what: str) -> int:
     """Write the file, tell the running nodes, and say both."""
     replace_configuration(arguments.config, text)
-    told = ask_to_reload(load_settings(arguments.config).node.storage_root)
+    try:
+        told = ask_to_reload(load_settings(arguments.config).node.storage_root)
+    except StorageFailedError as error:
+        text = f"{what}; whether a node runs cannot be seen ({error}); tell it with: systemctl reload dicomnode"
+        raise UsageError(text) from error
     if arguments.json:
         write_json({"file": str(arguments.config), "reloading_processes": told})
     else:

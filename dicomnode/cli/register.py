@@ -7,6 +7,7 @@ Never: another result than the node's own for the same files; a word on standard
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +26,6 @@ from dicomnode.settings_file import load_defaults
 from dicomnode.volumes.headers import quiet_reading, read_instance, read_word
 from dicomnode.volumes.series import find_series
 
-# DESIGN section 4.
 EXIT_CODES: Mapping[str, int] = {"accept": 0, "review": 3, "reject": 3}
 
 
@@ -65,8 +65,8 @@ def register(arguments: argparse.Namespace) -> int:
 
 
 def _find_one_series(folder: Path, flag: str) -> list[Path]:
-    if not folder.is_dir():
-        raise UsageError(f"{flag} {folder}: no such folder")
+    if not (os.access(folder, os.R_OK | os.X_OK) and folder.is_dir()):
+        raise UsageError(f"{flag} {folder}: no such folder, or this user may not read it")
     series = find_series(folder)
     if len(series) != 1:
         found = ", ".join(f"{uid} ({len(paths)} files)" for uid, paths in series.items()) or "none"

@@ -69,7 +69,7 @@ def _explain(pair_id: int | None, facts: Facts, settings: Settings) -> dict[str,
             {"rule": trace.rule, "applies": trace.applies, "why": trace.why} for trace in trace_rules(facts, settings)
         ],
         "routes": [
-            {"destination": route.destination, "objects": sorted(route.objects)}
+            {"destination": route.destination, "objects": sorted(route.objects & set(settings.outputs.objects))}
             for route in find_routes(facts, settings)
         ],
     }

@@ -14,21 +14,32 @@ from pathlib import Path
 
 from dicomnode import logs, systemd
 from dicomnode.app import ROLES, Node, Role
-from dicomnode.errors import DicomnodeError, UsageError
+from dicomnode.errors import DicomnodeError, TransientError, UsageError
 from dicomnode.running import announce_node, show_counts
+from dicomnode.settings import Settings
 from dicomnode.settings_file import load_settings
 
 log = logs.get_logger()
 
 STOP = (signal.SIGTERM, signal.SIGINT)
+EXIT_NOT_NOW = 75  # EX_TEMPFAIL of sysexits.h: systemd starts the node again, which it does not after 2
 SIGNAL_S = 1.0  # a signal does not always wake the main thread, and only when it wakes does Python run the handler
 
 
 def serve(arguments: argparse.Namespace) -> int:
-    """Run the node in this process; 0 after SIGTERM or SIGINT."""
+    """Run the node in this process; 0 after SIGTERM or SIGINT, 75 where it could not start now but may later."""
     roles = _parse_roles(arguments.roles)
     settings = load_settings(arguments.config)
     logs.configure(settings.node.log_format)
+    try:
+        _run(settings, roles, arguments.config)
+    except TransientError as error:  # a database that comes up after us, a disk that is not mounted yet
+        log.error("node.not_now", reason=str(error))
+        return EXIT_NOT_NOW
+    return 0
+
+
+def _run(settings: Settings, roles: list[Role], config: Path) -> None:
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()  # its put is safe in a signal handler
     for number in (*STOP, signal.SIGHUP):
         signal.signal(number, lambda received, _frame: signals.put(received))
@@ -39,11 +50,10 @@ def serve(arguments: argparse.Namespace) -> int:
         gc.freeze()  # pynetdicom collects garbage every 60 connections: all that is here by now need not be looked at
         systemd.notify(systemd.READY)
         try:
-            _follow_signals(node, arguments.config, signals, announced)
+            _follow_signals(node, config, signals, announced)
         finally:
             systemd.notify(systemd.STOPPING)
             node.stop()
-    return 0
 
 
 def _parse_roles(text: str | None) -> list[Role]:

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
+    ArgumentError,
     DatabaseError,
     DataError,
     IntegrityError,
@@ -26,13 +27,20 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from dicomnode.errors import DatabaseUnavailableError
+from dicomnode.errors import ConfigurationError, DatabaseUnavailableError
 
 BUSY_TIMEOUT_S = 30.0
 VACUUM_PAGES = 4096  # of 4 KiB: given back in one transaction, which others wait for
 VACUUM_SHARE = 0.25  # of a database file that may be free: most of it is filled again
 # What a database says of a row or a statement, and not of itself (PEP 249).
 _OF_A_STATEMENT = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
+# What SQLite says of its file, and what to do about it.
+SQLITE_FIXES = {
+    "unable to open database file": "its folder must be there, and both must be the node's user's",
+    "attempt to write a readonly database": "it must be the node's user's, who runs this",
+    "file is not a database": "restore it from a backup",
+    "database disk image is malformed": "restore it from a backup",
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Database:
         DatabaseUnavailableError
             If the database cannot be reached or written, or stays locked for 30 s; nothing was written.
         """
-        with _translated(), self.engine.begin() as connection:
+        with self._translated(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
@@ -62,7 +70,7 @@ class Database:
         DatabaseUnavailableError
             If the database cannot be reached.
         """
-        with _translated(), self.engine.connect().execution_options(dicomnode_read_only=True) as connection:
+        with self._translated(), self.engine.connect().execution_options(dicomnode_read_only=True) as connection:
             yield connection
 
     @contextmanager
@@ -71,7 +79,7 @@ class Database:
         options: dict[str, Any] = {"dicomnode_read_only": True}
         if self.engine.dialect.name == "postgresql":
             options["isolation_level"] = "REPEATABLE READ"
-        with _translated(), self.engine.connect().execution_options(**options) as connection:
+        with self._translated(), self.engine.connect().execution_options(**options) as connection:
             yield connection
 
     def keep_up(self) -> None:
@@ -104,16 +112,22 @@ class Database:
         """Close the pooled connections."""
         self.engine.dispose()
 
+    def explain(self, error: Exception) -> str:
+        """Return why the database can do nothing now, by SQLAlchemy's word or the driver's, and what to do."""
+        if isinstance(error, PoolTimeoutError):
+            return "database: every connection is in use"
+        said = " ".join(str(getattr(error, "orig", error)).split())
+        fix = SQLITE_FIXES.get(said)
+        return f"database: {said}: {self.engine.url.database}; {fix}" if fix else f"database: {said}"
 
-def open_database(url: str) -> Database:
-    """Open the database at an SQLAlchemy URL; the schema is `migrate`'s business."""
-    if make_url(url).get_backend_name() == "sqlite":
-        engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_S})
-        event.listen(engine, "connect", _configure_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    else:
-        engine = create_engine(url, hide_parameters=True, pool_pre_ping=True)
-    return Database(engine)
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            if not is_unavailable(error):
+                raise
+            raise DatabaseUnavailableError(self.explain(error)) from error
 
 
 def is_unavailable(error: SQLAlchemyError) -> bool:
@@ -122,24 +136,30 @@ def is_unavailable(error: SQLAlchemyError) -> bool:
     return is_of_database or isinstance(error, PoolTimeoutError)
 
 
-def explain_unavailable(error: Exception) -> str:
-    """Return why the database can do nothing now, by SQLAlchemy's word or the driver's."""
-    if isinstance(error, PoolTimeoutError):
-        return "database: every connection is in use"
-    said = getattr(error, "orig", error)
-    # Those that have a class of their own, below this one, are over when others are done or a disk has room.
-    is_damaged = type(said) is sqlite3.DatabaseError
-    return f"database: {said}; restore it from a backup" if is_damaged else f"database: {said}"
+def open_database(url: str) -> Database:
+    """Open the database at an SQLAlchemy URL; the schema is `migrate`'s business.
 
-
-@contextmanager
-def _translated() -> Iterator[None]:
+    Raises
+    ------
+    ConfigurationError
+        If the URL cannot be read, or the driver it needs is not installed.
+    """
     try:
-        yield
-    except SQLAlchemyError as error:
-        if not is_unavailable(error):
-            raise
-        raise DatabaseUnavailableError(explain_unavailable(error)) from error
+        if make_url(url).get_backend_name() == "sqlite":
+            engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_S})
+            event.listen(engine, "connect", _configure_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+        else:
+            engine = create_engine(url, hide_parameters=True, pool_pre_ping=True)
+    except (ArgumentError, ValueError) as error:  # the URL may hold a password, and they may quote it
+        raise ConfigurationError(
+            "database.url: cannot be read; write postgresql+psycopg://user@host:5432/name, special characters as %40"
+        ) from error
+    except ImportError as error:
+        raise ConfigurationError(
+            f"database.url: {error.name} is not installed; pip install 'dicomnode-fusion[postgres]'"
+        ) from error
+    return Database(engine)
 
 
 def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:

@@ -18,8 +18,8 @@ from dicomnode.database.engine import Database
 from dicomnode.database.schema import damages, jobs, outbox, outputs, pairs, series
 from dicomnode.errors import LeaseLostError, StateError
 
-# DESIGN section 5. `running` goes back to `waiting` when the node stops; `waiting` and `retry` end as `done` when late
-# slices made a newer pair of the same two series.
+# `running` goes back to `waiting` when the node stops; `waiting` and `retry` end as `done` when late slices made a
+# newer pair of the same two series.
 JOB_MOVES: Mapping[str, frozenset[str]] = {
     "waiting": frozenset({"running", "done"}),
     "running": frozenset({"done", "retry", "failed", "review", "waiting"}),

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, select, union_all
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicomnode.database.engine import Database, explain_unavailable
+from dicomnode.database.engine import Database
 from dicomnode.database.schema import instances, outputs
 from dicomnode.errors import DatabaseUnavailableError
 
@@ -49,7 +49,7 @@ class KnownInstances:
                 return bool(rows)
             except (SQLAlchemyError, self._database.engine.dialect.loaded_dbapi.Error) as error:
                 self._drop()
-                raise DatabaseUnavailableError(explain_unavailable(error)) from error
+                raise DatabaseUnavailableError(self._database.explain(error)) from error
 
     def close(self) -> None:
         """Give the connection back."""

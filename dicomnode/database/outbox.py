@@ -17,8 +17,8 @@ from dicomnode.database.schema import commitments, damages, jobs, outbox, output
 from dicomnode.database.turns import is_free
 from dicomnode.errors import LeaseLostError, StateError
 
-# DESIGN section 5. `sent` becomes `committed`, or is sent again or given up, by the report of a destination that does
-# storage commitment (`database/commitments`).
+# `sent` becomes `committed`, or is sent again or given up, by the report of a destination that does storage commitment
+# (`database/commitments`).
 OUTBOX_MOVES: Mapping[str, frozenset[str]] = {
     "owed": frozenset({"sent", "retry", "dead"}),
     "retry": frozenset({"sent", "retry", "dead"}),

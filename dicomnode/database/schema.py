@@ -1,7 +1,7 @@
 """The tables: what the node received, what it decided, what it still owes.
 
 Flow: index|pairs|jobs|outbox|deletions > [schema] > engine
-Never: a patient's identity outside `patients`; a state that is not in the tables of DESIGN (each module that
+Never: a patient's identity outside `patients`; a state that its module does not name (each module that
 moves a state holds the allowed moves). Instants are UTC seconds since 1970; UIDs are text of at most 64 characters.
 """
 

@@ -132,7 +132,7 @@ def judge_result(fixed: SeriesVolume, moving: SeriesVolume, registration: Regist
     """Decide whether a registration may be used, with the reason a person reads.
 
     The confidence decides, save where one scanner made both series: its own alignment stands when the registration
-    confirms it, and a person decides when it does not (`dicom-objects` section 2).
+    confirms it, and a person decides when it does not (docs/geometry.md).
     """
     reason = f"{registration.verdict} at confidence {registration.confidence:.2f}"
     if registration.verdict == "reject":

@@ -96,12 +96,12 @@ class Judgement:
 
 
 def judge_mr(series: SeriesRow, choices: Sequence[ChoiceSettings] = ()) -> Judgement:
-    """Judge a series as the fixed volume (`dicom-objects` section 7, Choosing MR); `choices` go before every rule."""
+    """Judge a series as the fixed volume by the ordered rules of this module; `choices` go before every rule."""
     return _judge(series, choices, _refuse_mr, MR_RULES)
 
 
 def judge_pet(series: SeriesRow, choices: Sequence[ChoiceSettings] = ()) -> Judgement:
-    """Judge a series as the moving volume (`dicom-objects` section 7, Choosing PET); `choices` go before every rule."""
+    """Judge a series as the moving volume by the ordered rules of this module; `choices` go before every rule."""
     return _judge(series, choices, _refuse_pet, PET_RULES)
 
 

@@ -1,8 +1,8 @@
 """Says whether all of a series has arrived, and from what that was concluded.
 
 Flow: database/series > [completeness] > pairing/service
-Never: a clock, a database: the rules are functions of values. DICOM has no generic end of a series
-(`dicom-objects` section 8), so a later instance opens the question again.
+Never: a clock, a database: the rules are functions of values. In DICOM a series has no end, so a
+later instance opens the question again.
 """
 
 from __future__ import annotations

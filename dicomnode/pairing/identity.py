@@ -50,7 +50,7 @@ def is_placeholder_id(patient_id: str) -> bool:
 
 
 def compare_identities(fixed: PatientIdentity, moving: PatientIdentity, *, is_single_issuer: bool) -> IdentityCheck:
-    """Compare two identities by the rules of `dicom-objects` section 9.
+    """Compare two identities: ID and issuer decide, and what else is known may hold the pair.
 
     Parameters
     ----------

@@ -26,7 +26,6 @@ PRIORITY_NOTICE, PRIORITY_WARNING = 10 * 8 + 5, 10 * 8 + 4
 MESSAGE_ID = "DICOM+RFC3881"
 APPLICATION_NAME = "dicomnode"
 ONLY_WRITER = 0o600
-READ_BYTES = 4096
 
 # Takes messages with their texts as they are to be sent, and returns when all have arrived.
 Collector = Callable[[Sequence[AuditMessage]], None]

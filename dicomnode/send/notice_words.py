@@ -1,6 +1,6 @@
 """What a notice says: how many of what need a person, which, and the command to type.
 
-Flow: database/notices > [notice_words] > send/webhook, send/email
+Flow: database/notices > [notice_words] > send/webhook, send/mail
 Never: a clock, a socket; a patient's identity, a description, a UID, a peer's own words.
 """
 

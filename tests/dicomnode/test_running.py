@@ -79,6 +79,11 @@ def test_an_end_removes_the_file(tmp_path: Path) -> None:
     assert list((tmp_path / "run").iterdir()) == []
 
 
+def test_that_none_runs_is_not_said_of_a_root_that_cannot_be_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(StorageFailedError, match="File name too long; run this as the node's user"):
+        find_running_nodes(tmp_path / ("a" * 300))  # even root may not look there
+
+
 def test_a_root_that_cannot_be_written_is_named() -> None:
     with pytest.raises(StorageFailedError, match="the storage root must be writable"), announce_node(Path("/proc")):
         pass

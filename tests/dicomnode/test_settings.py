@@ -211,6 +211,28 @@ def test_every_key_of_the_example_has_a_comment() -> None:
             PEER.replace("store", "receive") + '[[destinations]]\npeer = "pacs"\nobjects = ["blending"]\n',
             "n.toml:9: destinations[0].objects: 'blending' is not made; add it to outputs.objects",
         ),
+        (
+            '[node]\nstorage_root = "dicom"\n',
+            "n.toml:2: node.storage_root: a path from / on is needed, this is 'dicom'",
+        ),
+        ('[node]\nstorage_root = ""\n', "n.toml:2: node.storage_root: a path from / on is needed"),
+        ('[node]\nstorage_root = "/a\\u0000b"\n', r"node.storage_root: a path from / on is needed, this is '/a\x00b'"),
+        ('[backup]\nfolder = "/a\\u0000b"\n', r"backup.folder: a path from / on is needed, this is '/a\x00b'"),
+        ('[node]\nbind = "a\\u0000b"\n', r"node.bind: a host is a name or an IP address, this is 'a\x00b'"),
+        ('[database]\nurl = "mysql://u:s3cret@h/d"\n', 'database.url: a database is written as "postgresql+psycopg:'),
+        ('[database]\nurl = "sqlite://"\n', "n.toml:2: database.url: a database is written as"),
+        ("[limits]\nidle_s = inf\n", "n.toml:2: limits.idle_s: found inf; input should be "),
+        (
+            "[send]\ntimeout_s = 1e7\n",
+            "n.toml:2: send.timeout_s: found 10000000.0; input should be less than or equal to",
+        ),
+        ("[send]\nattempts = 9999999999\n", "n.toml:2: send.attempts: found 9999999999; input should be less than"),
+        (
+            "[pairing]\nwindow_days = 999999999\n",
+            "n.toml:2: pairing.window_days: found 999999999; input should be less",
+        ),
+        ("peers = 3\n", "n.toml:1: peers: found 3, needed a list, of tables with [[name]] before each"),
+        ("node = [3]\n", "n.toml:1: node: found [3], needed a table, with [name] before it"),
         ("[node]\nport = \n", "n.toml:2: not TOML: Invalid value (at line 2, column 8)"),
         ("[node]\nport = 1\nport = 2\n", "n.toml:3: not TOML: Cannot overwrite a value"),
     ],
@@ -267,6 +289,15 @@ def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"# caf\xe9\n")
     with pytest.raises(ConfigurationError, match="not UTF-8 at byte 5"):
         load_settings(path)
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    assert load(tmp_path, "\ufeff[node]\nport = 104\n").node.port == 104
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read: Is a directory; name a file that this user may read"):
+        load_settings(tmp_path)
 
 
 def test_the_environment_goes_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ CALLER = Caller("DICOMNODE", timeout_s=2.0)
 JANE = PatientIdentity("4711", "A", "Doe^Jane", "19700102", "F")
 SEARCH = Search(JANE, "MR", "20250101-20250401", results_at_most=3)
 SUBJECT = Subject("1.2.3", "1.2.3.1", "20250304", "MR", JANE)
-PENDING, SUCCESS, CANCELLED = 0xFF00, 0x0000, 0xFE00
+PENDING, SUCCESS = 0xFF00, 0x0000
 Answers = Iterator[tuple[int, Dataset | None]]
 Handler = Callable[[Any], Any]
 

@@ -60,13 +60,21 @@ def test_a_command_that_is_shown_exists(page: str, command: str) -> None:
         assert program in OTHER_PROGRAMS
 
 
-def test_the_operations_page_names_events_that_are_logged() -> None:
+def test_the_operations_page_names_events_that_are_logged_and_every_one_that_warns() -> None:
     text = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8").partition("\n## Logs\n")[2]
-    named = set(re.findall(r"^\| `([a-z]+\.[a-z_]+)` \|", text, re.MULTILINE))
+    firsts = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    named = {event for cell in firsts for event in re.findall(r"`([a-z]+\.[a-z_]+)`", cell)}
     sources = [path.read_text(encoding="utf-8") for path in (REPOSITORY / "dicomnode").rglob("*.py")]
-    logged = {event for source in sources for event in re.findall(r'log\.\w+\(\s*"([a-z]+\.[a-z_]+)"', source)}
-    assert named
-    assert named <= logged
+    calls = [call for source in sources for call in re.findall(r'log\.(\w+)\(\s*"([a-z]+\.[a-z_]+)"', source)]
+    assert named <= {event for _, event in calls}
+    assert {event for level, event in calls if level != "info"} - named == set()
+
+
+def test_the_readme_installs_where_the_unit_looks() -> None:
+    unit = (REPOSITORY / "systemd" / "dicomnode.service").read_text(encoding="utf-8")
+    folder = re.search(r"^ExecStart=(/\S+)/bin/dicomnode serve ", unit, re.MULTILINE)
+    assert folder is not None
+    assert f"`python3 -m venv {folder[1]}`" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_target_is_explained_by_help() -> None:

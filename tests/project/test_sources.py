@@ -129,6 +129,15 @@ def test_no_file_names_a_registry_or_a_path_of_one_machine() -> None:
     assert found == []
 
 
+def test_a_page_that_is_referred_to_by_its_section_is_here() -> None:
+    pages = {Path(name).stem for name in list_files(".md")}
+    named = []
+    for name in list_files(".py", ".md", ".toml"):
+        text = (REPOSITORY / name).read_text(encoding="utf-8")
+        named += [(name, page) for page in re.findall(r"([A-Za-z][\w-]+)(?:\.md)?`? section \d", text)]
+    assert [(name, page) for name, page in named if page not in pages] == []
+
+
 def _is_broad(handler: ast.ExceptHandler) -> bool:
     """Say whether it catches everything and does not raise it again."""
     names = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]

@@ -22,24 +22,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import registration.pipeline
 from dicomnode import steps
 from dicomnode.database import engine
-from registration.pipeline import Registration
-from registration.transforms import RigidTransform
+from tests.system.stand_in import stand_in
 
 BUSY_TIMEOUT_S, LOCKED_S = 1.0, 1.5
 FULL_WRITES = 3  # how many more of them the disk refuses
 FULL_S, FILL_BYTES, FILL_EVERY_S = 1.5, 65536, 0.001
-
-
-def stand_in(*_volumes: Any, **_options: Any) -> Registration:
-    """Find a small shift, as the registration would of two series that fit, and be sure of it."""
-    matrix = np.eye(4)
-    matrix[:3, 3] = 3.0, -2.0, 1.0
-    return Registration(RigidTransform.from_matrix(matrix), "accept", 0.99, {}, {}, "cpu", "ab" * 32)
 
 
 def kill_node() -> None:

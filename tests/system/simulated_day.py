@@ -23,7 +23,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pydicom
 from numpy.random import default_rng
 
@@ -48,12 +47,11 @@ from dicomnode.receive.intake import Intake
 from dicomnode.receive.recording import Sender
 from dicomnode.receive.recovery import close_spool, open_spool
 from dicomnode.send.service import SendService
-from registration.pipeline import Registration
-from registration.transforms import RigidTransform
 from tests.dicomnode.enhanced_files import make_enhanced_series
 from tests.dicomnode.series_files import SeriesSpec
 from tests.peers_programs import StoreScp
 from tests.receiving import encode
+from tests.system.stand_in import stand_in
 from tests.system.test_simulated_day import make_settings
 
 PLAN = json.loads(os.environ["DAY"])  # folder, port, hours, lives, seed
@@ -65,13 +63,6 @@ REAL_WAIT_S = 60.0
 CAPACITY_BYTES = 3_000_000  # of the simulated disk: of a day's files a sixth fits
 JUMP_AT_HOURS, JUMP_S = (12.0, 12.5), 3650 * 86400.0
 _CLOCK = struct.Struct("<d")
-
-
-def stand_in(*_volumes: Any, **_options: Any) -> Registration:
-    """Find a small shift, as the registration would of two series that fit, and be sure of it."""
-    matrix = np.eye(4)
-    matrix[:3, 3] = 3.0, -2.0, 1.0
-    return Registration(RigidTransform.from_matrix(matrix), "accept", 0.99, {}, {}, "cpu", "ab" * 32)
 
 
 class Clock:

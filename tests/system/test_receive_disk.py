@@ -28,7 +28,6 @@ from tests.waiting import wait_until
 RESERVE_BYTES = 4 << 20
 REJECTED_FOR_NOW = bytes((0, 2, 3, 2))  # PS3.8 table 9-21: transient, by the provider, local limit exceeded
 SUCCESS, PROCESSING_FAILURE, OUT_OF_RESOURCES = 0x0000, 0x0110, 0xA700
-DESCRIPTORS = 512
 BROKEN_DISK = """
 #define _GNU_SOURCE
 #include <dlfcn.h>

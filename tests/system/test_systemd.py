@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from dicomnode.cli import EXIT_ERROR
+from dicomnode.cli.serve import EXIT_NOT_NOW
 from tests.builders import NodeProcess, make_config
 from tests.peers_programs import free_port
 from tests.waiting import wait_until
@@ -120,6 +122,19 @@ def test_a_wrong_configuration_is_one_line_and_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "node.ae_title: an AE title is 1 to 16 characters, this one is empty" in done.stderr
+
+
+def test_what_may_be_mended_without_us_is_tried_again(tmp_path: Path) -> None:
+    """A database that comes up after the node, as at boot: systemd starts the node again after any code but 2."""
+    url = f"postgresql+psycopg://user@127.0.0.1:{free_port()}/none"
+    command = NodeProcess(make_config(tmp_path, [], free_port(), {"database": {"url": url}}), 0).command
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == EXIT_NOT_NOW != EXIT_ERROR
+    assert done.stderr.count("\n") == 1
+    assert "node.not_now" in done.stderr
+    assert "Connection refused" in done.stderr
+    unit = read_unit()
+    assert (unit["Restart"], unit["RestartPreventExitStatus"]) == ("on-failure", str(EXIT_ERROR))
 
 
 def test_an_unknown_role_is_named(tmp_path: Path) -> None:

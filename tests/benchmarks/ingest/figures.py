@@ -17,7 +17,7 @@ from tests.benchmarks.rows import Row
 
 EVERY = (NODE, STORESCP, STORESCP_FLUSHED, ORTHANC)
 DURABLE = (NODE, STORESCP_FLUSHED, ORTHANC)
-# DESIGN section 7, by the number of associations: ours to theirs.
+# The goals, by the number of associations: ours to theirs.
 RATES = {STORESCP_FLUSHED: {1: 1.1, 4: 1.0, 16: 1.1}, ORTHANC: {1: 3.0, 4: 2.5, 16: 3.0}}
 CPU = {ORTHANC: 0.4}
 MEMORY_MB = 150.0

@@ -33,7 +33,10 @@ COMMAND = [sys.executable, "-c", PROGRAM]
     [
         ([], "dicomnode: the following arguments are required: COMMAND (see dicomnode --help)\n"),
         (["fetch"], "dicomnode: argument COMMAND: invalid choice: 'fetch'"),
-        (["jobs", "show", "one"], "dicomnode jobs show: argument ID: invalid int value: 'one'"),
+        (["jobs", "show", "one"], "dicomnode jobs show: argument ID: found 'one', needed a number that `list` shows"),
+        (["pairs", "accept", "99999999999999999999"], "argument ID: found '99999999999999999999', needed a number"),
+        (["pairs", "show", "-1"], "argument ID: found '-1', needed a number"),
+        (["demo", "\x1b[31m"], r"unrecognized arguments: \x1b[31m"),
         (["register", "--fixed", "x"], "the following arguments are required: --moving, --output"),
         (["peers", "add", "x", "--may", "fetch"], "argument --may: invalid choice: 'fetch'"),
         (["jobs", "list", "--state", "lost"], "argument --state: invalid choice: 'lost'"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import tomllib
 from pathlib import Path
 
@@ -39,6 +40,14 @@ def test_init_leaves_a_file_that_is_there(run: Run, config: Path) -> None:
     assert ran.code == 2
     assert "is there already" in ran.err
     assert config.read_text(encoding="utf-8") == before
+
+
+def test_init_does_not_take_a_folder_for_a_file(run: Run, config: Path) -> None:
+    ran = run("config", "init", "--config", config / "n.toml")
+    assert (ran.code, ran.err) == (
+        2,
+        f"dicomnode: {config}/n.toml: cannot be written: {config}: File exists; name another with --config\n",
+    )
 
 
 def test_init_names_a_folder_it_cannot_write(run: Run) -> None:
@@ -167,6 +176,15 @@ def test_check_leaves_no_trace(run: Run, tmp_path: Path, config: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     run("config", "check", "--config", config)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_check_names_a_driver_that_is_not_installed(run: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)  # as where it is not installed
+    node = ["[node]", f'storage_root = "{config.parent}"', f"port = {free_port()}"]
+    write(config, *node, "[database]", 'url = "postgresql+psycopg://user@h/dicomnode"')
+    ran = run("config", "check", "--config", config)
+    message = "database.url: psycopg is not installed; pip install 'dicomnode-fusion[postgres]'"
+    assert (ran.code, ran.err) == (2, f"{config}:5: {message}\n")
 
 
 def test_check_names_an_address_of_another_machine(run: Run, tmp_path: Path, config: Path) -> None:

@@ -98,6 +98,18 @@ def test_a_database_that_nobody_made_and_a_peer_that_does_not_answer(run: Run, c
     assert (state, words.startswith("pacs (PACS at 127.0.0.1:1): no association")) == ("warning", True)
 
 
+def test_a_database_that_only_reads_is_a_problem(run: Run, config: Path, database: Database, tmp_path: Path) -> None:
+    database.close()
+    root = tmp_path / "storage"
+    path = root / "dicomnode.sqlite"
+    write(config, root)
+    header = bytearray(path.read_bytes())
+    header[18] = 3  # a file format that this SQLite may read and not write: sqlite.org/fileformat2.html 1.3.3
+    path.write_bytes(header)
+    ((state, words),) = find(run, config, "database")
+    assert (state, "readonly database" in words) == ("problem", True)
+
+
 def test_certificates_are_looked_at(run: Run, config: Path, tmp_path: Path, authority: Authority) -> None:
     for days, state, words in ((-1, "problem", "expired at"), (10, "warning", "expires at")):
         identity = authority.sign("/CN=node", days=days)

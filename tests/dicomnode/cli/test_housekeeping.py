@@ -111,11 +111,13 @@ def test_a_node_is_backed_up_verified_and_restored_by_command(
     ("arguments", "message"),
     [
         (("verify", "nowhere"), "a folder that `dicomnode backup` finished is needed"),
+        (("backup", "{root}/backup"), "it is below node.storage_root; name a folder elsewhere"),
         (("restore", "nowhere"), "a folder that `dicomnode backup` finished is needed"),
     ],
 )
 def test_a_mistake_is_one_line(run: Run, config: Path, arguments: tuple[str, ...], message: str) -> None:
-    ran = run(*arguments, "--config", config)
+    root = config.parent / "storage"
+    ran = run(*(argument.format(root=root) for argument in arguments), "--config", config)
     assert (ran.code, ran.err.count("\n")) == (2, 1)
     assert message in ran.err
 

@@ -6,17 +6,26 @@ Never: a row the node could not have written (tests/rows).
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
+import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import pytest
+from sqlalchemy import update
 
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import JobClaim, claim_job, move_claimed_job
 from dicomnode.database.outbox import Failure, add_outbox_rows, claim_outbox, fail_due_rows, record_dead
+from dicomnode.database.schema import series
 from tests.dicomnode.cli.conftest import Run
 from tests.rows import MR, PATIENT, PET, add_finished_job, add_ready_pair, add_waiting_job, due, receive
 
+PROGRAM = "import sys; from dicomnode.cli import main; sys.exit(main(sys.argv[1:]))"
 IDENTITY = ("4711", "Doe", "19700102")
 
 
@@ -28,7 +37,7 @@ def add_destination(config: Path) -> None:
 
 @pytest.mark.parametrize("name", ["series", "pairs", "jobs", "outbox", "notices"])
 def test_nothing_yet(run: Run, config: Path, database: Database, name: str) -> None:
-    assert run(name, "list", "--config", config).out == f"no {name}\n"
+    assert run(name, "list", "--config", config).out == f"{name}: nothing\n"
     assert run(name, "list", "--config", config, "--json").json == []
 
 
@@ -38,6 +47,29 @@ def test_a_root_without_a_database_is_left_alone(run: Run, config: Path, tmp_pat
     assert ran.code == 2
     assert "no such database; the node makes it when it first runs (dicomnode serve)" in ran.err
     assert not (tmp_path / "storage").exists()
+
+
+def test_a_database_elsewhere_is_not_made_by_a_listing(run: Run, config: Path, tmp_path: Path) -> None:
+    text = config.read_text(encoding="utf-8")
+    config.write_text(f'{text}[database]\nurl = "sqlite:///{tmp_path / "other.sqlite"}"\n', encoding="utf-8")
+    ran = run("series", "list", "--config", config)
+    assert (ran.code, "other.sqlite: no such database" in ran.err) == (2, True)
+    assert not (tmp_path / "other.sqlite").exists()
+
+
+def test_a_root_that_may_not_be_looked_at_is_one_line(run: Run, config: Path, tmp_path: Path) -> None:
+    root = tmp_path / ("a" * 300)  # even root may not look there
+    config.write_text(f'[node]\nstorage_root = "{root}"\n', encoding="utf-8")
+    for command in (("series", "list"), ("verify",), ("housekeeping", "plan")):
+        ran = run(*command, "--config", config)
+        assert (ran.code, ran.err) == (
+            2,
+            f"dicomnode: {root}/dicomnode.sqlite: File name too long; run this as the node's user\n",
+        )
+    assert "File name too long" in run("doctor", "--config", config).out
+    added = run("peers", "add", "p", "--ae-title", "P", "--host", "h", "--port", 1, "--config", config)
+    assert "peer p: added" in added.err
+    assert "whether a node runs cannot be seen" in added.err
 
 
 def test_series_are_listed_without_an_identity(run: Run, config: Path, database: Database) -> None:
@@ -60,14 +92,45 @@ def test_one_series_is_shown_with_whose_it_is(run: Run, config: Path, database: 
     receive(database, MR, now=1.0)
     shown = run("series", "show", MR.series_uid, "--config", config, "--json").json
     assert shown["patient"] == vars(PATIENT)
-    for word in IDENTITY:
-        assert word in run("series", "show", MR.series_uid, "--config", config).out
+    told = [line.split() for line in run("series", "show", MR.series_uid, "--config", config).out.splitlines()]
+    assert ["patient:", "patient_id", PATIENT.patient_id] in told
+    assert ["patient:", "birth_date", PATIENT.birth_date] in told
+
+
+@pytest.mark.parametrize("columns", [60, 80, 128, 300])
+def test_a_uid_is_whole_on_a_terminal_of_any_width(config: Path, database: Database, columns: int) -> None:
+    receive(database, MR, now=1700000000.0)
+    uid = "1.2.840." + "7" * 56  # as long as one may be
+    with database.write() as connection:
+        connection.execute(update(series).values(series_uid=uid))
+    database.close()
+    ours, theirs = pty.openpty()
+    with open(ours, "rb", buffering=0) as terminal:  # noqa: PTH123 - a descriptor has no path
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM, "series", "list", "--config", str(config)],
+            stdout=theirs,
+            env={**os.environ, "COLUMNS": str(columns)},
+            check=True,
+        )
+        os.close(theirs)
+        shown = "".join(iter(partial(_read, terminal), ""))
+    lines = [line.rstrip("\r") for line in shown.split("\n")]
+    assert any(uid in line for line in lines)
+    assert max(map(len, lines)) <= max(columns, len("instance count  ") + 64)
+    assert (len(lines) > 6) == (columns < 100)  # a record has a line for each field
+
+
+def _read(terminal: IO[bytes]) -> str:
+    try:
+        return terminal.read(4096).decode()
+    except OSError:  # Linux ends a terminal that nobody writes to any more like this
+        return ""
 
 
 def test_rows_of_one_state_are_listed(run: Run, config: Path, database: Database) -> None:
     add_ready_pair(database, state="held")
     assert len(run("pairs", "list", "--state", "held", "--config", config, "--json").json) == 1
-    assert run("pairs", "list", "--state", "ready", "--config", config).out == "no pairs in state ready\n"
+    assert run("pairs", "list", "--state", "ready", "--config", config).out == "pairs: nothing in state ready\n"
 
 
 def test_a_pair_is_shown_with_its_series(run: Run, config: Path, database: Database) -> None:
@@ -85,6 +148,10 @@ def test_a_job_is_shown_with_its_outputs_and_the_outbox_with_its_destination(
         add_outbox_rows(connection, output_ids, ["pacs"], now=30.0)
     shown = run("jobs", "show", job_id, "--config", config, "--json").json
     assert [output["kind"] for output in shown["outputs"]] == ["pt", "reg"]
+    told = run("jobs", "show", job_id, "--config", config).out.partition("\noutputs\n")
+    assert [line.split()[:2] for line in told[2].splitlines()[2:4]] == [
+        [output["kind"], output["sop_instance_uid"]] for output in shown["outputs"]
+    ]
     owed = run("outbox", "list", "--config", config, "--json").json
     assert [(row["kind"], row["destination"], row["state"]) for row in owed] == [
         ("pt", "pacs", "owed"),

@@ -65,6 +65,13 @@ def test_a_series_without_a_pair_is_explained_as_far_as_it_is_known(run: Run, co
     assert run("rules", "explain", "1.2", "--config", config).code == 2
 
 
+def test_what_is_not_made_is_not_said_to_be_sent(run: Run, config: Path, database: Database) -> None:
+    receive(database, MR, now=1.0)
+    config.write_text(config.read_text(encoding="utf-8") + RULES.partition("[[rules]]")[0], encoding="utf-8")
+
+    assert run("rules", "explain", MR.series_uid, "--config", config).out.endswith("  to pacs: pt, reg, rgb\n")
+
+
 def test_without_a_destination_nothing_is_sent(run: Run, config: Path, database: Database) -> None:
     receive(database, MR, now=1.0)
 

@@ -20,7 +20,7 @@ from dicomnode.volumes.series import SeriesVolume, load_series
 from registration.confidence import Verdict
 from registration.pipeline import Registration
 from registration.transforms import RigidTransform
-from tests.dicomnode.series_files import Change, SeriesSpec, no_change, write_series
+from tests.dicomnode.series_files import SeriesSpec, write_series
 
 CREATED_AT = 1_760_000_000.25  # 2025-10-09 08:53:20 UTC
 # A quarter turn about z, then a shift: MR point = (-y, x, z) + (12, -7, 30) of the PET point.
@@ -37,11 +37,6 @@ def load_spec(spec: SeriesSpec) -> SeriesVolume:
     """Load the series that a specification describes; loaded once."""
     with TemporaryDirectory() as folder:
         return load_series(write_series(Path(folder), spec))
-
-
-def make_pet_spec(change: Change = no_change) -> SeriesSpec:
-    """Return the PET of these tests with a change to its headers."""
-    return SeriesSpec(PET.modality, PET.shape, PET.orientation, PET.spacing_mm, uid=PET.uid, change=change)
 
 
 def make_registration(transform: RigidTransform = SMALL_MOTION, verdict: Verdict = "accept") -> Registration:
