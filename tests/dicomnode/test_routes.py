@@ -17,7 +17,7 @@ FACTS = Facts(MR_ROW, PET_ROW, "accept")  # from MR1 and PET1, "t1_mprage_sag" a
 
 
 def _settings(*rules: RuleSettings) -> Settings:
-    return settings_of(Path("unused"), "pacs", "research", rules=rules)
+    return settings_of(Path("/unused"), "pacs", "research", rules=rules)
 
 
 def _rule(name: str = "one", destinations: tuple[str, ...] = ("research",), **values: Any) -> RuleSettings:
