@@ -137,9 +137,10 @@ def _add_peers(commands: Any) -> None:
     added = _add(actions, "add", "add a peer to FILE; a running node follows", ("peers", "add_peer"))
     removed = _add(actions, "remove", "remove a peer from FILE; a running node follows", ("peers", "remove_peer"))
     echoed = _add(actions, "echo", "ask a peer whether it answers (C-ECHO)", ("peers", "echo_peer"))
-    for parser in (added, removed, echoed):
+    probed = _add(actions, "probe", "ask a peer what it takes of our objects and requests", ("peers", "probe_peer"))
+    for parser in (added, removed, echoed, probed):
         parser.add_argument("name", metavar="NAME", help="how we call it in commands and logs")
-    for parser in (listed, added, removed, echoed):
+    for parser in (listed, added, removed, echoed, probed):
         _add_config_flag(parser)
         _add_json_flag(parser)
     added.add_argument("--ae-title", required=True, metavar="AE", help="its AE title, at most 16 characters")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,15 @@ VERIFICATION = "1.2.840.10008.1.1"
 ADD = ("--ae-title", "PACS", "--host", "127.0.0.1", "--port", "104")
 
 
+REG, PET, SECONDARY_CAPTURE = (f"1.2.840.10008.5.1.4.1.1.{last}" for last in ("66.1", "128", "7"))
+
+
 @contextmanager
-def echo_scp(ae_title: str = "PACS") -> Iterator[int]:
+def echo_scp(ae_title: str = "PACS", storage: Sequence[str] = ()) -> Iterator[int]:
     ae = AE(ae_title=ae_title)
     ae.require_called_aet = True
-    ae.add_supported_context(VERIFICATION)
+    for sop_class_uid in (VERIFICATION, *storage):
+        ae.add_supported_context(sop_class_uid)
     server: Any = ae.start_server(("127.0.0.1", 0), block=False)
     try:
         yield server.socket.getsockname()[1]
@@ -125,6 +129,31 @@ def test_a_wrong_ae_title_does_not_look_like_a_network_fault(run: Run, config: P
     assert "called AE title" in ran.err.replace("Called", "called")
 
 
+def test_a_probe_tells_what_is_taken_and_what_is_missing_of_what_is_needed(run: Run, config: Path) -> None:
+    with echo_scp(storage=(PET, SECONDARY_CAPTURE)) as port:
+        destination = ("--may", "store", "receive", "--answers", "find", "move", "--destination")
+        run("peers", "add", "pacs", *ADD[:-1], port, *destination, "--config", config)
+        ran = run("peers", "probe", "pacs", "--config", config)
+        told = run("peers", "probe", "pacs", "--config", config, "--json")
+    assert (ran.code, told.code, ran.err) == (3, 3, "")
+    assert f"peer pacs: PACS at 127.0.0.1:{port} is PYNETDICOM_" in ran.out
+    assert ran.out.endswith(f"not taken, and {config} needs it: find, move, reg\n")
+    assert told.json["missing"] == ["find", "move", "reg"]
+    rows = {(row["for"], row["transfer_syntax"]): row for row in told.json["contexts"]}
+    taken = {what for (what, _), row in rows.items() if row["is_taken"]}
+    assert taken == {"echo", "pt", "rgb"}
+    assert {what for (what, _), row in rows.items() if row["is_needed"]} == {"echo", "find", "move", "reg", "pt", "rgb"}
+    assert rows["pt in jpeg-ls", "JPEGLSLossless"]["sop_class"] == "PositronEmissionTomographyImageStorage"
+
+
+def test_a_probe_misses_nothing_of_a_peer_that_takes_what_is_needed(run: Run, config: Path) -> None:
+    with echo_scp(storage=(REG, PET, SECONDARY_CAPTURE)) as port:
+        run("peers", "add", "pacs", *ADD[:-1], port, "--may", "receive", "--destination", "--config", config)
+        ran = run("peers", "probe", "pacs", "--config", config)
+    assert (ran.code, ran.err) == (0, "")
+    assert "not taken" not in ran.out
+
+
 # pynetdicom 3.0.4 leaves the socket of a refused connection to the garbage collector (transport.py, connect).
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_peer_that_is_down_is_named(run: Run, config: Path) -> None:
@@ -161,6 +190,7 @@ def test_a_network_cannot_be_asked(run: Run, config: Path) -> None:
         run("peers", "add", "ward", "--ae-title", "W", "--host", "10.0.0.0/8", "--port", "1", "--config", config).code
         == 0
     )
-    ran = run("peers", "echo", "ward", "--config", config)
-    assert (ran.code, ran.out) == (2, "")
-    assert "peer ward is at 10.0.0.0/8, a network: it may call us, and cannot be called" in ran.err
+    for action in ("echo", "probe"):
+        ran = run("peers", action, "ward", "--config", config)
+        assert (ran.code, ran.out) == (2, "")
+        assert "peer ward is at 10.0.0.0/8, a network: it may call us, and cannot be called" in ran.err
