@@ -29,7 +29,7 @@ from tests.rows import (
 )
 
 DESTINATIONS = (DestinationSettings(peer="pacs"), DestinationSettings(peer="archive", objects=("pt",)))
-SETTINGS = settings_of(Path("unused"), "pacs", "archive").model_copy(
+SETTINGS = settings_of(Path("/unused"), "pacs", "archive").model_copy(
     update={
         "destinations": DESTINATIONS,
         "pairing": PairingSettings(series_quiet_period_s=20.0, study_quiet_period_s=60.0),

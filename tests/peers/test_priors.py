@@ -174,7 +174,7 @@ def test_the_best_prior_of_the_patient_is_fetched_and_paired(
         assert {query.peer for query in site.queries(PET.series_uid)} == {"pacs"}
         if isinstance(site.archive, Orthanc):  # dcmqrscp converts what it sends
             assert site.stored(PRIOR) <= {data_set_bytes(file) for file in site.archive.fetch_files().values()}
-        wait_until(lambda: not any(site.store.fetched_root.iterdir()), 10, "no file that waits to be received")
+        wait_until(lambda: not any(site.store.fetched_root.glob("*/")), 10, "no file that waits to be received")
 
     # dcmqrscp does not describe a series: the localizer is fetched, refused once it is here, and the next best is.
     is_described = make_archive is _orthanc
