@@ -14,7 +14,7 @@ from typing import Literal
 
 Verdict = Literal["accept", "review", "reject"]
 
-ACCEPT_FROM = 0.9
+ACCEPT_FROM = 0.85
 REJECT_BELOW = 0.3
 DOUBT_STARTS_MM = 4.0
 DOUBT_FRESH_MM = 15.0
@@ -27,17 +27,17 @@ LEAST_MATCHES_TO_ACCEPT = 20
 LEAST_SHARPNESS_TO_ACCEPT = 1.08
 LEAST_EARLY_FALL_TO_ACCEPT = 0.44
 
-# Fitted by `python -m models.train.calibrate --runs 380`, 2026-11-26: see models/MODEL_CARD.md. 0 where a signal adds
+# Fitted by `python -m models.train.calibrate --runs 1310`, 2026-11-26: see models/MODEL_CARD.md. 0 where a signal adds
 # nothing to the others.
-INTERCEPT = -5.167
+INTERCEPT = -9.028
 COEFFICIENTS: Mapping[str, float] = {
-    "fresh": 0.020,
-    "starts": 1.285,
+    "fresh": 1.936,
+    "starts": 0.412,
     "match_share": 0.000,
-    "matches_near": 4.707,
+    "matches_near": 0.000,
     "overlap": 0.000,
-    "sharpness": 3.756,
-    "early_fall": 3.358,
+    "sharpness": 3.020,
+    "early_fall": 2.082,
 }
 
 
