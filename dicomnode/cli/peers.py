@@ -20,7 +20,7 @@ from dicomnode.outputs.compression import COMPRESSED, SYNTAXES
 from dicomnode.outputs.modules import PLANS
 from dicomnode.running import ask_to_reload
 from dicomnode.send.pdus import ContextKey
-from dicomnode.send.probe import SERVICE_CONTEXTS, Probe, probe
+from dicomnode.send.probe import SERVICE_CONTEXTS, probe
 from dicomnode.send.scu import make_caller, send_echo
 from dicomnode.settings import PeerSettings, Settings
 from dicomnode.settings_edit import add_peer as add_to_text
@@ -91,7 +91,16 @@ def probe_peer(arguments: argparse.Namespace) -> int:
     ]
     missing = sorted({row["for"] for row in rows if row["is_needed"]} - {row["for"] for row in rows if row["is_taken"]})
     if arguments.json:
-        write_json({"name": peer.name, **_describe(found), "missing": missing, "contexts": rows})
+        write_json(
+            {
+                "name": peer.name,
+                "pdu_bytes": found.pdu_bytes,
+                "implementation_class_uid": found.implementation_class_uid,
+                "implementation_version_name": found.implementation_version_name,
+                "missing": missing,
+                "contexts": rows,
+            }
+        )
     else:
         known = found.implementation_version_name or found.implementation_class_uid
         sys.stdout.write(
@@ -131,14 +140,6 @@ def _list_objects(settings: Settings, peer: PeerSettings) -> list[tuple[str, Con
             if kind in COMPRESSED[compression]
         ]
     return listed
-
-
-def _describe(found: Probe) -> dict[str, Any]:
-    return {
-        "pdu_bytes": found.pdu_bytes,
-        "implementation_class_uid": found.implementation_class_uid,
-        "implementation_version_name": found.implementation_version_name,
-    }
 
 
 def _parse_peer(arguments: argparse.Namespace) -> PeerSettings:

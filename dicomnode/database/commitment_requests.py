@@ -18,7 +18,7 @@ from dicomnode.commitment import Reference, Request
 from dicomnode.database.engine import Database
 from dicomnode.database.schema import commitment_requests, conflicts, instances, outputs, series
 from dicomnode.database.store import Store
-from dicomnode.database.turns import Turn, is_due
+from dicomnode.database.turns import Turn, claim_rows, is_due
 from dicomnode.errors import CommitmentRefusedError, LeaseLostError
 from dicomnode.status import CommitmentStatus
 
@@ -123,12 +123,8 @@ def has_due_requests(connection: Connection, turn: Turn) -> bool:
 def claim_requests(database: Database, turn: Turn, limit: int) -> list[CommitmentRequest]:
     """Take the requests of a peer whose reports are due, at most `limit`, the oldest first."""
     table = commitment_requests
-    ids_due = select(table.c.id).where(_is_due(turn)).order_by(table.c.id).limit(limit)
     with database.write() as connection:
-        # FOR UPDATE SKIP LOCKED on PostgreSQL; SQLite holds the only write lock since BEGIN IMMEDIATE.
-        ids = list(connection.execute(ids_due.with_for_update(skip_locked=True)).scalars())
-        values = {"token": table.c.token + 1, "attempts": table.c.attempts + 1, "lease_until": turn.now + turn.lease_s}
-        connection.execute(update(table).where(table.c.id.in_(ids)).values(values))
+        ids = claim_rows(connection, table, _is_due(turn), turn.now + turn.lease_s, limit)
         claimed = connection.execute(select(table).where(table.c.id.in_(ids)).order_by(table.c.id)).mappings()
         return [CommitmentRequest(**row) for row in claimed]
 

@@ -104,7 +104,7 @@ class Database:
             # Each step of this statement frees one page, and only a script is stepped to its end.
             raw.cursor().executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
         except sqlite3.OperationalError as error:
-            raise DatabaseUnavailableError(f"database: {error}") from error
+            raise DatabaseUnavailableError(self.explain(error)) from error
         finally:
             raw.close()
 

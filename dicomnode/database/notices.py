@@ -30,7 +30,7 @@ from sqlalchemy import (
 from dicomnode.database.engine import Database
 from dicomnode.database.index import insert_new
 from dicomnode.database.schema import jobs, notice_causes, notices, outbox, outputs, pairs
-from dicomnode.database.turns import is_free
+from dicomnode.database.turns import claim_rows, is_free
 from dicomnode.errors import LeaseLostError, StateError
 
 # As for the outbox.
@@ -130,20 +130,9 @@ def is_notice_due(connection: Connection, due: DueNotice) -> bool:
 
 def claim_notice(database: Database, due: DueNotice) -> Notice | None:
     """Take the oldest notice of a channel that is due, or None."""
-    oldest = select(notices.c.id).where(_is_due(due)).order_by(notices.c.id).limit(1)
     with database.write() as connection:
-        # FOR UPDATE SKIP LOCKED on PostgreSQL; SQLite holds the only write lock since BEGIN IMMEDIATE.
-        notice_id = connection.execute(oldest.with_for_update(skip_locked=True)).scalar_one_or_none()
-        if notice_id is None:
-            return None
-        taken = update(notices).where(notices.c.id == notice_id)
-        values = {
-            "attempts": notices.c.attempts + 1,
-            "token": notices.c.token + 1,
-            "lease_until": due.now + due.lease_s,
-        }
-        connection.execute(taken.values(values))
-        return fetch_notice(connection, notice_id)
+        ids = claim_rows(connection, notices, _is_due(due), due.now + due.lease_s, limit=1)
+        return fetch_notice(connection, ids[0]) if ids else None
 
 
 def finish_notice(connection: Connection, notice: Notice, state: str, now: float, reason: str = "") -> None:

@@ -16,7 +16,7 @@ from dicomnode.database.engine import Database
 from dicomnode.database.index import PatientIdentity
 from dicomnode.database.schema import patients, priors, queries, series, studies
 from dicomnode.database.series import IDENTITY, make_identity
-from dicomnode.database.turns import Turn, is_due
+from dicomnode.database.turns import Turn, claim_rows, is_due
 from dicomnode.errors import LeaseLostError
 
 Kind = Literal["count", "priors", "fetch"]
@@ -74,19 +74,9 @@ def has_due_queries(connection: Connection, turn: Turn) -> bool:
 
 def claim_query(database: Database, turn: Turn) -> Query | None:
     """Take the oldest question to a peer that is due, or None."""
-    oldest = select(queries.c.id).where(_is_due(turn)).order_by(queries.c.id).limit(1)
     with database.write() as connection:
-        # FOR UPDATE SKIP LOCKED on PostgreSQL; SQLite holds the only write lock since BEGIN IMMEDIATE.
-        query_id = connection.execute(oldest.with_for_update(skip_locked=True)).scalar_one_or_none()
-        if query_id is None:
-            return None
-        taken = update(queries).where(queries.c.id == query_id)
-        values = {
-            "attempts": queries.c.attempts + 1,
-            "token": queries.c.token + 1,
-            "lease_until": turn.now + turn.lease_s,
-        }
-        return _query(connection.execute(taken.values(values).returning(queries)).mappings().one())
+        ids = claim_rows(connection, queries, _is_due(turn), turn.now + turn.lease_s, limit=1)
+        return fetch_query(connection, ids[0]) if ids else None
 
 
 def finish_query(connection: Connection, query: Query, state: str, now: float, reason: str = "") -> None:

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Table
+from sqlalchemy import Connection, Table, select, update
 
 
 @dataclass(frozen=True)
@@ -37,3 +37,14 @@ def is_free(table: Table, now: float, lease_s: float, wait_at_most_s: float) -> 
     not_before, lease_until = table.c.not_before, table.c.lease_until
     need_not_wait = (not_before <= now) | (not_before > now + wait_at_most_s)
     return need_not_wait & (lease_until.is_(None) | (lease_until < now) | (lease_until > now + 2 * lease_s))
+
+
+def claim_rows(connection: Connection, table: Table, condition: Any, lease_until: float, limit: int) -> list[int]:
+    """Hold the oldest rows that meet a condition until an instant, each under a new token; return their ids."""
+    due = select(table.c.id).where(condition).order_by(table.c.id).limit(limit)
+    # FOR UPDATE SKIP LOCKED on PostgreSQL; SQLite holds the only write lock since BEGIN IMMEDIATE.
+    ids = list(connection.execute(due.with_for_update(skip_locked=True)).scalars())
+    if ids:
+        values = {"attempts": table.c.attempts + 1, "token": table.c.token + 1, "lease_until": lease_until}
+        connection.execute(update(table).where(table.c.id.in_(ids)).values(values))
+    return ids

@@ -9,22 +9,20 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
-
 from dicomnode.send.association import Caller, open_association
 from dicomnode.send.commitment import COMMITMENT_CONTEXTS
-from dicomnode.send.fetch import STUDY_ROOT_GET, STUDY_ROOT_MOVE
-from dicomnode.send.find import STUDY_ROOT_FIND
+from dicomnode.send.fetch import IMPLICIT_LITTLE_ENDIAN, STUDY_ROOT_GET
 from dicomnode.send.pdus import ContextKey
+from dicomnode.send.queries import FIND_CONTEXTS, MOVE_CONTEXTS
+from dicomnode.send.scu import ECHO_CONTEXTS
 from dicomnode.settings import PeerSettings
 
-IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 # What a peer may be asked, each by the words of the configuration.
 SERVICE_CONTEXTS: dict[str, Collection[ContextKey]] = {
-    "echo": {(Verification, IMPLICIT_LITTLE_ENDIAN)},
-    "find": {(STUDY_ROOT_FIND, IMPLICIT_LITTLE_ENDIAN)},
-    "move": {(STUDY_ROOT_MOVE, IMPLICIT_LITTLE_ENDIAN)},
-    "get": {(STUDY_ROOT_GET, IMPLICIT_LITTLE_ENDIAN)},
+    "echo": ECHO_CONTEXTS,
+    "find": FIND_CONTEXTS,
+    "move": MOVE_CONTEXTS,
+    "get": {(STUDY_ROOT_GET, IMPLICIT_LITTLE_ENDIAN)},  # without the contexts in which instances come back
     "commitment": COMMITMENT_CONTEXTS,
 }
 

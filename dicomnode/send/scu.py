@@ -17,13 +17,14 @@ from dicomnode.errors import (
     StorageFailedError,
 )
 from dicomnode.send.association import Caller, make_caller, open_association
-from dicomnode.send.pdus import StoreAnswer
+from dicomnode.send.pdus import ContextKey, StoreAnswer
 from dicomnode.send.statuses import classify_status
 from dicomnode.send.storing import Instance, StoreAssociation, open_store_association
 from dicomnode.settings import PeerSettings
 
 __all__ = ["Caller", "Instance", "make_caller", "open_store_association", "send_echo", "send_instance"]
 
+ECHO_CONTEXTS: frozenset[ContextKey] = frozenset({(Verification, "1.2.840.10008.1.2")})
 WORDS_AT_MOST = 64  # PS3.7 C: Error Comment is LO
 
 
@@ -70,8 +71,7 @@ def send_echo(peer: PeerSettings, caller: Caller) -> None:
     PeerUnreachableError, PeerBusyError, PeerRejectedError
         As `open_association` does, or when the answer is not Success.
     """
-    implicit_little_endian = "1.2.840.10008.1.2"
-    with open_association(peer, caller, [(Verification, implicit_little_endian)]) as association:
+    with open_association(peer, caller, ECHO_CONTEXTS) as association:
         status = association.send_c_echo()
     if "Status" not in status:  # pynetdicom returns an empty data set on time-out or abort
         raise PeerUnreachableError(f"{peer.name}: no answer to C-ECHO within {caller.timeout_s:g} s")

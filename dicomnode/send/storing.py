@@ -211,9 +211,8 @@ class _Wire:
     def hang_up(self) -> None:
         """End the connection, whoever waits for it."""
         with contextlib.suppress(OSError):
-            socket.socket.shutdown(
-                self._connection, socket.SHUT_RDWR
-            )  # that of SSLSocket drops TLS under a running send
+            # That of SSLSocket drops TLS under a running send.
+            socket.socket.shutdown(self._connection, socket.SHUT_RDWR)
 
     def _fill(self, size: int, deadline: float) -> None:
         """Receive until `size` bytes are there."""

@@ -32,17 +32,17 @@ def test_a_restored_node_sends_what_the_first_one_owed_to_the_byte(tmp_path: Pat
     ):
         bench = Bench(tmp_path, first, scanner)
         first.stop()  # away: everything is owed when the backup is made
-        with bench.make_node("", []) as node:
+        with bench.faults.make_node("", []) as node:
             bench.add_patient()
             bench.send()
             assert not bench.unsent
             wait_until(lambda: len(node.list_rows("outbox")) == OUTPUTS, TIMEOUT_S, "everything is owed")
-            made = run_command("backup", "--config", bench.config, "--json", backup)
+            made = run_command("backup", "--config", bench.faults.config, "--json", backup)
             assert made.returncode == 0, made.stderr
             series = node.list_rows("series")
             first.start()
             wait_until(lambda: is_sent(node), TIMEOUT_S, "the first node has sent everything")
-        assert run_command("verify", "--config", bench.config, backup).returncode == 0
+        assert run_command("verify", "--config", bench.faults.config, backup).returncode == 0
         shutil.rmtree(bench.settings.node.storage_root)
 
         peers = [Peer("pacs", "PACS", second.port, ("receive", "store"))]

@@ -9,10 +9,8 @@ Never: a list of steps: the product's own table says where to strike, so that no
 from __future__ import annotations
 
 import ast
-import json
-import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from tests.commitment_peers import Modality, Named, read_names
 from tests.conftest import REPOSITORY
 from tests.dicomnode.series_files import SeriesSpec, write_series
 from tests.peers_programs import LOOPBACK, Orthanc, data_set_bytes, free_port, send_with_dcmtk
+from tests.system.faults import Faults
 from tests.waiting import wait_until
 
 PAIRS_WAY = tuple(step for step in Step if step not in IN_HOUSEKEEPING)
@@ -55,29 +54,16 @@ class Bench:
         self.port = scanner.node_port
         pacs = Peer("pacs", orthanc.ae_title, orthanc.port, ("receive", "store"), commitment="pacs")
         peers = [Peer("scanner", scanner.ae_title, scanner.port), pacs]
-        self.config = make_config(folder, peers, self.port, SECTIONS)
-        self.settings = load_settings(self.config)
-        self.marks = folder / "marks"
-        self.marks.mkdir()
+        config = make_config(folder, peers, self.port, SECTIONS)
+        self.settings = load_settings(config)
+        database = self.settings.node.storage_root / "dicomnode.sqlite"
+        self.faults = Faults(config, self.port, folder / "marks", database)
+        self.faults.marks.mkdir()
         self.patients = 0
         self.unsent: list[Path] = []
         self.sent: set[Named] = set()
         self.unasked: list[Named] = []
         self.asking: tuple[str, list[Named]] | None = None  # a request without an answer yet
-
-    def make_node(self, fault: str, steps: Iterable[Step]) -> NodeProcess:
-        """Return a node that will meet a fault at these steps."""
-        node = NodeProcess(self.config, self.port)
-        node.command = [sys.executable, "-m", "tests.system.faulty_node", "serve", "--config", str(self.config)]
-        node.cwd = REPOSITORY
-        plan = {
-            "fault": fault,
-            "steps": [step.value for step in steps],
-            "marks": str(self.marks),
-            "database": str(self.settings.node.storage_root / "dicomnode.sqlite"),
-        }
-        node.environment["FAULT"] = json.dumps(plan)
-        return node
 
     def add_patient(self) -> None:
         """Write a PET and an MR of another patient, to be sent."""
@@ -108,24 +94,6 @@ class Bench:
                 uid, named = self.asking
                 if self.scanner.ask(named, uid)[0] == 0:
                     self.asking = None
-
-    def is_struck(self, step: Step) -> bool:
-        """Say whether the fault has come."""
-        return (self.marks / step.value).exists()
-
-    def live_until(self, fault: str, step: Step) -> None:
-        """Let a node live until it ends at a step: with work left over, before its port opens."""
-        node = self.make_node(fault, [step])
-        try:
-            node.start()
-            self.send()
-            wait_until(lambda: not node.is_running(), LIFE_TIMEOUT_S, f"it ends at {step.value}")
-        except AssertionError:
-            if node.is_running() or not self.is_struck(step):
-                raise
-        finally:
-            node.kill()
-        assert self.is_struck(step), node.output()
 
     def live_to_the_end(self, node: NodeProcess) -> None:
         """Let a node that runs deliver everything; then nothing is lost, doubled or changed."""
@@ -176,30 +144,30 @@ def test_every_step_is_reached_at_one_place() -> None:
 def test_a_node_that_ends_at_any_step_goes_on_in_its_next_life(bench: Bench, fault: str) -> None:
     for step in PAIRS_WAY:
         bench.add_patient()
-        bench.live_until(fault, step)
+        bench.faults.live_until(bench.faults.make_node(fault, [step]), step, LIFE_TIMEOUT_S, bench.send)
 
-    with bench.make_node(fault, []) as node:
+    with bench.faults.make_node(fault, []) as node:
         bench.live_to_the_end(node)
 
 
 def test_a_worker_killed_at_any_of_its_steps_costs_attempts_and_no_pair(bench: Bench) -> None:
     bench.add_patient()
-    with bench.make_node("kill_worker", IN_WORKER) as node:
+    with bench.faults.make_node("kill_worker", IN_WORKER) as node:
         bench.live_to_the_end(node)
         [job] = node.list_rows("jobs")
 
-    assert all(bench.is_struck(step) for step in IN_WORKER)
+    assert all(bench.faults.is_struck(step) for step in IN_WORKER)
     # The last step comes after the job is recorded: its death costs none.
     assert job["attempts"] == len(IN_WORKER)
 
 
 @pytest.mark.parametrize("fault", ["fill_disk", "lock_database"])
 def test_a_full_disk_and_a_locked_database_at_any_step_delay_and_lose_nothing(bench: Bench, fault: str) -> None:
-    with bench.make_node(fault, PAIRS_WAY) as node:
+    with bench.faults.make_node(fault, PAIRS_WAY) as node:
         for _ in range(PATIENTS_AT_MOST):  # a step that is not reached for one fault is reached for a later patient
             bench.add_patient()
             bench.live_to_the_end(node)
-            if all(bench.is_struck(step) for step in PAIRS_WAY):
+            if all(bench.faults.is_struck(step) for step in PAIRS_WAY):
                 break
 
-    assert [step for step in PAIRS_WAY if not bench.is_struck(step)] == []
+    assert [step for step in PAIRS_WAY if not bench.faults.is_struck(step)] == []

@@ -6,8 +6,6 @@ Never: a list of steps: the product's own table says where to strike.
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,9 +21,9 @@ from dicomnode.housekeeping.retention import CLOCK
 from dicomnode.settings_file import load_settings
 from dicomnode.steps import IN_HOUSEKEEPING, Step
 from tests.builders import NodeProcess, make_config
-from tests.conftest import REPOSITORY
 from tests.house import DAY_S, House
 from tests.peers_programs import free_port
+from tests.system.faults import Faults
 from tests.waiting import wait_until
 
 WITHIN_S = 60.0
@@ -44,9 +42,8 @@ class Bench:
 
     def __init__(self, folder: Path, house: House, config: Path, port: int) -> None:
         self.house = house
-        self._config, self._port = config, port
-        self._marks = folder / "marks"
-        self._marks.mkdir()
+        self.faults = Faults(config, port, folder / "marks", house.root / "dicomnode.sqlite")
+        self.faults.marks.mkdir()
 
     def fill(self, number: int) -> None:
         """Bring what is old enough to go."""
@@ -58,31 +55,7 @@ class Bench:
         """Return a node that will meet a fault at these steps; the clock was seen a moment ago, and is believed."""
         with self.house.database.write() as connection:
             set_mark(connection, CLOCK, at=time.time(), until=0.0)
-        node = NodeProcess(self._config, self._port)
-        command = ["serve", "--config", str(self._config), "--roles", "receive"]
-        node.command = [sys.executable, "-m", "tests.system.faulty_node", *command]
-        node.cwd = REPOSITORY
-        database = self.house.root / "dicomnode.sqlite"
-        plan = {"fault": fault, "steps": [step.value for step in steps], "marks": str(self._marks)}
-        node.environment["FAULT"] = json.dumps({**plan, "database": str(database)})
-        return node
-
-    def is_struck(self, step: Step) -> bool:
-        """Say whether the fault has come."""
-        return (self._marks / step.value).exists()
-
-    def live_until(self, fault: str, step: Step) -> None:
-        """Let a node live until it ends at a step, which may be before its port opens."""
-        node = self.make_node(fault, [step])
-        try:
-            node.start()
-            wait_until(lambda: not node.is_running(), WITHIN_S, f"it ends at {step.value}")
-        except AssertionError:
-            if node.is_running() or not self.is_struck(step):
-                raise
-        finally:
-            node.kill()
-        assert self.is_struck(step), node.output()
+        return self.faults.make_node(fault, steps, "--roles", "receive")
 
     def live_to_the_end(self, node: NodeProcess, deletions: int) -> None:
         """Let a node that runs delete all; then no file is left, and none was forgotten."""
@@ -112,7 +85,7 @@ def test_a_node_that_ends_at_any_step_of_a_deletion_leaves_no_file_without_a_row
     with bench_in(tmp_path) as bench:
         for number, step in enumerate(STEPS, start=1):
             bench.fill(number)
-            bench.live_until(fault, step)
+            bench.faults.live_until(bench.make_node(fault, [step]), step, WITHIN_S)
             assert bench.house.files() <= bench.house.named_files()
 
         with bench.make_node(fault, []) as node:
@@ -123,8 +96,12 @@ def test_a_node_that_ends_at_any_step_of_a_deletion_leaves_no_file_without_a_row
 def test_a_full_disk_and_a_locked_database_at_any_step_of_a_deletion_delay_it(disk: Path, fault: str) -> None:
     with bench_in(disk) as bench:
         bench.fill(1)
-        with bench.make_node(fault, STEPS) as node:
+        node = bench.make_node(fault, STEPS)
+        try:
+            bench.faults.start(node)
             bench.live_to_the_end(node, DELETIONS)
-            assert [step for step in STEPS if not bench.is_struck(step)] == []
+            assert [step for step in STEPS if not bench.faults.is_struck(step)] == []
             said = [line for line in node.output().splitlines() if "node.step_failed" in line]
             assert [line for line in said if SAID[fault] in line] != []
+        finally:
+            node.stop()

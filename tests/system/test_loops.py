@@ -40,7 +40,7 @@ def test_results_that_are_routed_back_and_inputs_that_come_again_make_no_work(tm
     further = {"LuaScripts": [str(script)], "DicomModalities": {"node": [NODE_AE, LOOPBACK, port]}}
     with Orthanc(tmp_path / "orthanc", "PACS", further=further) as orthanc, Modality(port) as scanner:
         bench = Bench(tmp_path, orthanc, scanner)
-        with bench.make_node("", []) as node:
+        with bench.faults.make_node("", []) as node:
             bench.add_patient()
             first = list(bench.unsent)
             bench.live_to_the_end(node)
