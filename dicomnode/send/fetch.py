@@ -71,7 +71,8 @@ class Landing:
         try:
             self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             write_file(path, data)
-            sync_folder(self._folder)
+            for folder in (self._folder, self._folder.parent):
+                sync_folder(folder)
         except OSError:
             path.with_suffix(".part").unlink(missing_ok=True)
             return StoreStatus.PROCESSING_FAILURE

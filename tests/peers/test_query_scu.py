@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -219,8 +220,13 @@ def _giving(instances: list[Dataset], sent: list[str]) -> Handler:
     return get
 
 
-def test_what_is_got_lands_durably_under_random_names(tmp_path: Path) -> None:
+def test_what_is_got_lands_durably_under_random_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     instances, landing = _instances(5), Landing(tmp_path / "7", 10**6)
+    flushed: list[str] = []
+    flush = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda file: (flush(file), flushed.append(str(Path(f"/proc/self/fd/{file}").readlink())))
+    )
     with (
         _peer(get=_giving(instances, [])) as peer,
         open_association(peer, CALLER, GET_CONTEXTS, landing.service) as association,
@@ -230,6 +236,9 @@ def test_what_is_got_lands_durably_under_random_names(tmp_path: Path) -> None:
     landed = sorted((tmp_path / "7").iterdir())
     assert len(landed) == 5
     assert all(len(path.stem) == 32 and path.suffix == ".dcm" for path in landed)
+    files = [flushed.index(str(path.with_suffix(".part"))) for path in landed]
+    for at in files:  # the bytes, then the name, then the folder that the query made
+        assert flushed[at + 1 : at + 3] == [str(tmp_path / "7"), str(tmp_path)]
 
 
 def test_what_is_got_is_bounded(tmp_path: Path) -> None:

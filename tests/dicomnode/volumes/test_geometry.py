@@ -94,6 +94,16 @@ def test_cosines_that_are_not_orthonormal_are_refused(orientation: tuple[float, 
         fit(positions_of(30, np.array([0.0, 0.0, 4.0])), orientation)
 
 
+def test_cosines_of_three_decimals_are_read_in_every_orientation() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(500):
+        exact = np.linalg.qr(rng.standard_normal((3, 3)))[0][:2]
+        written = tuple(np.round(exact, 3).ravel())
+        row, column = exact
+        stack = fit(positions_of(30, 4.0 * np.cross(row, column)), written)
+        np.testing.assert_allclose(stack.affine[:3, 1:3], np.column_stack([2.0 * column, 1.5 * row]), atol=2e-3)
+
+
 def test_images_are_counted_at_each_place_along_the_normal() -> None:
     along_mm = [8.0, 0.0, 4.0, 4.02, 0.0, 0.01]
     positions = np.array([[10.0, 20.0 + 3 * number, height] for number, height in enumerate(along_mm)])
