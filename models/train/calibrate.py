@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import functools
-import hashlib
 import itertools
 import json
 import logging
@@ -28,6 +27,7 @@ from models.train.anatomy import Person, load_people, split_people
 from models.train.card import make_table, write_section
 from models.train.cases import HARD_SETS, SETS, Case, make_case
 from models.train.plot import Panel, Points, draw
+from models.train.records import append_records, continue_records, make_version
 from models.train.simulate import draw_rotation, smooth_noise
 from registration import confidence
 from registration.confidence import COEFFICIENTS, signals, verdict
@@ -93,25 +93,16 @@ def main() -> None:
 
 def load_runs(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the runs, each registered once and kept beside the card while nothing behind it changes."""
-    path, version = arguments.output / RUNS, find_version()
-    runs = read_runs(path, version)
-    if not runs:
-        path.write_text(json.dumps({"version": version}) + "\n", encoding="utf-8")
+    path = arguments.output / RUNS
+    runs = continue_records(path, find_version())
     make = functools.partial(_make_numbered, arguments.data, arguments.cache)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.workers, spawn) as pool, path.open("a", encoding="utf-8") as file:
+    with ProcessPoolExecutor(arguments.workers, spawn) as pool:
         for run in pool.map(make, range(len(runs), arguments.runs)):
-            file.write(json.dumps(run) + "\n")
-            file.flush()
+            append_records(path, [run])
             log.info("%d %s", len(runs), {key: run[key] for key in ("kind", "tre_mm")})
             runs.append(run)
     return [run for run in runs[: arguments.runs] if run["metrics"]]
-
-
-def read_runs(path: Path, version: str) -> list[dict[str, Any]]:
-    """Return the runs that a file holds if they are of this version, none otherwise."""
-    first, *rest = path.read_text(encoding="utf-8").splitlines() if path.is_file() else ["{}"]
-    return [json.loads(line) for line in rest] if json.loads(first).get("version") == version else []
 
 
 def find_version() -> str:
@@ -119,13 +110,11 @@ def find_version() -> str:
 
     Of `confidence` only when doubt makes it search on: its coefficients and levels judge what was measured.
     """
-    digest = hashlib.sha256(Network.load(device="cpu").sha256.encode())
     doubt = {name: value for name, value in sorted(vars(confidence).items()) if name.startswith("DOUBT_")}
-    digest.update(json.dumps(doubt).encode())
     registration = [path for path in sorted(REGISTRATION.glob("*.py")) if path.name != "confidence.py"]
-    for path in (*registration, *(HERE / name for name in ("anatomy.py", "cases.py", "simulate.py"))):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
+    files = (*registration, *(HERE / name for name in ("anatomy.py", "cases.py", "simulate.py")))
+    used = Network.load(device="cpu").sha256 + json.dumps(doubt)
+    return make_version([used.encode(), *(path.read_bytes() for path in files)])
 
 
 def _make_numbered(data: Path, cache: Path, number: int) -> dict[str, Any]:

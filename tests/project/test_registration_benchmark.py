@@ -6,22 +6,27 @@ Never: a comparison; `make bench` makes it.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from models.train.cases import HARD_SETS, SETS, WRONG_SETS
+from models.train.records import append_records, continue_records
 from registration.transforms import RigidTransform
-from tests.benchmarks.registration.cases import list_cases
+from tests.benchmarks.registration.cases import CASES_OF_A_SET, People, list_cases, make_synthetic_person
 from tests.benchmarks.registration.easy import make_easy_case
+from tests.benchmarks.registration.methods import METHODS
 from tests.benchmarks.registration.page import draw_capture_range, make_tables
+from tests.benchmarks.registration.run import RECORD, find_version, run_full
 from tests.benchmarks.registration.summary import Outcome, list_lines, summarise
 from tests.benchmarks.registration.worker import Worker
 from tests.benchmarks.rows import Row
 
 EASY, HARD = SETS[0].name, HARD_SETS[0].name
 RIGHT = Outcome(
+    date="2026-11-26",
     method="default",
     kind=EASY,
     person="somebody",
@@ -147,3 +152,28 @@ def test_a_method_is_measured_in_a_process_of_its_own() -> None:
     assert 0 < measured.wall_s < 60
     assert measured.cpu_s > 0
     assert 50e6 < measured.peak_bytes < 4e9
+
+
+def test_a_full_run_goes_on_where_it_was_stopped_and_its_page_says_how_far_it_came(tmp_path: Path) -> None:
+    methods, people = [METHODS["NMI only"]], People(("synthetic-901",), make_synthetic_person, "one synthetic person")
+    cases = list_cases(is_full=True)[:2]
+    stopped = replace(RIGHT, method="NMI only", tre_mm=float("inf"), date="2026-01-02")
+    record, version = tmp_path / RECORD, find_version(methods, people)
+    continue_records(record, version)
+    append_records(record, [asdict(stopped)])
+
+    first, second = run_full(methods, cases, people, tmp_path)
+
+    assert first == stopped
+    assert (second.kind, second.date > first.date) == (cases[1].kind.name, True)
+    assert second.tre_mm < 5.0
+    assert continue_records(record, version)[1:] == [asdict(second)]
+    page = (tmp_path / "registration.md").read_text()
+    assert f"2026-01-02 and {second.date}" in page
+    assert "2 of 2 cases of one synthetic person" in page
+
+
+def test_the_full_run_takes_every_set_by_turns() -> None:
+    kinds = [case.kind for case in list_cases(is_full=True)]
+
+    assert kinds == [*SETS, *HARD_SETS, *WRONG_SETS] * CASES_OF_A_SET

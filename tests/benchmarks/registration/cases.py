@@ -55,9 +55,9 @@ class CaseId:
 
 
 def list_cases(*, is_full: bool) -> list[CaseId]:
-    """Return every case, or those of the quick run."""
+    """Return every case, by turns of every set, or those of the quick run."""
     if is_full:
-        return [CaseId(kind, at) for kind in (*SETS, *HARD_SETS, *WRONG_SETS) for at in range(CASES_OF_A_SET)]
+        return [CaseId(kind, at) for at in range(CASES_OF_A_SET) for kind in (*SETS, *HARD_SETS, *WRONG_SETS)]
     return [CaseId(kind, 0) for kind in (*SETS[::QUICK_STEP], *HARD_SETS[::QUICK_STEP], *WRONG_SETS)]
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
 from models.train.plot import Panel, Points, draw
-from tests.benchmarks.registration.summary import OURS, Line, Outcome, list_lines
+from tests.benchmarks.registration.summary import Line, Outcome, list_lines
 
 FOLDER = Path(__file__).resolve().parents[3] / "docs" / "benchmarks"
 COMMAND = 'FULL=1 make bench ARGS="registration"'
@@ -25,7 +24,7 @@ SHIFT_UP_TO_DEG = 60.0  # larger turns fail for another reason
 HEAD = "| method | cases | median mm | 95 % mm | max mm | failures | accepted | wall s | CPU s | peak GB |"
 TEXT = """# Registration: every method on the same cases
 
-`{command}`, {date}, {cores} cores ({machine}); {cases} cases of {source}, PET simulated.
+`{command}`, {dates}, {cores} cores ({machine}); {done} of {cases} cases of {source}, PET simulated.
 
 Target registration error (TRE): the mean over points of the brain. A failure is more than 5 mm, or no answer; the
 column "accepted" counts failures whose verdict was `accept`, which only the node's own profiles give. To another
@@ -43,21 +42,21 @@ most 60 degrees.
 """
 
 
-def write_page(outcomes: Sequence[Outcome], source: str) -> None:
-    """Write the page and its plot."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
+def write_page(folder: Path, outcomes: Sequence[Outcome], cases: int, source: str) -> None:
+    """Write the page and its plot from what was measured so far of so many cases."""
     text = TEXT.format(
         command=COMMAND,
-        date=datetime.now(UTC).date().isoformat(),
+        dates=" and ".join(sorted({one.date for one in outcomes})),
         cores=os.cpu_count(),
         machine=platform.machine(),
-        cases=sum(one.method == OURS for one in outcomes),
+        done=sum(one.method == outcomes[0].method for one in outcomes),
+        cases=cases,
         source=source,
         plot=PLOT,
         tables="\n\n".join(make_tables(list_lines(outcomes))),
     )
-    (FOLDER / "registration.md").write_text(text, encoding="utf-8")
-    (FOLDER / PLOT).write_text(draw_capture_range(outcomes), encoding="utf-8")
+    (folder / "registration.md").write_text(text, encoding="utf-8")
+    (folder / PLOT).write_text(draw_capture_range(outcomes), encoding="utf-8")
 
 
 def make_tables(lines: Sequence[Line]) -> list[str]:

@@ -30,6 +30,7 @@ TIME_RATIOS = {MULTI_START: 0.5, ANTS: 0.15}
 class Outcome:
     """One method's answer to one case; `tre_mm` is infinite without an answer, `verdict` empty where there is none."""
 
+    date: str
     method: str
     kind: str
     person: str

@@ -131,16 +131,6 @@ def test_runs_are_made_again_when_what_made_them_changes_and_not_for_a_coefficie
     assert len({before, in_doubt_otherwise, calibrate.find_version()}) == 3
 
 
-def test_runs_are_read_again_only_if_they_are_of_this_version(tmp_path: Path) -> None:
-    path = tmp_path / calibrate.RUNS
-    assert calibrate.read_runs(path, "one") == []
-
-    path.write_text('{"version": "one"}\n{"kind": "blobs"}\n')
-
-    assert calibrate.read_runs(path, "one") == [{"kind": "blobs"}]
-    assert calibrate.read_runs(path, "two") == []
-
-
 def test_the_shipped_coefficients_are_the_fit_to_the_shipped_runs() -> None:
     lines = (calibrate.HERE.parent / calibrate.RUNS).read_text().splitlines()[1:]
     runs = [run for run in map(json.loads, lines) if run["metrics"]]
