@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
-from tests.benchmarks import read, send
+from tests.benchmarks import read, scale, send
 from tests.benchmarks.ingest import run as ingest
 from tests.benchmarks.registration import run as registration
 from tests.benchmarks.rows import Row, write_rows
@@ -19,6 +19,7 @@ GROUPS: Mapping[str, Callable[[], Iterable[Row]]] = {
     "read": read.measure,
     "send": send.measure,
     "registration": registration.measure,
+    "scale": scale.measure,
 }
 
 
