@@ -15,6 +15,7 @@ from dicomnode.database.engine import Database
 from dicomnode.database.index import close_association
 from dicomnode.database.jobs import Job, claim_job, fetch_jobs
 from dicomnode.database.pairs import Pair, fetch_pairs
+from dicomnode.database.series import fetch_series
 from dicomnode.pairing.service import step
 from dicomnode.settings import PairingSettings, Settings
 from tests.rows import MR, PET, Sent, grown, receive, series_state
@@ -216,3 +217,26 @@ def test_the_order_of_arrival_changes_nothing(database: Database, order: list[in
         ("PT", 2): ("paired", "one patient by PatientID and issuer, 0 days apart"),
         ("PT", 6): ("unpaired", "another series was preferred: attenuation corrected"),
     }
+
+
+MAGNITUDE, PHASE = (
+    replace(MR, summary={**MR.summary, "EchoTime": echo_ms, "ImageType": ["ORIGINAL", "PRIMARY", *kind]})
+    for echo_ms, kind in ((3.0, ("M", "FFE")), (9.0, ("PHASE MAP", "P", "FFE")))
+)
+
+
+@pytest.mark.parametrize("is_phase_first", [False, True])
+def test_a_series_of_two_kinds_of_images_is_judged_alike_whichever_comes_first(
+    database: Database, is_phase_first: bool
+) -> None:
+    """Scanners put magnitude and phase of one acquisition in one series; reading takes the magnitude."""
+    kinds = [(PHASE, 10), (MAGNITUDE, 20)] if is_phase_first else [(MAGNITUDE, 10), (PHASE, 20)]
+    for kind, last in kinds:
+        receive(database, replace(kind, slices=last), now=100.0, first=last - 9)
+    receive(database, PET, now=100.0)
+    step(database, SETTINGS, now=LONG_AFTER)
+
+    assert series_state(database, MR) == ("paired", "one patient by PatientID and issuer, 0 days apart")
+    with database.read() as connection:
+        summary = fetch_series(connection, MR.series_uid).row.summary
+    assert summary == {**MR.summary, "EchoTime": 3.0, "ImageType": ["FFE", "ORIGINAL", "PRIMARY"]}
