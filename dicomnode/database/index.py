@@ -23,6 +23,7 @@ MIXED_PATIENTS = "its instances name more than one patient, or one patient in di
 MIXED_STUDIES = "its instances name more than one study"
 RENAMED_PATIENT = "instances of it came again under another PatientID; the first are kept, and used no more"
 MIXED_REASONS = (MIXED_PATIENTS, MIXED_STUDIES, RENAMED_PATIENT)
+IMAGE_TYPES_AT_MOST = 16  # of one series; real ones have up to 4
 DELETED = "deleted"  # the state of a series whose instances went
 _TOUCHED = ("patient_id", "study_id", "last_received_at", "expected_instances", "summary", "state", "reason")
 _TOUCH = (
@@ -230,13 +231,24 @@ def touch_series(
 def merge_summaries(one: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what two instances say of their series, the same whichever came first.
 
-    Of lists of words what both say, so that a few phase images beside magnitude ones make no phase series of them; of
-    anything else the least that is said, as the first of several echoes.
+    Where they differ in ImageType, `ImageTypes` holds each, its values joined by backslashes: a series of magnitude and
+    phase is no phase series. Of other lists of words what both say is kept, of anything else the least that is said, as
+    the first of several echoes.
     """
     if one == other:
         return one
     merged = {keyword: _merge(one.get(keyword), other.get(keyword)) for keyword in {**one, **other}}
+    kinds = {*list_image_types(one), *list_image_types(other)}
+    if len(kinds) > 1:
+        merged.pop("ImageType", None)
+        merged["ImageTypes"] = sorted(kinds)[:IMAGE_TYPES_AT_MOST]
     return {keyword: value for keyword, value in merged.items() if value != []}
+
+
+def list_image_types(summary: Mapping[str, Any]) -> list[str]:
+    """Return the kinds of images that a summary tells of, each as ImageType has it; empty for what does not say."""
+    kinds: list[str] = summary.get("ImageTypes") or ["\\".join(summary.get("ImageType", ()))]
+    return kinds
 
 
 def _merge(one: Any, other: Any) -> Any:

@@ -379,7 +379,13 @@ def test_hostile_text_stays_text(database: Database, association_id: int) -> Non
 
 WORDS = st.lists(st.sampled_from("MPR"), min_size=1, max_size=3)
 SUMMARIES = st.fixed_dictionaries(
-    {}, optional={"ImageType": WORDS, "EchoTime": st.sampled_from((3.0, 9.0)), "PixelSpacing": st.just([1.0, 0.5])}
+    {},
+    optional={
+        "ImageType": WORDS,
+        "SequenceVariant": WORDS,
+        "EchoTime": st.sampled_from((3.0, 9.0)),
+        "PixelSpacing": st.just([1.0, 0.5]),
+    },
 )
 
 

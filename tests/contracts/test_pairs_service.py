@@ -253,4 +253,17 @@ def test_a_series_of_two_kinds_of_images_is_judged_alike_whichever_comes_first(
     assert series_state(database, MR) == ("paired", "one patient by PatientID and issuer, 0 days apart")
     with database.read() as connection:
         summary = fetch_series(connection, MR.series_uid).row.summary
-    assert summary == {**MR.summary, "EchoTime": 3.0, "ImageType": ["FFE", "ORIGINAL", "PRIMARY"]}
+    assert summary == {
+        **MR.summary,
+        "EchoTime": 3.0,
+        "ImageTypes": [r"ORIGINAL\PRIMARY\M\FFE", r"ORIGINAL\PRIMARY\PHASE MAP\P\FFE"],
+    }
+
+
+def test_a_series_all_of_whose_images_are_refused_is_refused(database: Database) -> None:
+    for kind, last in (("ADC", 10), ("TRACEW", 20)):
+        sent = replace(MR, summary={**MR.summary, "ImageType": ["DERIVED", "PRIMARY", kind]}, slices=last)
+        receive(database, sent, now=100.0, first=last - 9)
+    step(database, SETTINGS, now=LONG_AFTER)
+
+    assert series_state(database, MR) == ("refused", "a diffusion map, ImageType ADC")
