@@ -235,7 +235,7 @@ def test_the_order_of_arrival_changes_nothing(database: Database, order: list[in
 
 MAGNITUDE, PHASE = (
     replace(MR, summary={**MR.summary, "EchoTime": echo_ms, "ImageType": ["ORIGINAL", "PRIMARY", *kind]})
-    for echo_ms, kind in ((3.0, ("M", "FFE")), (9.0, ("PHASE MAP", "P", "FFE")))
+    for echo_ms, kind in ((3.0, ("M", "FFE")), (9.0, ("FFE", "PHASE MAP", "P")))
 )
 
 
@@ -256,7 +256,7 @@ def test_a_series_of_two_kinds_of_images_is_judged_alike_whichever_comes_first(
     assert summary == {
         **MR.summary,
         "EchoTime": 3.0,
-        "ImageTypes": [r"ORIGINAL\PRIMARY\M\FFE", r"ORIGINAL\PRIMARY\PHASE MAP\P\FFE"],
+        "ImageTypes": [r"ORIGINAL\PRIMARY\FFE\PHASE MAP\P", r"ORIGINAL\PRIMARY\M\FFE"],
     }
 
 
