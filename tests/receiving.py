@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
 
@@ -40,6 +41,7 @@ def make_header(
     study: str = f"{ROOT}.2",
     patient: PatientIdentity = PATIENT,
     expected: int | None = None,
+    summary: Mapping[str, Any] | None = None,
 ) -> InstanceHeader:
     """Return what the index learns of instance `number` of a series."""
     return InstanceHeader(
@@ -47,7 +49,9 @@ def make_header(
         sop_class_uid=PT,
         patient=patient,
         study=StudyHeader(study, "20260304", "101500", "ACC-1"),
-        series=SeriesHeader(series, "PT", "FDG brain", f"{ROOT}.4", expected, {"ImageType": ["ORIGINAL", "PRIMARY"]}),
+        series=SeriesHeader(
+            series, "PT", "FDG brain", f"{ROOT}.4", expected, summary or {"ImageType": ["ORIGINAL", "PRIMARY"]}
+        ),
     )
 
 

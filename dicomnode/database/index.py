@@ -6,9 +6,10 @@ Never: a file (`store` and `receive.spool` keep those in step with the rows); a 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import reduce
 from typing import Any
 
 from sqlalchemy import Connection, Row, Table, bindparam, func, insert, select, update
@@ -22,16 +23,11 @@ MIXED_PATIENTS = "its instances name more than one patient, or one patient in di
 MIXED_STUDIES = "its instances name more than one study"
 RENAMED_PATIENT = "instances of it came again under another PatientID; the first are kept, and used no more"
 MIXED_REASONS = (MIXED_PATIENTS, MIXED_STUDIES, RENAMED_PATIENT)
+IMAGE_TYPES_AT_MOST = 16  # of one series; real ones have up to 4
 DELETED = "deleted"  # the state of a series whose instances went
+_TOUCHED = ("patient_id", "study_id", "last_received_at", "expected_instances", "summary", "state", "reason")
 _TOUCH = (
-    update(series)
-    .where(series.c.id == bindparam("touched_id"))
-    .values(
-        {
-            name: bindparam(name)
-            for name in ("patient_id", "study_id", "last_received_at", "expected_instances", "state", "reason")
-        }
-    )
+    update(series).where(series.c.id == bindparam("touched_id")).values({name: bindparam(name) for name in _TOUCHED})
 )
 
 
@@ -182,7 +178,7 @@ def record_instance(connection: Connection, header: InstanceHeader, file: Stored
         assert known is not None  # noqa: S101  the insert met the row
         return known
     row = connection.execute(select(series).where(series.c.id == series_id).with_for_update(key_share=True)).one()
-    touch_series(connection, row, arrival.received_at, (patient_id, study_id), header.series.expected_instances)
+    touch_series(connection, row, (patient_id, study_id), [(header.series, arrival)])
     return Recording(Recorded.NEW, file.file_name)
 
 
@@ -199,9 +195,9 @@ def make_instance_row(header: InstanceHeader, file: StoredFile, arrival: Arrival
 
 
 def touch_series(
-    connection: Connection, row: Row[Any], received_at: float, owners: tuple[int, int], expected: int | None
+    connection: Connection, row: Row[Any], owners: tuple[int, int], joined: Sequence[tuple[SeriesHeader, Arrival]]
 ) -> None:
-    """Let a series know of a new instance: it is judged again, or refused when the instance is not of its kind.
+    """Let a series know of new instances: it is judged again, or refused when they are not of its kind.
 
     One whose instances were deleted begins anew: it may have been corrected at its source since.
     """
@@ -215,18 +211,56 @@ def touch_series(
         state, reason = "refused", MIXED_STUDIES
     elif row.state != "receiving" and row.reason not in MIXED_REASONS:
         state, reason = "receiving", ""
+    counts = (row.expected_instances, *(header.expected_instances for header, _ in joined))
+    summaries = [header.summary for header, _ in joined]
     values = {
         "touched_id": row.id,
         "patient_id": patient_id if row.state == DELETED else row.patient_id,
         "study_id": study_id if row.state == DELETED else row.study_id,
-        "last_received_at": max(row.last_received_at, received_at),
-        "expected_instances": max((n for n in (row.expected_instances, expected) if n is not None), default=None),
+        "last_received_at": max(row.last_received_at, *(arrival.received_at for _, arrival in joined)),
+        "expected_instances": max((count for count in counts if count is not None), default=None),
+        "summary": reduce(merge_summaries, summaries if row.state == DELETED else [row.summary, *summaries]),
         "state": state,
         "reason": reason,
     }
     connection.execute(_TOUCH, values)
     if reason in MIXED_REASONS and reason != row.reason:
         cancel_series(connection, row.id, reason)
+
+
+def merge_summaries(one: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what two instances say of their series, the same whichever came first.
+
+    Where they differ in ImageType, `ImageTypes` holds each, its values joined by backslashes: a series of magnitude and
+    phase is no phase series. Of other lists of words what both say is kept, of anything else the least that is said, as
+    the first of several echoes.
+    """
+    if one == other:
+        return one
+    merged = {keyword: _merge(one.get(keyword), other.get(keyword)) for keyword in {**one, **other}}
+    kinds = {*list_image_types(one), *list_image_types(other)}
+    if len(kinds) > 1:
+        merged.pop("ImageType", None)
+        merged["ImageTypes"] = sorted(kinds)[:IMAGE_TYPES_AT_MOST]
+    return {keyword: value for keyword, value in merged.items() if value != []}
+
+
+def list_image_types(summary: Mapping[str, Any]) -> list[str]:
+    """Return the kinds of images that a summary tells of, each as ImageType has it; empty for what does not say."""
+    kinds: list[str] = summary.get("ImageTypes") or ["\\".join(summary.get("ImageType", ()))]
+    return kinds
+
+
+def _merge(one: Any, other: Any) -> Any:
+    if one == other:
+        return one
+    if _is_of_words(one) or _is_of_words(other):
+        return sorted(set(one or ()) & set(other or ()))
+    return min(value for value in (one, other) if value is not None)
+
+
+def _is_of_words(value: Any) -> bool:
+    return isinstance(value, list) and isinstance(value[0], str)
 
 
 def find_or_add_patient(connection: Connection, patient: PatientIdentity) -> int:

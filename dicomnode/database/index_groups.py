@@ -125,15 +125,9 @@ def _add(connection: Connection, homes: Sequence[_Home]) -> set[str]:
     for home in homes:
         joined = [one for one in home.received if one.header.sop_instance_uid in added]
         if joined:
-            _touch(connection, home.row, joined)
+            owners = home.row.patient_id, home.row.study_id
+            touch_series(connection, home.row, owners, [(one.header.series, one.arrival) for one in joined])
     return added
-
-
-def _touch(connection: Connection, row: Row[Any], joined: Sequence[Received]) -> None:
-    received_at = max(one.arrival.received_at for one in joined)
-    counts = (one.header.series.expected_instances for one in joined)
-    expected = max((count for count in counts if count is not None), default=None)
-    touch_series(connection, row, received_at, (row.patient_id, row.study_id), expected)
 
 
 @cache

@@ -132,8 +132,15 @@ def judge_result(fixed: SeriesVolume, moving: SeriesVolume, registration: Regist
     """Decide whether a registration may be used, with the reason a person reads.
 
     The confidence decides, save where one scanner made both series: its own alignment stands when the registration
-    confirms it, and a person decides when it does not (docs/geometry.md).
+    confirms it, and a person decides when it does not (docs/geometry.md). The reason says, too, what of a series was
+    registered where it holds more: the first echo, the head.
     """
+    judged, reason = _judge(fixed, moving, registration)
+    chosen = [f"{name}: {series.choice}" for name, series in (("MR", fixed), ("PET", moving)) if series.choice]
+    return judged, "; ".join((reason, *chosen))
+
+
+def _judge(fixed: SeriesVolume, moving: SeriesVolume, registration: Registration) -> tuple[Registration, str]:
     reason = f"{registration.verdict} at confidence {registration.confidence:.2f}"
     if registration.verdict == "reject":
         return registration, reason

@@ -67,6 +67,11 @@ def refer_to_series(series: SeriesVolume, purpose: Code | None = None, preserved
     return list(items.values())
 
 
+def refer_to_all(series: SeriesVolume) -> list[pydicom.Dataset]:
+    """Make an item for each instance of a series that lies in its frame of reference, read or set aside."""
+    return [*refer_to_series(series), *map(make_reference, series.set_aside)]
+
+
 def add_common_references(target: pydicom.Dataset, groups: Iterable[SeriesVolume]) -> None:
     """Say which study and series each referenced instance is in: Common Instance Reference, PS3.3 C.12.2.
 
@@ -78,7 +83,7 @@ def add_common_references(target: pydicom.Dataset, groups: Iterable[SeriesVolume
     for series in groups:
         item = pydicom.Dataset()
         item.SeriesInstanceUID = series.headers[0].SeriesInstanceUID
-        instances = {str(header.SOPInstanceUID): header for header in series.headers}
+        instances = {str(header.SOPInstanceUID): header for header in (*series.headers, *series.set_aside)}
         item.ReferencedInstanceSequence = [make_reference(header) for header in instances.values()]
         study_uid = str(series.headers[0].StudyInstanceUID)
         (own if study_uid == target.StudyInstanceUID else other.setdefault(study_uid, [])).append(item)

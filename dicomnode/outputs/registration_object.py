@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom.valuerep import format_number_as_ds
 
 from dicomnode.outputs.modules import add_frame_of_reference, date_and_time, describe, make_instance, make_template
-from dicomnode.outputs.references import Code, add_common_references, make_code, refer_to_series
+from dicomnode.outputs.references import Code, add_common_references, make_code, refer_to_all
 from dicomnode.outputs.request import OutputRequest
 from dicomnode.volumes.series import SeriesVolume
 
@@ -65,6 +65,6 @@ def _registration_item(
     registration.MatrixSequence = [matrix]
     item = pydicom.Dataset()
     item.FrameOfReferenceUID = series.headers[0].FrameOfReferenceUID
-    item.ReferencedImageSequence = refer_to_series(series)
+    item.ReferencedImageSequence = refer_to_all(series)
     item.MatrixRegistrationSequence = [registration]
     return item

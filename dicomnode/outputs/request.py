@@ -84,11 +84,11 @@ class OutputRequest:
 
 
 def _name_slices(series: SeriesVolume) -> list[str]:
-    """Name the instances of a series, or the frames that were taken of them; in an order of their own."""
+    """Name all instances of a series, or the frames that were taken of them; in an order of their own."""
     uids = [str(header.SOPInstanceUID) for header in series.headers]
-    if not series.frame_numbers:
-        return sorted(uids)
-    return sorted(f"{uid} {number}" for uid, number in zip(uids, series.frame_numbers, strict=True))
+    if series.frame_numbers:
+        uids = [f"{uid} {number}" for uid, number in zip(uids, series.frame_numbers, strict=True)]
+    return sorted((*uids, *(str(header.SOPInstanceUID) for header in series.set_aside)))
 
 
 @cache

@@ -30,6 +30,7 @@ VALID = {
     "TM": re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?"),
     "UI": re.compile(r"(?=.{1,64}$)(0|[1-9]\d*)(\.(0|[1-9]\d*))+"),
 }
+ACR_NEMA_SEPARATORS = {"DA": ".", "TM": ":"}  # PS3.5 6.2: it wrote 1993.08.22 and 10:11:12
 PrivateElement = tuple[int, str, int, str]  # group, creator, element within its block, value representation
 
 
@@ -144,7 +145,8 @@ def _clean_code(value: object, vr: str) -> str | None:
 
 def _clean_pattern(value: object, vr: str) -> str | None:
     text = str(value).strip(" \0")
-    text = text.replace(".", "") if vr == "DA" else text  # ACR-NEMA wrote 1993.08.22
+    if vr in ACR_NEMA_SEPARATORS:
+        text = text.replace(ACR_NEMA_SEPARATORS[vr], "")
     return text if VALID[vr].fullmatch(text) else None
 
 

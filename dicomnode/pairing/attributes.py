@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from dicomnode.database.index import list_image_types
 from dicomnode.database.series import SeriesRow
 
 
@@ -24,6 +25,11 @@ def find_values(series: SeriesRow, keyword: str) -> tuple[str, ...]:
         return ()
     parts = value if isinstance(value, list | tuple) else str(value).split("\\")
     return tuple(str(part).strip().upper() for part in parts)
+
+
+def find_image_types(series: SeriesRow) -> list[tuple[str, ...]]:
+    """Return the values of ImageType of each kind of images in the series, in capitals; one kind for most."""
+    return [tuple(value.strip().upper() for value in kind.split("\\")) for kind in list_image_types(series.summary)]
 
 
 def find_first(series: SeriesRow, keyword: str) -> str:

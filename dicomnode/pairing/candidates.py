@@ -15,6 +15,7 @@ from dicomnode.pairing.attributes import (
     count_slices,
     find_extent_mm,
     find_first,
+    find_image_types,
     find_number,
     find_values,
     find_voxel_mm,
@@ -166,10 +167,12 @@ def _refuse_pet(series: SeriesRow) -> str:
 
 
 def _refuse_image_type(series: SeriesRow, refused: Mapping[str, str]) -> str:
-    for value in find_values(series, "ImageType"):
-        if value in refused:
-            return f"{refused[value]}, ImageType {value}"
-    return ""
+    """Refuse a series all of whose kinds of images are refused; reading chooses among the others."""
+    refusals = [
+        next((f"{refused[value]}, ImageType {value}" for value in kind if value in refused), "")
+        for kind in find_image_types(series)
+    ]
+    return refusals[0] if all(refusals) else ""
 
 
 def _refuse_slices(series: SeriesRow) -> str:

@@ -67,7 +67,8 @@ def decide_patient(
     """Decide on every series under one PatientID.
 
     The best PET of each PET study is paired with the best MR of the patient. Nothing is paired while a candidate of
-    the patient is still being received, or before the study quiet period where a study holds several candidates.
+    the patient is still being received, or before each study was quiet for its period: a corrected PET may follow an
+    uncorrected one, a T1 another MR.
 
     Parameters
     ----------
@@ -196,12 +197,11 @@ def _too_early(candidates: Sequence[Candidate], now: float, settings: PairingSet
         return ""
     if any(c.row.state == "receiving" for c in candidates):
         return "waits for a series of this patient that is still received"
-    for modality in ("MR", "PT"):
-        for of_study in _by_study([c for c in candidates if c.row.modality == modality]):
-            quiet_s = now - max(c.row.last_received_at for c in of_study)
-            needed_s = settings.study_quiet_period_s
-            if len(of_study) > 1 and quiet_s < needed_s and not is_of_the_future(quiet_s, needed_s):
-                return f"waits for its study: {len(of_study)} candidates, {needed_s:.0f} s of quiet needed"
+    for of_study in _by_study(candidates):
+        quiet_s = now - max(c.row.last_received_at for c in of_study)
+        needed_s = settings.study_quiet_period_s
+        if quiet_s < needed_s and not is_of_the_future(quiet_s, needed_s):
+            return f"waits for its study, in which something better may come: {needed_s:.0f} s of quiet needed"
     return ""
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dicomnode.errors import SeriesRefusedError
 from dicomnode.logs import get_logger
 from dicomnode.volumes.checks import check_coverage, check_headers, check_slices
-from dicomnode.volumes.frames import split_frames
+from dicomnode.volumes.frames import Frame, split_frames
 from dicomnode.volumes.geometry import SliceStack, crop_to_head, fit_stack
 from dicomnode.volumes.headers import PARSE_ERRORS, Instance, quiet_reading, read_instance, read_word
 from dicomnode.volumes.pixels import fill_volume, read_layout
@@ -35,6 +35,7 @@ class SeriesVolume:
     headers: tuple[pydicom.Dataset, ...]  # one per k, without pixels; text in the instance's own character set
     frame_numbers: tuple[int, ...] = ()  # one per k, from 1, where the slices are frames of multi-frame objects
     choice: str = ""  # by which rule these slices were chosen, where the series holds others too
+    set_aside: tuple[pydicom.Dataset, ...] = ()  # headers of the instances not read, where they share the frame
 
 
 def load_series(paths: Sequence[Path]) -> SeriesVolume:
@@ -79,8 +80,9 @@ def load_series(paths: Sequence[Path]) -> SeriesVolume:
             _turn_round(array)
         if choice:
             log.info("volumes.chosen", series_uid=read_word(first, "SeriesInstanceUID"), by=choice)
+        set_aside = _find_set_aside(instances, ordered)
     numbers = tuple(frame.number + 1 for frame in ordered if frame.is_of_many)
-    return SeriesVolume(volume, tuple(frame.header for frame in ordered), numbers, choice)
+    return SeriesVolume(volume, tuple(frame.header for frame in ordered), numbers, choice, set_aside)
 
 
 def find_series(folder: Path) -> dict[str, list[Path]]:
@@ -132,6 +134,14 @@ def _place(stack: Stack, shape: tuple[int, int], choice: str) -> tuple[SliceStac
         words = f"cropped to the head: the upper {len(cropped.order)} of {len(placed.order)} slices"
         choice = f"{choice}; {words}" if choice else words
     return cropped, choice
+
+
+def _find_set_aside(instances: Sequence[Instance], ordered: Sequence[Frame]) -> tuple[pydicom.Dataset, ...]:
+    """Return the headers of the instances that no slice was taken of, but which stand in the slices' frame."""
+    read = {frame.instance.path for frame in ordered}
+    frame_uid = read_word(ordered[0].header, "FrameOfReferenceUID")
+    others = (instance.header for instance in instances if instance.path not in read)
+    return tuple(header for header in others if read_word(header, "FrameOfReferenceUID") == frame_uid)
 
 
 def _read_instances(paths: Sequence[Path]) -> list[Instance]:

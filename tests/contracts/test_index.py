@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
+from functools import reduce
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import insert, select, text
 
 from dicomnode.database.engine import Database
@@ -26,6 +30,7 @@ from dicomnode.database.index import (
     close_lost_associations,
     is_conflict,
     is_indexed,
+    merge_summaries,
     open_association,
     record_instance,
 )
@@ -370,3 +375,24 @@ def test_hostile_text_stays_text(database: Database, association_id: int) -> Non
         found = fetch_series(connection, f"{ROOT}.3")
         assert connection.execute(text("SELECT count(*) FROM series")).scalar_one() == 1
     assert (found.patient.name, found.row.calling_ae) == (hostile, "a' OR 1=1--")
+
+
+WORDS = st.lists(st.sampled_from("MPR"), min_size=1, max_size=3)
+SUMMARIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "ImageType": WORDS,
+        "SequenceVariant": WORDS,
+        "EchoTime": st.sampled_from((3.0, 9.0)),
+        "PixelSpacing": st.just([1.0, 0.5]),
+    },
+)
+
+
+@given(said=st.lists(SUMMARIES, min_size=2, max_size=5), order=st.randoms())
+def test_what_a_series_says_does_not_depend_on_which_instance_came_first(
+    said: list[Mapping[str, Any]], order: Random
+) -> None:
+    otherwise = list(said)
+    order.shuffle(otherwise)
+    assert reduce(merge_summaries, otherwise) == reduce(merge_summaries, said)

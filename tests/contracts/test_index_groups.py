@@ -25,6 +25,11 @@ from dicomnode.database.series import set_series_state
 from tests.receiving import PATIENT, ROOT, make_arrival, make_file, make_header
 
 OTHER_PATIENT = replace(PATIENT, patient_id="P-18")
+SUMMARIES: Sequence[dict[str, Any]] = (
+    {"ImageType": ["ORIGINAL", "PRIMARY", "M"], "EchoTime": 3.0},
+    {"ImageType": ["ORIGINAL", "PRIMARY", "P"], "EchoTime": 9.0, "Rows": 256},
+    {"PixelSpacing": [1.0, 0.5], "Rows": 192},
+)
 
 
 class UndoneError(Exception):
@@ -48,6 +53,7 @@ def draw(seed: int, association_id: int, *, is_new: bool) -> list[Received]:
                 study=f"{ROOT}.{choose.choice((2, 2, 2, 22))}",
                 patient=choose.choice((PATIENT, PATIENT, PATIENT, OTHER_PATIENT)),
                 expected=choose.choice((None, 5, 9)),
+                summary=choose.choice(SUMMARIES),
             ),
             make_file(choose.choice("ab")),
             make_arrival(association_id, 100.0 + choose.randrange(20)),
@@ -64,7 +70,7 @@ def dump(connection: Connection) -> list[list[Any]]:
     """Return the rows without the numbers that databases give."""
     owner = series.join(patients, series.c.patient_id == patients.c.id).join(studies, series.c.study_id == studies.c.id)
     tables = [
-        select(series.c.series_uid, series.c.state, series.c.reason, series.c.expected_instances,
+        select(series.c.series_uid, series.c.state, series.c.reason, series.c.expected_instances, series.c.summary,
                series.c.first_received_at, series.c.last_received_at, patients.c.patient_id, studies.c.study_uid)
         .select_from(owner).order_by(series.c.series_uid),
         select(instances.c.sop_instance_uid, instances.c.file_name, instances.c.sha256, series.c.series_uid)

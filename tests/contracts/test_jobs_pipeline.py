@@ -267,6 +267,21 @@ def test_two_frames_of_reference_are_judged_by_the_confidence(
         assert judge_result(mr, pet, registration) == (registration, f"{verdict} at confidence 0.91")
 
 
+@pytest.mark.parametrize("is_hybrid", [False, True])
+def test_what_was_left_out_of_a_series_is_said_with_the_verdict(
+    volumes: tuple[SeriesVolume, SeriesVolume, SeriesVolume], is_hybrid: bool
+) -> None:
+    mr, pet = volumes[0], volumes[2 if is_hybrid else 1]
+    mr = replace(mr, choice="the first echo, of EchoTime (10, 40)")
+    pet = replace(pet, choice="cropped to the head: the upper 44 of 60 slices")
+
+    _, reason = judge_result(mr, pet, _registration("accept"))
+
+    assert reason.endswith(
+        "; MR: the first echo, of EchoTime (10, 40); PET: cropped to the head: the upper 44 of 60 slices"
+    )
+
+
 @pytest.mark.parametrize(
     ("verdict", "shift_mm", "expected", "moved_mm"),
     [

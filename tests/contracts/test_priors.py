@@ -133,7 +133,8 @@ def test_the_best_prior_is_fetched_and_paired_once_it_is_here(database: Database
     step(database, WITH_PACS, now=162.0)
     _fetch(database, PRIOR, 163.0)
 
-    step(database, WITH_PACS, now=164.0)  # at once: as many have come as the peer counts
+    step(database, WITH_PACS, now=164.0)  # complete at once: as many have come as the peer counts
+    step(database, WITH_PACS, now=223.0)
 
     assert [pair.fixed_series_uid for pair in _pairs(database)] == [PRIOR.series_uid]
     with database.read() as connection:
@@ -166,7 +167,7 @@ def test_the_next_best_is_fetched_when_the_best_is_of_no_use_once_it_is_here(dat
     assert series_state(database, LOCALIZER)[0] == "refused"
     step(database, WITH_PACS, now=165.0)
     _fetch(database, PRIOR, 166.0)
-    step(database, WITH_PACS, now=167.0)
+    step(database, WITH_PACS, now=226.0)
 
     assert [pair.fixed_series_uid for pair in _pairs(database)] == [PRIOR.series_uid]
 
@@ -212,7 +213,7 @@ def test_a_storage_commitment_request_ends_a_series(database: Database) -> None:
     with database.read() as connection:
         row = fetch_series(connection, MR.series_uid).row
     assert (row.state, row.completed_by) == (
-        "unpaired",
+        "complete",
         "10 instances, storage commitment was requested for all of them",
     )
     receive(database, grown(MR, 12), now=105.0, first=11)

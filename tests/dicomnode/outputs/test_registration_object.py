@@ -59,6 +59,25 @@ def test_every_instance_of_both_series_is_referenced_and_the_pet_s_study_is_anot
     assert len(study.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == PET.shape[0]
 
 
+def _one_elsewhere(header: pydicom.Dataset, k: int) -> None:
+    if k == 0:
+        header.FrameOfReferenceUID = "1.2.99"
+
+
+def test_slices_that_were_not_read_are_referenced_too_where_they_stand_in_the_same_frame() -> None:
+    whole_body = replace(PET, uid="1.2.10", shape=(60, 26, 28), change=_one_elsewhere)
+    with quiet_reading():
+        instance = make_registration_object(make_request(moving=whole_body))
+    read = [f"1.2.10.3.{k + 1}" for k in range(10, 60)]
+    wanted = {*read, *(f"1.2.10.3.{k + 1}" for k in range(1, 10))}
+    moving = instance.RegistrationSequence[1].ReferencedImageSequence
+    (study,) = instance.StudiesContainingOtherReferencedInstancesSequence
+    for references in (moving, study.ReferencedSeriesSequence[0].ReferencedInstanceSequence):
+        uids = [reference.ReferencedSOPInstanceUID for reference in references]
+        assert uids[:50] == read
+        assert sorted(uids) == sorted(wanted)
+
+
 def test_series_of_the_same_study_are_not_called_another() -> None:
     same_study = replace(PET, uid="1.2.9", change=_into_mr_study)
     with quiet_reading():

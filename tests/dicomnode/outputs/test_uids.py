@@ -36,9 +36,10 @@ def test_fingerprint_changes_with_every_input_and_not_with_the_clock() -> None:
         replace(request, fixed=load_spec(replace(MR, uid="1.2.3"))),
         replace(request, fixed=replace(request.fixed, frame_numbers=tuple(range(1, 13)))),
         replace(request, fixed=replace(request.fixed, frame_numbers=tuple(range(13, 25)))),  # of another echo
+        replace(request, fixed=replace(request.fixed, set_aside=request.moving.headers[:1])),  # the "reg" names it
     ]
     fingerprints = {other.fingerprint for other in others} | {request.fingerprint}
-    assert len(fingerprints) == 8
+    assert len(fingerprints) == 9
     assert replace(request, created_at=0.0).fingerprint == request.fingerprint
 
 

@@ -31,16 +31,12 @@ def test_a_localizer_that_is_still_received_holds_nothing_up() -> None:
 
 # Before 40 s the clock was put back by more than the period since the last slice: that is not waited for.
 @pytest.mark.parametrize(("now", "pairs"), [(159.9, 0), (160.0, 1), (40.0, 0), (39.9, 1)])
-def test_a_study_with_several_candidates_is_given_its_quiet_period(now: float, pairs: int) -> None:
-    group = [mr(1), mr(2, description="t2", last_received_at=100.0), pet()]
+@pytest.mark.parametrize("late", ["MR", "PT"])
+def test_each_study_is_given_its_quiet_period(late: str, now: float, pairs: int) -> None:
+    times = {"MR": -100.0, "PT": -100.0, late: 100.0}
+    group = [mr(last_received_at=times["MR"]), pet(last_received_at=times["PT"])]
 
     assert len(decide_patient(group, now, SETTINGS).pairs) == pairs
-
-
-def test_a_single_candidate_waits_for_nothing() -> None:
-    group = [mr(last_received_at=100.0), pet(last_received_at=100.0)]
-
-    assert len(decide_patient(group, 100.0, SETTINGS).pairs) == 1
 
 
 def test_the_explanation_names_every_candidate_and_no_identity() -> None:
