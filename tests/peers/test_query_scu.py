@@ -222,11 +222,13 @@ def _giving(instances: list[Dataset], sent: list[str]) -> Handler:
 
 def test_what_is_got_lands_durably_under_random_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     instances, landing = _instances(5), Landing(tmp_path / "7", 10**6)
-    flushed: list[str] = []
-    flush = os.fsync
-    monkeypatch.setattr(
-        os, "fsync", lambda file: (flush(file), flushed.append(str(Path(f"/proc/self/fd/{file}").readlink())))
-    )
+    flushed, flush = [], os.fsync
+
+    def note(file: int) -> None:
+        flush(file)
+        flushed.append(str(Path(f"/proc/self/fd/{file}").readlink()))
+
+    monkeypatch.setattr(os, "fsync", note)
     with (
         _peer(get=_giving(instances, [])) as peer,
         open_association(peer, CALLER, GET_CONTEXTS, landing.service) as association,
