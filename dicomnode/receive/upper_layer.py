@@ -178,7 +178,8 @@ class UpperLayer(DULServiceProvider):
             self._await_close()
         elif len(received) >= (needed := self._count_needed()) and received:
             self._take_pdu(needed)
-            self._pdu_since = time.monotonic() if received else math.inf
+            self._pdu_since = time.monotonic() if self._connection.received else math.inf
+            self._check_deadlines()  # who never pauses is not waited for
         else:
             try:
                 self._receive(min(until, self._next_deadline()))

@@ -269,6 +269,26 @@ def test_a_trickle_does_not_keep_a_pdu_alive(tmp_path: Path) -> None:
         thread.join(5)
 
 
+def test_between_two_instances_only_silence_counts(tmp_path: Path) -> None:
+    with running(tmp_path, pdu_s=0.2, data_set_s=0.2) as node, RawAssociation(node.port).associate() as raw:
+        for _ in range(2):
+            assert store(raw) == 0x0000
+            assert not select.select([raw.socket], [], [], 0.6)[0]  # neither a word nor the end
+        raw.release()
+
+
+def test_a_stream_that_never_pauses_does_not_keep_an_instance_alive(tmp_path: Path) -> None:
+    nothing = pdu(P_DATA, pdv(1, 0, b"")) * 1000  # more than can be read before the next comes
+    with running(tmp_path, data_set_s=0.3) as node, capture_logs() as logs:
+        with RawAssociation(node.port).associate() as raw:
+            raw.send_pdvs([[pdv(1, COMMAND | LAST, COMMAND_1)]])
+            stop_at = time.monotonic() + 10
+            with pytest.raises(OSError, match=r"reset|Broken pipe"):
+                while time.monotonic() < stop_at:
+                    raw.send(nothing)
+        assert_crossed(node, logs, "data_set_s", "an instance took longer than 0.3 s to arrive")
+
+
 def test_silent_and_half_open_sockets_take_no_place(tmp_path: Path) -> None:
     with running(tmp_path, associations=1, waiting_connections=8) as node, ExitStack() as held:
         silent = [held.enter_context(RawAssociation(node.port)) for _ in range(20)]
