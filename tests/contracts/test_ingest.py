@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -206,6 +207,22 @@ def test_an_unwritable_spool_is_named_and_leaves_nothing(bench: Bench) -> None:
         bench.send(make_request())
     folder.with_name("away").rename(folder)
     assert bench.is_untouched()
+    assert bench.send_and_flush(make_request()) is Recorded.NEW
+
+
+def test_of_files_that_cannot_all_be_made_none_is_left(bench: Bench) -> None:
+    few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    bench.intake.claim("1.2")  # the database has its connections
+    free = [os.dup(0) for _ in range(40)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(free) + 1, most))
+    for descriptor in free:
+        os.close(descriptor)
+    try:
+        with pytest.raises(StorageFullError, match="Too many open files"):
+            bench.send(make_request())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
+    assert [path.name for path in bench.spool_folder.iterdir()] == ["lock"]
     assert bench.send_and_flush(make_request()) is Recorded.NEW
 
 
