@@ -17,6 +17,7 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import Connection, delete, event, select
 from sqlalchemy.exc import OperationalError
+from structlog.testing import capture_logs
 
 from dicomnode.database.engine import Database
 from dicomnode.database.index import Recorded
@@ -411,6 +412,20 @@ def without_series(path: Path) -> bytes:
     data = encode(make_data_set(1, SeriesInstanceUID=None))
     meta = FileMeta(MR, f"{ROOT}.3.1", whole.transfer_syntax_uid, whole.calling_ae)
     return encode_head(meta, whole.origin, len(data), sha256(data).digest()) + data
+
+
+def test_a_file_that_cannot_be_read_stays_and_keeps_no_node_from_starting(bench: Bench) -> None:
+    bad = bench.spool_folder / make_file_name().removesuffix(".dcm")
+    bad.mkdir()  # as with a bad sector, it is there and cannot be read
+    (bad / "inside").touch()
+    bench.crash()
+    with capture_logs() as logs:
+        bench.restart()
+    assert bad.is_dir()
+    assert [(row["file_name"], row["why"]) for row in logs if row["event"] == "receive.unindexed"] == [
+        (f"{bad.name}.dcm", "Is a directory")
+    ]
+    assert bench.send_and_flush(make_request()) is Recorded.NEW
 
 
 @pytest.mark.parametrize("at", ["magic", "record", "file meta", "data set"])
