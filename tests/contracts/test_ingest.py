@@ -41,6 +41,7 @@ from dicomnode.receive.intake import Intake
 from dicomnode.receive.part10 import FileMeta, encode_head, read_whole
 from dicomnode.receive.recording import Sender
 from dicomnode.receive.recovery import close_spool, open_spool
+from dicomnode.receive.spool import Spool
 from dicomnode.settings_limits import LimitSettings
 from tests.peers_programs import data_set_bytes
 from tests.receiving import MR, PT, ROOT, encode, make_data_set, nested_sequences
@@ -211,20 +212,22 @@ def test_an_unwritable_spool_is_named_and_leaves_nothing(bench: Bench) -> None:
     assert bench.send_and_flush(make_request()) is Recorded.NEW
 
 
-def test_of_files_that_cannot_all_be_made_none_is_left(bench: Bench) -> None:
+def test_of_files_that_cannot_all_be_made_none_is_left(tmp_path: Path) -> None:
+    store = Store(tmp_path / "root")
+    store.spool_folder("0" * 32).mkdir(parents=True)
     few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    bench.intake.claim("1.2")  # the database has its connections
     free = [os.dup(0) for _ in range(40)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(free) + 1, most))
     for descriptor in free:
         os.close(descriptor)
     try:
-        with pytest.raises(StorageFullError, match="Too many open files"):
-            bench.send(make_request())
+        with (store.spool_root / "lock").open("wb") as lock:
+            spool = Spool(store, "0" * 32, lock)
+            with pytest.raises(StorageFullError, match="Too many open files"):
+                spool.make_files()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
-    assert [path.name for path in bench.spool_folder.iterdir()] == ["lock"]
-    assert bench.send_and_flush(make_request()) is Recorded.NEW
+    assert list(spool.folder.iterdir()) == []
 
 
 def test_a_failed_move_loses_nothing(bench: Bench) -> None:
