@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,10 +15,11 @@ from structlog.testing import capture_logs
 
 from dicomnode.app import Node
 from dicomnode.errors import ConfigurationError
+from dicomnode.receive import scp
 from dicomnode.settings import NodeSettings, PeerSettings, ReceiveSettings, Settings
 from dicomnode.settings_limits import LimitSettings
 from tests.builders import NODE_AE, NodeProcess, Peer, make_config, run_command
-from tests.peers_programs import free_port
+from tests.peers_programs import LOOPBACK, free_port
 from tests.raw_association import RawAssociation, associate_request, fragments, pdv, store_command
 from tests.raw_scu import RawScu
 from tests.receiving import MR, PT, ROOT, encode, make_data_set, raw_element
@@ -205,3 +208,33 @@ def test_a_reload_does_not_open_the_port_of_now_to_what_holds_for_that_of_the_fi
             assert stranger.rejection == NOT_RECOGNISED
     finally:
         node.stop()
+
+
+def test_a_peer_is_let_in_once_its_name_has_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve, known = socket.getaddrinfo, threading.Event()
+
+    def ask_name_server(host: str, *rest: Any, **named: Any) -> Any:
+        if host == "scanner.invalid" and not known.is_set():
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return resolve(LOOPBACK if host == "scanner.invalid" else host, *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask_name_server)
+    monkeypatch.setattr(scp, "RESOLVE_EVERY_S", 0.0)
+    with capture_logs() as logs, running(tmp_path, SCANNER.model_copy(update={"host": "scanner.invalid"})) as node:
+        for _ in range(3):
+            node.scp.step()
+            with RawScu(node.port) as early:
+                assert early.rejection == NOT_RECOGNISED
+        known.set()
+        wait_until(lambda: is_let_in(node), 10, "the peer to be let in")
+        known.clear()  # and again the name server is away
+        for _ in range(3):
+            assert is_let_in(node)
+    told = [row["event"] for row in logs if row.get("peer") == "scanner" and "resolved" in row["event"]]
+    assert told == ["receive.peer_unresolved", "receive.peer_resolved"]
+
+
+def is_let_in(node: RunningScp) -> bool:
+    node.scp.step()
+    with RawScu(node.port) as scu:
+        return scu.is_established

@@ -339,11 +339,15 @@ def test_a_stream_that_never_pauses_does_not_keep_an_instance_alive(tmp_path: Pa
     with running(tmp_path, data_set_s=0.3) as node, capture_logs() as logs:
         with RawAssociation(node.port).associate() as raw:
             raw.send_pdvs([[pdv(1, COMMAND | LAST, COMMAND_1)]])
-            stop_at = time.monotonic() + 10
             with pytest.raises(OSError, match=r"reset|Broken pipe"):
-                while time.monotonic() < stop_at:
-                    raw.send(nothing)
+                send_on(raw, nothing, 10)
         assert_crossed(node, logs, "data_set_s", "an instance took longer than 0.3 s to arrive")
+
+
+def send_on(raw: RawAssociation, data: bytes, for_s: float) -> None:
+    stop_at = time.monotonic() + for_s
+    while time.monotonic() < stop_at:
+        raw.send(data)
 
 
 def test_silent_and_half_open_sockets_take_no_place(tmp_path: Path) -> None:
