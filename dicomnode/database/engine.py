@@ -30,8 +30,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from dicomnode.errors import ConfigurationError, DatabaseUnavailableError
 
 BUSY_TIMEOUT_S = 30.0
-# Seconds until a PostgreSQL server that has gone is missed by whoever connects, sends, or waits for an answer; libpq's own
-# are those of the kernel, up to hours.
+# Seconds until a PostgreSQL server that is gone is missed by who connects, sends or waits for an answer: 30 or less;
+# libpq leaves that to the kernel, which takes up to hours.
 POSTGRESQL_WAITS = {
     "connect_timeout": 10,
     "tcp_user_timeout": 30_000,  # ms
