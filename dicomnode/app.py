@@ -32,6 +32,7 @@ from dicomnode.send.notices import NoticeService
 from dicomnode.send.queries import QueryService
 from dicomnode.send.service import SendService
 from dicomnode.settings import Settings
+from dicomnode.settings_file import keep_sections
 from dicomnode.tls import Certificate, find_expiring, find_invalid, read_certificates
 
 log = get_logger()
@@ -123,14 +124,17 @@ class Node:
         Raises
         ------
         ConfigurationError
-            If a file of [tls] or [notices] cannot be used; the node goes on as it was.
+            If a file of [tls] or [notices] cannot be used, or what has changed does not go together with what a running
+            node keeps; the node goes on as it was.
         """
         certificates = self._read_certificates(settings)
         make_channels(settings)
         fixed = {section: getattr(self.settings, section) for section in FIXED_WHILE_RUNNING}
-        if changed := [section for section, value in fixed.items() if getattr(settings, section) != value]:
+        changed = [section for section, value in fixed.items() if getattr(settings, section) != value]
+        if changed:
+            settings = keep_sections(settings, fixed)
             log.warning("node.restart_needed", sections=changed)
-        self.settings, self._certificates = settings.model_copy(update=fixed), certificates
+        self.settings, self._certificates = settings, certificates
         for reload in self._reloads:
             reload(self.settings)
         self._warn_of_expiry()

@@ -48,8 +48,10 @@ def configure(log_format: Literal["console", "json"], level: str = "INFO") -> No
     logging.root.setLevel(level)
     for name in ("pynetdicom", "pydicom", "apscheduler", "alembic"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
-    # It reports what peers do, which each part says in its own words: once, and with whom it was.
-    logging.getLogger("pynetdicom.association").setLevel(logging.CRITICAL)
+    logging.getLogger("pydicom").setLevel(logging.ERROR)  # its warnings quote values, which may be a patient's
+    # These report what peers do, which each part says in its own words: once, and with whom it was.
+    for name in ("association", "dimse", "utils"):
+        logging.getLogger(f"pynetdicom.{name}").setLevel(logging.CRITICAL)
 
 
 def escape(text: str) -> str:

@@ -68,6 +68,23 @@ def load_defaults() -> Settings:
     return settings
 
 
+def keep_sections(settings: Settings, kept: Mapping[str, BaseModel]) -> Settings:
+    """Return settings with some sections of those in force instead.
+
+    Raises
+    ------
+    ConfigurationError
+        If what each of the two says does not go together.
+    """
+    try:
+        return Settings(**{**settings.model_dump(), **{name: section.model_dump() for name, section in kept.items()}})
+    except ValidationError as error:
+        text = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+        raise ConfigurationError(
+            f"{text} ({' and '.join(kept)} are those the node was started with until its restart)"
+        ) from error
+
+
 def read_configuration(path: Path) -> str:
     """Return the text of a configuration file.
 

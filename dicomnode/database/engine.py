@@ -30,6 +30,15 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from dicomnode.errors import ConfigurationError, DatabaseUnavailableError
 
 BUSY_TIMEOUT_S = 30.0
+# Seconds until a PostgreSQL server that is gone is missed by who connects, sends or waits for an answer: 30 or less;
+# libpq leaves that to the kernel, which takes up to hours.
+POSTGRESQL_WAITS = {
+    "connect_timeout": 10,
+    "tcp_user_timeout": 30_000,  # ms
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+}
 VACUUM_PAGES = 4096  # of 4 KiB: given back in one transaction, which others wait for
 VACUUM_SHARE = 0.25  # of a database file that may be free: most of it is filled again
 # What a database says of a row or a statement, and not of itself (PEP 249).
@@ -150,7 +159,9 @@ def open_database(url: str) -> Database:
             event.listen(engine, "connect", _configure_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
         else:
-            engine = create_engine(url, hide_parameters=True, pool_pre_ping=True)
+            waits = {name: value for name, value in POSTGRESQL_WAITS.items() if name not in make_url(url).query}
+            engine = create_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args=waits)
+            event.listen(engine, "connect", _configure_postgresql)
     except (ArgumentError, ValueError) as error:  # the URL may hold a password, and they may quote it
         raise ConfigurationError(
             "database.url: cannot be read; write postgresql+psycopg://user@host:5432/name, special characters as %40"
@@ -172,6 +183,17 @@ def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
     cursor.close()
+
+
+def _configure_postgresql(connection: Any, _entry: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"SET lock_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+    # A commit survives power loss; a server may be set to promise more than that.
+    cursor.execute(
+        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+    )
+    cursor.close()
+    connection.commit()
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -1,7 +1,7 @@
 """Handles what happens in each association: admission, C-STORE, its end.
 
 Flow: receive.scp > [associations] > receive.policy, receive.ingest
-Never: a wait for a name server or for another association; an answer of Success that `ingest` did not give.
+Never: a wait of a caller for a name server or for another association; an answer of Success that `ingest` did not give.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from dicomnode.metrics import (
     REFUSED_CONTEXTS,
     Counts,
 )
+from dicomnode.receive.addresses import resolve_peers
 from dicomnode.receive.alerts import Alerts
 from dicomnode.receive.commitment import Kind, note_refusal, read_message, take_message
 from dicomnode.receive.contexts import find_kept_out, make_contexts
@@ -90,6 +91,18 @@ class Associations:
         self._lock = threading.Lock()
         self._connections: dict[Association, UpperLayer] = {}
         self._senders: dict[Association, Sender] = {}
+
+    def replace_rules(self, rules: Rules, instead_of: Rules | None = None) -> None:
+        """Judge requests from now on by these rules, unless they were made of others than those in force."""
+        with self._lock:
+            if instead_of is None or instead_of is self.rules:
+                self.rules = rules
+
+    def resolve_again(self) -> None:
+        """Judge requests by the addresses that the peers' hosts have now; it may take minutes to learn them."""
+        rules = self.rules
+        found = resolve_peers(rules.settings.peers, rules.addresses)
+        self.replace_rules(Rules(rules.settings, found), instead_of=rules)
 
     def let_wait(self, client: socket.socket, address: str) -> None:
         """Take a new connection, before any thread of its own; it asks for an association, or makes room for others."""

@@ -20,6 +20,7 @@ from dicomnode.receive.part10 import FileMeta, Origin
 from dicomnode.receive.recording import Entry, Sender
 from dicomnode.settings_limits import LimitSettings
 from dicomnode.steps import Step, reach
+from dicomnode.uids import STORAGE_SOP_CLASSES
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def ingest(intake: Intake, request: StoreRequest, sender: Sender, *, limits: Lim
         raise SopClassNotSupportedError(
             f"SOP class {request.sop_class_uid!a} came in a presentation context for {request.context_sop_class_uid}"
         )
+    if request.sop_class_uid not in STORAGE_SOP_CLASSES:  # C-ECHO and storage commitment have contexts too
+        raise SopClassNotSupportedError(f"SOP class {request.sop_class_uid} is none that this node stores")
     header = read_header(request.data, request.transfer_syntax_uid, limits.nesting_depth)
     check_request(header, request.sop_class_uid, request.sop_instance_uid)
     is_new = intake.claim(header.sop_instance_uid)

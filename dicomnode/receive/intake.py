@@ -62,8 +62,11 @@ class Intake:
         ------
         DatabaseUnavailableError
             If the database does not answer, or has not for so long that no more can be kept without rows.
+        RuntimeError
+            If there is no thread for the writer.
         """
         with self._progress:
+            self._start_writer()  # before anything is stored that needs it
             while sop_instance_uid in self._claims or len(self._queue) >= UNRECORDED_MAX:
                 if self._failure is not None:
                     raise DatabaseUnavailableError(f"rows wait to be written: {self._failure}") from self._failure
@@ -150,13 +153,17 @@ class Intake:
             if isinstance(wanted.what, Entry):
                 wanted.what.sender.unrecorded += 1
             self._queue.append(wanted)
-            if self._writer is None:
-                self._writer = threading.Thread(target=self._write, name="index", daemon=True)
-                self._writer.start()
+            self._start_writer()
             if wanted.outcome is not None:
                 self._hurry()
             elif len(self._queue) in (1, GROUP_MAX) or self.spool.is_short_of_files:
                 self._work.notify()
+
+    def _start_writer(self) -> None:
+        if self._writer is None:
+            writer = threading.Thread(target=self._write, name="index", daemon=True)
+            writer.start()
+            self._writer = writer
 
     def _hurry(self) -> None:
         self._is_hurried = True

@@ -18,7 +18,8 @@ from dicomnode.status import AbortReason
 
 PDU_HEADER = struct.Struct(">BxL")  # PS3.8 9.3.1: type, reserved, length of what follows
 P_DATA_TF, A_RELEASE_RQ, A_ABORT = 0x04, 0x05, 0x07
-C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001  # PS3.7 E.1
+C_STORE_RQ, C_STORE_RSP, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x8001, 0x0030, 0x0FFF  # PS3.7 E.1
+N_EVENT_REPORT_RQ, N_ACTION_RQ = 0x0100, 0x0130
 NO_DATA_SET = 0x0101
 COMMAND_SET_BYTES_MAX = 16384  # the longest that PS3.7 E.1 allows is far below 1 KiB
 
@@ -78,11 +79,11 @@ class Assembler:
         at = 0
         while at < len(pdvs):
             if len(pdvs) - at < _PDV.size:
-                raise _malformed(f"a PDV of at least {_PDV.size} bytes is needed, {len(pdvs) - at} are left in the PDU")
+                raise malformed(f"a PDV of at least {_PDV.size} bytes is needed, {len(pdvs) - at} are left in the PDU")
             length, context_id, control = _PDV.unpack_from(pdvs, at)
             end = at + 4 + length
             if length < 2 or end > len(pdvs):
-                raise _malformed(f"a PDV says it has {length} bytes, the PDU has {len(pdvs) - at - 4} left")
+                raise malformed(f"a PDV says it has {length} bytes, the PDU has {len(pdvs) - at - 4} left")
             self._add(context_id, control, pdvs[at + _PDV.size : end])
             if self._is_whole:
                 yield self._finish_message()
@@ -123,7 +124,7 @@ class Assembler:
     def _add_command(self, fragment: memoryview, *, is_last: bool) -> None:
         self._command_set += fragment
         if len(self._command_set) > COMMAND_SET_BYTES_MAX:
-            raise _malformed(f"a command set has at most {COMMAND_SET_BYTES_MAX} bytes")
+            raise malformed(f"a command set has at most {COMMAND_SET_BYTES_MAX} bytes")
         if is_last:
             self._is_commanded = True
             self._has_data_set = _read_number(read_command_set(self._command_set), _DATA_SET_TYPE) != NO_DATA_SET
@@ -148,14 +149,19 @@ def read_command_set(encoded: bytes) -> Mapping[int, bytes]:
     at = 0
     while at < len(encoded):
         if at + _ELEMENT.size > len(encoded):
-            raise _malformed("a command set ends inside an element")
+            raise malformed("a command set ends inside an element")
         group, element, length = _ELEMENT.unpack_from(encoded, at)
         at += _ELEMENT.size
         if group != 0 or at + length > len(encoded):
-            raise _malformed(f"({group:04X},{element:04X}) of {length} bytes does not fit into a command set")
+            raise malformed(f"({group:04X},{element:04X}) of {length} bytes does not fit into a command set")
         values[element] = encoded[at : at + length]
         at += length
     return values
+
+
+def read_command_field(encoded: bytes) -> int | None:
+    """Return which command a command set is (PS3.7 E.1); None where it does not say. Raises as `read_command_set`."""
+    return _read_number(read_command_set(encoded), _COMMAND_FIELD)
 
 
 def read_store_command(encoded: bytes) -> StoreCommand | None:
@@ -193,7 +199,8 @@ def encode_abort(reason: AbortReason) -> bytes:
     return PDU_HEADER.pack(A_ABORT, 4) + struct.pack("2xBB", 2, reason)
 
 
-def _malformed(message: str) -> PeerProtocolError:
+def malformed(message: str) -> PeerProtocolError:
+    """Return the error that ends an association whose peer does not speak DIMSE."""
     return PeerProtocolError(AbortReason.INVALID_PDU_PARAMETER_VALUE, message)
 
 

@@ -143,9 +143,16 @@ def _move_recorded(spool: Spool, database: Database, names: Iterable[str]) -> li
 
 
 def _read_entry(file_name: str, path: Path, senders: dict[tuple[str, str, float], Sender]) -> Entry | None:
-    """Return what a file without a row is, or remove it: it is not whole, so it was never answered with Success."""
-    with path.open("rb") as file:
-        whole = read_whole(file)
+    """Return what a file without a row is, or remove it: it is not whole, so it was never answered with Success.
+
+    One that cannot be read stays for a person: it must not keep the node from starting.
+    """
+    try:
+        with path.open("rb") as file:
+            whole = read_whole(file)
+    except OSError as error:
+        log.error("receive.unindexed", file_name=file_name, why=error.strerror)
+        return None
     if whole is None:
         path.unlink()
         return None

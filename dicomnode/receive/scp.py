@@ -45,6 +45,7 @@ DESCRIPTORS_AT_ONCE = 8  # of an association and of the first instance it stores
 STARVED_S = 0.05
 TOLD_AGAIN_S = 60.0
 SETTLE_EVERY_S = 60.0
+RESOLVE_EVERY_S = 60.0
 CONNECTIONS_MAX = 10_000  # pynetdicom counts silent sockets too: `limits.associations` counts those admitted
 
 
@@ -142,6 +143,8 @@ class StorageScp:
         self._threads: list[threading.Thread] = []
         self._fetching = threading.Lock()
         self._settle_at = time.monotonic() + SETTLE_EVERY_S
+        self._resolve_at = time.monotonic() + RESOLVE_EVERY_S
+        self._resolver: threading.Thread | None = None
 
     @property
     def port(self) -> int:
@@ -191,17 +194,19 @@ class StorageScp:
             _set_limits(one.ae, settings.limits)
         if self._tls_place() != (settings.tls.port if settings.tls.certificate else None):
             log.warning("node.restart_needed", sections=["tls"])  # which port is open does not change
-        associations.rules = Rules(settings, resolve_peers(settings.peers))
+        associations.replace_rules(Rules(settings, resolve_peers(settings.peers)))
         log.info("receive.reloaded", peers=len(settings.peers))
 
     def step(self) -> None:
-        """Take in what this node fetched from peers and what processes left that died beside it, and pass alerts on.
+        """Take in what this node fetched from peers and what processes left that died beside it, pass alerts on, and
+        follow the names of peers.
 
         The clock calls this, and nothing happens before the start.
         """
         with self._fetching:
             if self._running is not None:
                 _, associations, intake = self._running
+                self._follow_names(associations)
                 associations.alerts.write(self._database, associations.rules.settings)
                 receive_fetched(intake, associations.rules.settings, self._clock())
                 if time.monotonic() >= self._settle_at:
@@ -225,6 +230,14 @@ class StorageScp:
         except DatabaseUnavailableError as error:
             log.warning("receive.unsettled", why=str(error))  # as after a crash: the next start puts it in order
         log.info("receive.stopped")
+
+    def _follow_names(self, associations: Associations) -> None:
+        """Look the peers' hosts up again, in a thread: a name server may take minutes to say nothing."""
+        if time.monotonic() < self._resolve_at or (self._resolver is not None and self._resolver.is_alive()):
+            return
+        self._resolve_at = time.monotonic() + RESOLVE_EVERY_S
+        self._resolver = threading.Thread(target=associations.resolve_again, name="names", daemon=True)
+        self._resolver.start()
 
     def _close(self, intake: Intake) -> None:
         intake.stop()

@@ -108,7 +108,7 @@ class Spool:
         Raises
         ------
         StorageFullError, StorageFailedError
-            If the folder cannot be written.
+            If the folder cannot be written; nothing stays behind.
         """
         with self._folders, translated(self.folder):
             made: list[_EmptyFile] = []
@@ -119,6 +119,9 @@ class Spool:
                 sync_folder(self.folder)
             except BaseException:
                 _close_all(made)
+                for file in made:  # whoever tries again each second must not fill the folder
+                    with suppress(OSError):
+                        file.path.unlink()
                 raise
             for file in made:
                 self._empty.put(file)

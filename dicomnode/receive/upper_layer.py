@@ -22,18 +22,26 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE, P_DATA
 
+from dicomnode.commitment import PUSH_MODEL
 from dicomnode.errors import LimitExceededError, PeerProtocolError
 from dicomnode.logs import get_logger
 from dicomnode.receive.connection import Connection
 from dicomnode.receive.ingest import StoreRequest
 from dicomnode.receive.messages import (
     A_RELEASE_RQ,
+    C_CANCEL_RQ,
+    C_ECHO_RQ,
+    C_STORE_RQ,
+    N_ACTION_RQ,
+    N_EVENT_REPORT_RQ,
     P_DATA_TF,
     PDU_HEADER,
     Assembler,
     Message,
     encode_abort,
     encode_store_response,
+    malformed,
+    read_command_field,
     read_store_command,
 )
 from dicomnode.receive.usage import Usage
@@ -46,7 +54,11 @@ PDU_TYPES = range(0x01, 0x08)  # PS3.8 9.3.1
 RESPONSE_BYTES_MAX = 256  # of a C-STORE-RSP; a peer that takes no PDU of this size gets it in pieces, from pynetdicom
 # What pynetdicom raises on what it cannot decode.
 _UNREADABLE = (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError, struct.error)
+# What pynetdicom answers, by the SOP class of the presentation context; a C-CANCEL can only come too late.
+_ANYWHERE = frozenset({C_ECHO_RQ, C_CANCEL_RQ})
+_OF_PUSH_MODEL, _OF_OTHERS = frozenset({N_ACTION_RQ, N_EVENT_REPORT_RQ}), frozenset({C_STORE_RQ})
 # States of PS3.8 table 9-10 that matter here.
+UNREADABLE_MESSAGE = "Evt19"  # PS3.8 table 9-10, so that pynetdicom aborts
 AWAITING_REQUEST, ESTABLISHED, RELEASING, AWAITING_CLOSE = "Sta2", "Sta6", "Sta7", "Sta13"
 
 
@@ -78,6 +90,7 @@ class UpperLayer(DULServiceProvider):
         self._heard_at = time.monotonic()
         self._pdu_since = self._message_since = math.inf  # when what is incomplete began to arrive
         self._close_by = math.inf
+        self._reports_due = 0  # N-EVENT-REPORTs that are not answered
 
     # What pynetdicom asks of the thread that this class does without.
 
@@ -106,6 +119,8 @@ class UpperLayer(DULServiceProvider):
         """Queue a primitive; it is sent before anything else is read. After an abort nothing is."""
         if self._state == AWAITING_CLOSE:
             return
+        if isinstance(primitive, P_DATA):
+            self._reports_due = 0
         super().send_pdu(primitive)
         if threading.current_thread() is not self.assoc:
             self._connection.wake()
@@ -178,7 +193,8 @@ class UpperLayer(DULServiceProvider):
             self._await_close()
         elif len(received) >= (needed := self._count_needed()) and received:
             self._take_pdu(needed)
-            self._pdu_since = time.monotonic() if received else math.inf
+            self._pdu_since = time.monotonic() if self._connection.received else math.inf
+            self._check_deadlines()  # who never pauses is not waited for
         else:
             try:
                 self._receive(min(until, self._next_deadline()))
@@ -239,7 +255,7 @@ class UpperLayer(DULServiceProvider):
         command = read_store_command(message.command_set)
         context = self._contexts.get(message.context_id)
         if command is None or context is None or 0 < (self.assoc.requestor.maximum_length or 0) < RESPONSE_BYTES_MAX:
-            self._hand_over(message)
+            self._hand_over(message, None if context is None else context[0])
             return
         request = StoreRequest(command.sop_class_uid, command.sop_instance_uid, *context, message.data_set)
         status = self._service.store(self.assoc, request)
@@ -254,8 +270,17 @@ class UpperLayer(DULServiceProvider):
             for context in self.assoc.accepted_contexts
         }
 
-    def _hand_over(self, message: Message) -> None:
-        """Let pynetdicom judge and answer."""
+    def _hand_over(self, message: Message, sop_class_uid: str | None) -> None:
+        """Let pynetdicom judge and answer what it knows; it would leave the rest unanswered."""
+        field = read_command_field(message.command_set)
+        known = _ANYWHERE | (_OF_PUSH_MODEL if sop_class_uid == PUSH_MODEL else _OF_OTHERS)
+        if sop_class_uid is None or field not in known:
+            shown = "none" if field is None else f"{field:04X}"
+            raise malformed(f"command {shown} came in presentation context {message.context_id}, {sop_class_uid}")
+        if field == N_EVENT_REPORT_RQ:
+            self._reports_due += 1  # each has a thread of pynetdicom's
+            if self._reports_due > 1:
+                raise malformed("a report came before the answer to the last one")
         primitive = P_DATA()
         pdvs: Any = [[message.context_id, b"\x03" + message.command_set]]  # pynetdicom says tuples and wants lists
         if message.has_data_set:
@@ -264,7 +289,12 @@ class UpperLayer(DULServiceProvider):
         try:
             self.assoc.dimse.receive_primitive(primitive)
         except _UNREADABLE as error:
-            raise PeerProtocolError(AbortReason.INVALID_PDU_PARAMETER_VALUE, "a message of no known kind") from error
+            raise malformed("a message of no known kind") from error
+        waiting = self.assoc.dimse.msg_queue.queue
+        if UNREADABLE_MESSAGE in self.event_queue.queue or (waiting and not waiting[-1][1].is_valid_request):
+            self.event_queue.queue.clear()
+            waiting.clear()
+            raise malformed(f"command {field:04X} lacks a value that it needs, or has one that cannot be read")
 
     # Limits of time.
 

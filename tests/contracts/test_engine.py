@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Connection, create_engine, event, insert
 from sqlalchemy.exc import IntegrityError
 
+from dicomnode.database import engine
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.known import KnownInstances
 from dicomnode.database.schema import studies
@@ -27,6 +28,36 @@ def test_a_database_that_may_only_be_read_is_away(database: Database) -> None:
     event.listen(database.engine, "begin", become_read_only)
     with pytest.raises(DatabaseUnavailableError, match=r"read-?only"), database.write() as connection:
         connection.execute(insert(studies), STUDY)
+
+
+def test_a_database_that_stays_locked_is_away(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "BUSY_TIMEOUT_S", 0.2)
+    holder, waiter = open_database(database_url), open_database(database_url)
+    with holder.write() as held:
+        held.execute(insert(studies), STUDY)
+        with pytest.raises(DatabaseUnavailableError, match=r"database: .*lock"), waiter.write() as connection:
+            connection.execute(insert(studies), STUDY)
+    holder.close()
+    waiter.close()
+
+
+def test_a_commit_survives_power_loss_whatever_the_server_s_default_is(postgresql_url: str) -> None:
+    found = []
+    for database in (Database(create_engine(postgresql_url)), open_database(postgresql_url)):
+        with database.read() as connection:
+            found.append(connection.exec_driver_sql("SHOW synchronous_commit").scalar_one())
+        database.close()
+    assert found == ["off", "on"]
+
+
+def test_a_server_that_is_gone_is_not_waited_for_as_long_as_libpq_would(postgresql_url: str) -> None:
+    for url, connect_s in ((postgresql_url, "10"), (f"{postgresql_url}&connect_timeout=3", "3")):
+        database = open_database(url)
+        with database.read() as connection:
+            found = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]  # psycopg's
+        database.close()
+        assert (found["connect_timeout"], found["tcp_user_timeout"]) == (connect_s, "30000")
+        assert int(found["keepalives_idle"]) + int(found["keepalives_interval"]) * int(found["keepalives_count"]) == 30
 
 
 def test_a_database_whose_connections_are_all_in_use_is_away(database_url: str) -> None:

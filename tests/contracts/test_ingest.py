@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import Connection, delete, event, select
 from sqlalchemy.exc import OperationalError
+from structlog.testing import capture_logs
 
 from dicomnode.database.engine import Database
 from dicomnode.database.index import Recorded
@@ -39,6 +41,7 @@ from dicomnode.receive.intake import Intake
 from dicomnode.receive.part10 import FileMeta, encode_head, read_whole
 from dicomnode.receive.recording import Sender
 from dicomnode.receive.recovery import close_spool, open_spool
+from dicomnode.receive.spool import Spool
 from dicomnode.settings_limits import LimitSettings
 from tests.peers_programs import data_set_bytes
 from tests.receiving import MR, PT, ROOT, encode, make_data_set, nested_sequences
@@ -207,6 +210,24 @@ def test_an_unwritable_spool_is_named_and_leaves_nothing(bench: Bench) -> None:
     folder.with_name("away").rename(folder)
     assert bench.is_untouched()
     assert bench.send_and_flush(make_request()) is Recorded.NEW
+
+
+def test_of_files_that_cannot_all_be_made_none_is_left(tmp_path: Path) -> None:
+    store = Store(tmp_path / "root")
+    store.spool_folder("0" * 32).mkdir(parents=True)
+    few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = [os.dup(0) for _ in range(40)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(free) + 1, most))
+    for descriptor in free:
+        os.close(descriptor)
+    try:
+        with (store.spool_root / "lock").open("wb") as lock:
+            spool = Spool(store, "0" * 32, lock)
+            with pytest.raises(StorageFullError, match="Too many open files"):
+                spool.make_files()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
+    assert list(spool.folder.iterdir()) == []
 
 
 def test_a_failed_move_loses_nothing(bench: Bench) -> None:
@@ -394,6 +415,20 @@ def without_series(path: Path) -> bytes:
     data = encode(make_data_set(1, SeriesInstanceUID=None))
     meta = FileMeta(MR, f"{ROOT}.3.1", whole.transfer_syntax_uid, whole.calling_ae)
     return encode_head(meta, whole.origin, len(data), sha256(data).digest()) + data
+
+
+def test_a_file_that_cannot_be_read_stays_and_keeps_no_node_from_starting(bench: Bench) -> None:
+    bad = bench.spool_folder / make_file_name().removesuffix(".dcm")
+    bad.mkdir()  # as with a bad sector, it is there and cannot be read
+    (bad / "inside").touch()
+    bench.crash()
+    with capture_logs() as logs:
+        bench.restart()
+    assert bad.is_dir()
+    assert [(row["file_name"], row["why"]) for row in logs if row["event"] == "receive.unindexed"] == [
+        (f"{bad.name}.dcm", "Is a directory")
+    ]
+    assert bench.send_and_flush(make_request()) is Recorded.NEW
 
 
 @pytest.mark.parametrize("at", ["magic", "record", "file meta", "data set"])

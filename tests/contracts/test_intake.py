@@ -118,6 +118,22 @@ def test_a_uid_whose_first_bytes_could_not_be_written_is_free_again(intake: Inta
     assert send(intake, make_request(1), make_sender()) is Recorded.NEW
 
 
+def test_without_a_thread_for_rows_nothing_is_stored_and_later_it_is(
+    intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    sender = make_sender()
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        send(intake, make_request(1), sender)
+    monkeypatch.undo()
+    assert not any(path.stat().st_size for path in intake.spool.store.list_spool(intake.spool.node).values())
+    assert send(intake, make_request(1), sender) is Recorded.NEW
+    wait_until(lambda: sender.unrecorded == 0, LIMIT_S, "the row")
+
+
 @pytest.mark.parametrize("how", ["moved", "removed", "replaced"])
 def test_a_file_that_its_name_leads_to_no_more_is_not_answered_with_success(intake: Intake, how: str) -> None:
     sender = make_sender()

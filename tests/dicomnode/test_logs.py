@@ -22,6 +22,8 @@ for name in ("pynetdicom.assoc", "pydicom", "apscheduler.scheduler", "alembic.ru
     logging.getLogger(name).info("a library talks")
 logging.getLogger("pynetdicom").error("a library fails")
 pynetdicom.association.LOGGER.error("what we say ourselves, with whom it was")
+pynetdicom.dimse.LOGGER.error("what a peer sent, with a traceback")
+logging.getLogger("pydicom").warning("Invalid value for VR DA: '19620304x'")
 logging.getLogger("pynetdicom").error("it quotes '\x1b]0;owned\x07\\nreceive.forged \u202e'")
 try:
     1 / 0

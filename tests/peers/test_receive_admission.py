@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,10 +13,13 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless
 from structlog.testing import capture_logs
 
-from dicomnode.settings import PeerSettings, ReceiveSettings
+from dicomnode.app import Node
+from dicomnode.errors import ConfigurationError
+from dicomnode.receive import scp
+from dicomnode.settings import NodeSettings, PeerSettings, ReceiveSettings, Settings
 from dicomnode.settings_limits import LimitSettings
 from tests.builders import NODE_AE, NodeProcess, Peer, make_config, run_command
-from tests.peers_programs import free_port
+from tests.peers_programs import LOOPBACK, free_port
 from tests.raw_association import RawAssociation, associate_request, fragments, pdv, store_command
 from tests.raw_scu import RawScu
 from tests.receiving import MR, PT, ROOT, encode, make_data_set, raw_element
@@ -24,6 +29,7 @@ from tests.waiting import wait_until
 UID_1 = f"{ROOT}.3.1"
 DATA_1 = encode(make_data_set(1))
 LOCAL_LIMIT_EXCEEDED, TEMPORARY_CONGESTION = (2, 3, 2), (2, 3, 1)  # PS3.8 table 9-21
+NOT_RECOGNISED = (1, 1, 3)
 VERIFICATION = "1.2.840.10008.1.1"
 PET = {"name": "pet", "ae_title": "PET", "sop_classes": ("PositronEmissionTomographyImageStorage",)}
 OLD = {"name": "old", "ae_title": "OLD", "transfer_syntaxes": ("ImplicitVRLittleEndian",)}
@@ -185,3 +191,50 @@ def test_anybody_with_a_hostile_title_is_kept_and_shown_escaped(tmp_path: Path) 
             assert scu.store(MR, UID_1, DATA_1) == 0x0000
         wait_until(lambda: any(row["event"] == "receive.ended" for row in logs), 10)
         assert [row["calling_ae"] for row in logs if "calling_ae" in row] == ["'<img src=x>'"] * 2
+
+
+def test_a_reload_does_not_open_the_port_of_now_to_what_holds_for_that_of_the_file(tmp_path: Path) -> None:
+    ours = NodeSettings(ae_title="DICOMNODE", bind="0.0.0.0", storage_root=tmp_path)  # noqa: S104  that is the point
+    limits = LimitSettings(disk_reserve_bytes=0)
+    node = Node(Settings(node=ours, limits=limits), ["receive"])
+    node.start(0)
+    try:
+        written = Settings(
+            node=ours.model_copy(update={"bind": "127.0.0.1"}), limits=limits, receive=ReceiveSettings(accept="any")
+        )
+        with pytest.raises(ConfigurationError, match=r"^receive.accept: .* node.bind is 0.0.0.0; .*restart"):
+            node.reload(written)
+        with RawScu(node.port, calling="STRANGER") as stranger:
+            assert stranger.rejection == NOT_RECOGNISED
+    finally:
+        node.stop()
+
+
+def test_a_peer_is_let_in_once_its_name_has_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve, known = socket.getaddrinfo, threading.Event()
+
+    def ask_name_server(host: str, *rest: Any, **named: Any) -> Any:
+        if host == "scanner.invalid" and not known.is_set():
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return resolve(LOOPBACK if host == "scanner.invalid" else host, *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask_name_server)
+    monkeypatch.setattr(scp, "RESOLVE_EVERY_S", 0.0)
+    with capture_logs() as logs, running(tmp_path, SCANNER.model_copy(update={"host": "scanner.invalid"})) as node:
+        for _ in range(3):
+            node.scp.step()
+            with RawScu(node.port) as early:
+                assert early.rejection == NOT_RECOGNISED
+        known.set()
+        wait_until(lambda: is_let_in(node), 10, "the peer to be let in")
+        known.clear()  # and again the name server is away
+        for _ in range(3):
+            assert is_let_in(node)
+    told = [row["event"] for row in logs if row.get("peer") == "scanner" and "resolved" in row["event"]]
+    assert told == ["receive.peer_unresolved", "receive.peer_resolved"]
+
+
+def is_let_in(node: RunningScp) -> bool:
+    node.scp.step()
+    with RawScu(node.port) as scu:
+        return scu.is_established

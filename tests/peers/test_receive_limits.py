@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom.association import Association
 from structlog.testing import capture_logs
 
+from dicomnode.commitment import PUSH_MODEL
 from dicomnode.settings_limits import LimitSettings
 from tests.certificates import Authority
 from tests.peers_programs import LOOPBACK, free_port
@@ -33,6 +36,7 @@ from tests.raw_association import (
     pdu,
     pdv,
     store_command,
+    with_group_length,
 )
 from tests.raw_scu import RawScu
 from tests.receiving import MR, ROOT, encode, make_data_set, nested_sequences
@@ -44,6 +48,7 @@ DATA_1 = encode(make_data_set(1))
 COMMAND_1 = store_command(MR, UID_1)
 NOT_SPECIFIED, UNRECOGNISED_PDU, UNEXPECTED_PARAMETER, INVALID_VALUE = 0, 1, 5, 6  # PS3.8 table 9-26
 BY_PROVIDER = 2
+BOTH = [(MR, (ExplicitVRLittleEndian,)), (PUSH_MODEL, (ExplicitVRLittleEndian,))]
 PAGE_BYTES = resource.getpagesize()
 
 
@@ -222,6 +227,58 @@ def test_what_is_no_message_ends_the_association(tmp_path: Path, sent: bytes, re
         assert_nothing_is_left(node)
 
 
+LONG, CANNOT_READ = "1." * 60 + "1", "lacks a value that it needs, or has one that cannot be read"
+PUSH = {"RequestedSOPClassUID": PUSH_MODEL, "RequestedSOPInstanceUID": "1.2", "MessageID": 1}
+REPORT = {"AffectedSOPClassUID": PUSH_MODEL, "AffectedSOPInstanceUID": "1.2", "MessageID": 1, "EventTypeID": 1}
+
+
+@pytest.mark.filterwarnings("ignore:The value length:UserWarning")  # pydicom, of what is sent on purpose
+@pytest.mark.parametrize(
+    ("context_id", "command", "words"),
+    [
+        (1, {"CommandField": 0x0020, "AffectedSOPClassUID": MR}, f"command 0020 came in presentation context 1, {MR}"),
+        (1, {"CommandField": 0x0110, **PUSH}, f"command 0110 came in presentation context 1, {MR}"),
+        (1, {"CommandField": 0x0130, **PUSH}, f"command 0130 came in presentation context 1, {MR}"),
+        (3, {"CommandField": 0x0001, "MessageID": 1}, f"command 0001 came in presentation context 3, {PUSH_MODEL}"),
+        (1, {"CommandField": 0x8001, "Status": 0}, f"command 8001 came in presentation context 1, {MR}"),
+        (9, {"CommandField": 0x0030, "MessageID": 1}, "command 0030 came in presentation context 9, None"),
+        (1, {"MessageID": 1}, f"command none came in presentation context 1, {MR}"),
+        (1, {"CommandField": 0x0001, "MessageID": 1, "AffectedSOPClassUID": MR}, f"command 0001 {CANNOT_READ}"),
+        (1, {"CommandField": 0x0001, "AffectedSOPInstanceUID": LONG}, f"command 0001 {CANNOT_READ}"),
+        (3, {"CommandField": 0x0130, "RequestedSOPClassUID": PUSH_MODEL}, f"command 0130 {CANNOT_READ}"),
+        (3, {"CommandField": 0x0100, "AffectedSOPClassUID": PUSH_MODEL}, f"command 0100 {CANNOT_READ}"),
+    ],
+)
+def test_a_message_that_nobody_answers_ends_the_association(
+    tmp_path: Path, context_id: int, command: dict[str, Any], words: str
+) -> None:
+    sent = Dataset()
+    for keyword, value in {"CommandDataSetType": 0x0101, **command}.items():
+        setattr(sent, keyword, value)
+    with running(tmp_path) as node, capture_logs() as logs:
+        with RawAssociation(node.port).associate(BOTH) as raw:
+            raw.send_pdvs([[pdv(context_id, COMMAND | LAST, with_group_length(sent))]])
+            assert is_aborted(raw, INVALID_VALUE)
+        assert [row["why"] for row in logs if row["event"] == "receive.aborted"] == [words]
+        assert_nothing_is_left(node)
+
+
+def test_reports_without_number_do_not_take_a_thread_each(tmp_path: Path) -> None:
+    report = Dataset()
+    for keyword, value in {"CommandField": 0x0100, "CommandDataSetType": 0x0101, **REPORT}.items():
+        setattr(report, keyword, value)
+    with running(tmp_path) as node, capture_logs() as logs, RawAssociation(node.port).associate(BOTH) as raw:
+        one = pdv(3, COMMAND | LAST, with_group_length(report))
+        for _ in range(3):  # one after the other
+            raw.send_pdvs([[one]])
+            answer = raw.read()
+            assert answer is not None
+            assert answer[0] == P_DATA
+        raw.send_pdvs([[one] * 100])
+        wait_until(lambda: any(row["event"] == "receive.aborted" for row in logs), 10, "it to be ended")
+        assert "a report came before the answer to the last one" in str(logs)
+
+
 @pytest.mark.parametrize(
     ("limits", "sent", "words"),
     [
@@ -267,6 +324,30 @@ def test_a_trickle_does_not_keep_a_pdu_alive(tmp_path: Path) -> None:
         assert is_aborted(raw, NOT_SPECIFIED)
         trickling.set()
         thread.join(5)
+
+
+def test_between_two_instances_only_silence_counts(tmp_path: Path) -> None:
+    with running(tmp_path, pdu_s=0.2, data_set_s=0.2) as node, RawAssociation(node.port).associate() as raw:
+        for _ in range(2):
+            assert store(raw) == 0x0000
+            assert not select.select([raw.socket], [], [], 0.6)[0]  # neither a word nor the end
+        raw.release()
+
+
+def test_a_stream_that_never_pauses_does_not_keep_an_instance_alive(tmp_path: Path) -> None:
+    nothing = pdu(P_DATA, pdv(1, 0, b"")) * 1000  # more than can be read before the next comes
+    with running(tmp_path, data_set_s=0.3) as node, capture_logs() as logs:
+        with RawAssociation(node.port).associate() as raw:
+            raw.send_pdvs([[pdv(1, COMMAND | LAST, COMMAND_1)]])
+            with pytest.raises(OSError, match=r"reset|Broken pipe"):
+                send_on(raw, nothing, 10)
+        assert_crossed(node, logs, "data_set_s", "an instance took longer than 0.3 s to arrive")
+
+
+def send_on(raw: RawAssociation, data: bytes, for_s: float) -> None:
+    stop_at = time.monotonic() + for_s
+    while time.monotonic() < stop_at:
+        raw.send(data)
 
 
 def test_silent_and_half_open_sockets_take_no_place(tmp_path: Path) -> None:

@@ -24,8 +24,10 @@ from pynetdicom.association import Association
 from sqlalchemy import select
 from structlog.testing import capture_logs
 
+from dicomnode.commitment import PUSH_MODEL
 from dicomnode.database.schema import associations, conflicts
 from dicomnode.errors import ConfigurationError, StateError
+from dicomnode.receive.contexts import VERIFICATION
 from dicomnode.receive.scp import StorageScp
 from dicomnode.settings import ReceiveSettings
 from dicomnode.settings_limits import LimitSettings
@@ -151,6 +153,14 @@ def test_another_class_in_a_context_is_not_supported(node: RunningScp) -> None:
     with RawScu(node.port) as scu:
         assert scu.store(CT, UID_1, data) == 0x0122
         assert scu.store(PT, UID_1, encode(make_data_set(1, sop_class_uid=PT))) == 0x0122
+    assert node.files() == []
+
+
+@pytest.mark.parametrize("uid", [VERIFICATION, PUSH_MODEL])
+def test_what_is_no_class_to_store_is_not_stored_in_its_own_context(node: RunningScp, uid: str) -> None:
+    data_set = make_data_set(1, sop_class_uid=uid)
+    with RawScu(node.port, contexts=[(uid, (ExplicitVRLittleEndian,))]) as scu:
+        assert scu.store(uid, str(data_set.SOPInstanceUID), encode(data_set)) == 0x0122
     assert node.files() == []
 
 

@@ -30,3 +30,13 @@ def test_an_unknown_name_is_a_warning() -> None:
 
 def test_a_network_stands_for_itself() -> None:
     assert resolve_peers([peer("a", "10.1.2.0/24")]) == {"a": {"10.1.2.0/24"}}
+
+
+def test_what_was_known_of_a_name_holds_while_nobody_knows_it() -> None:
+    before = {"a": frozenset({"192.0.2.8"}), "b": frozenset({"192.0.2.9"})}
+    with capture_logs() as logs:
+        found = resolve_peers([peer("a", "no-such-host.invalid"), peer("b", "192.0.2.10")], before)
+    assert found == {"a": {"192.0.2.8"}, "b": {"192.0.2.10"}}
+    assert [(row["event"], row["peer"], row["addresses"]) for row in logs] == [
+        ("receive.peer_resolved", "b", ["192.0.2.10"])
+    ]
