@@ -18,7 +18,7 @@ from pynetdicom import AE, evt
 from dicomnode.database.damages import fetch_damages
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.jobs import JobClaim, claim_job, fetch_outputs, move_claimed_job, record_outputs
-from dicomnode.database.outbox import OutboxRow, add_outbox_rows, fetch_outbox
+from dicomnode.database.outbox import OutboxRow, add_outbox_rows, cancel_outputs, fetch_outbox
 from dicomnode.jobs.reprocess import reprocess_job
 from dicomnode.send.delivery import WORTH_ONE
 from dicomnode.send.service import SendService
@@ -450,6 +450,28 @@ def test_what_was_sent_is_recorded_within_a_second_however_slow_the_destination_
         _step_until_idle(start(pacs=port))
 
     assert seen == [0, 0, 2, 2, 4, 5]  # the last is the registration object, claimed when the others are recorded
+
+
+def test_what_is_given_up_while_it_is_being_sent_goes_no_further_and_what_went_is_said(
+    start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    owe_files(database, tmp_path, ["pacs"])
+    taken: list[str] = []
+
+    def store(event: Any) -> int:
+        taken.append(str(event.request.AffectedSOPInstanceUID))
+        with database.write() as connection:
+            cancel_outputs(connection, 1, "rejected by a person")
+        clock.now += 1.0
+        return 0x0000
+
+    with _answering(store) as port:
+        _step_until_idle(start(pacs=port))
+
+    rows = _rows(database, "pacs")
+    assert [row.state for row in rows] == ["sent"] + ["dead"] * 5
+    assert {row.reason for row in rows} == {"rejected by a person"}
+    assert taken == [rows[0].sop_instance_uid]
 
 
 def test_a_peer_that_takes_one_association_is_asked_for_one(
