@@ -18,6 +18,7 @@ from dicomnode.database.series import fetch_series
 from dicomnode.database.unnamed import OLD_S
 from dicomnode.housekeeping.service import HousekeepingService
 from dicomnode.settings import DestinationSettings, NodeSettings, PeerSettings, Settings
+from dicomnode.settings_keeping import RetentionSettings
 from tests.house import House, fetch_all
 from tests.rows import due
 
@@ -43,6 +44,7 @@ def _settings(house: House, *names: str) -> Settings:
             for name in names
         ),
         destinations=tuple(DestinationSettings(peer=name, commitment=name) for name in names),
+        retention=RetentionSettings(hold_hours=1.0),  # of a node that starts, or whose clock was put forward
     )
 
 

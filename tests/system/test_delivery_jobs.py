@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import spawn
 from pathlib import Path
 
 import psutil
@@ -23,7 +25,7 @@ from dicomnode.database.pairs import fetch_pair
 from dicomnode.database.series import fetch_instance_paths
 from dicomnode.database.store import Store
 from dicomnode.jobs.limits import read_resident_bytes
-from dicomnode.jobs.service import JobService
+from dicomnode.jobs.service import START_AGAIN_S, JobService
 from dicomnode.pairing.decisions import give_up_job
 from dicomnode.settings import JobSettings, NodeSettings, RegistrationSettings, Settings
 from tests.databases import make_sqlite
@@ -171,6 +173,41 @@ def test_a_worker_that_died_idle_is_replaced_for_the_next_job(
     _step_until(service, lambda: _job(database, job_id).state == "retry", "the job ran")
 
     assert "worker" not in _job(database, job_id).reason
+
+
+@pytest.mark.parametrize("cause", ["it dies at once", "there is no room for it"])
+def test_a_worker_that_cannot_start_costs_no_job_an_attempt(
+    database: Database, tmp_path: Path, cause: str
+) -> None:
+    later_s = 0.0
+    service = JobService(_settings(tmp_path), database, time.time, lambda: time.monotonic() + later_s)
+    files, program = resource.getrlimit(resource.RLIMIT_NOFILE), spawn.get_executable()
+    try:
+        service.start()
+        wait_until(lambda: len(_workers()) == 1, START_TIMEOUT_S)
+        job_id = add_waiting_job(database)
+        service.step()  # the database is open
+        if cause == "it dies at once":
+            spawn.set_executable("/bin/false")
+        else:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), files[1]))
+        for worker in _workers():
+            os.kill(worker, signal.SIGKILL)
+        for _ in range(4):
+            later_s += START_AGAIN_S
+            wait_until(lambda: not _workers(), START_TIMEOUT_S, "the new process ends too")
+            service.step()
+        spawn.set_executable(program)
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)
+
+        assert (_job(database, job_id).state, _job(database, job_id).attempts) == ("waiting", 0)
+        later_s += START_AGAIN_S
+        _step_until(service, lambda: _job(database, job_id).state == "retry", "the job is run")
+        assert "worker" not in _job(database, job_id).reason
+    finally:
+        spawn.set_executable(program)
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)
+        service.stop(0.0)
 
 
 def test_a_lease_that_ran_out_elsewhere_gives_the_job_back(
