@@ -25,7 +25,7 @@ from dicomnode.database.jobs import (
     fetch_lost_claims,
     give_job_back,
 )
-from dicomnode.errors import DicomnodeError, LeaseLostError, WorkerLostError
+from dicomnode.errors import DatabaseUnavailableError, DicomnodeError, LeaseLostError, WorkerLostError
 from dicomnode.jobs.failure import record_failure
 from dicomnode.jobs.limits import read_resident_bytes
 from dicomnode.jobs.retry import find_longest_wait_s
@@ -176,6 +176,7 @@ class JobService:
         wait([worker.run.future for worker in self._workers if worker.run is not None], timeout=deadline_s)
         for worker in self._workers:
             worker.kill()
+        for worker in self._workers:
             if worker.run is not None:
                 self._give_back(worker.run)
         self._workers = []
@@ -253,6 +254,9 @@ class JobService:
             give_job_back(self._database, run.claim)
         except LeaseLostError:
             return  # it ended, and recorded that itself
+        except DatabaseUnavailableError as error:  # the lease runs out, and it is tried again
+            log.warning("job.not_given_back", job_id=run.job.id, reason=str(error))
+            return
         log.info("job.given_back", job_id=run.job.id)
 
 

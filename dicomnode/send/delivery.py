@@ -202,7 +202,7 @@ class Delivery:
             left.remove(row)
 
     def _send_row(self, association: StoreAssociation, row: OutboxRow, message_id: int) -> bool:
-        """Send one instance and note what became of it; False when it is the destination that failed."""
+        """Send one instance and note what became of it; False when nothing more goes over this association."""
         seen, peer = self.lane.breaker.failures, self.settings.peer(self.destination.peer)
         try:
             copy = choose_copy(self._copies(row), association.contexts)
@@ -213,6 +213,7 @@ class Delivery:
             self._note_damaged(row, str(error))
         except StorageFailedError as error:
             self._note_retry(row, str(error))
+            return not association.is_over  # the others need another one, and are not to blame
         except (PeerUnreachableError, PeerBusyError) as error:
             self._note_retry(row, str(error))
             self.lane.breaker.fail(self.clock(), seen, self.settings.send)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.jobs import Job, fetch_job
@@ -157,6 +158,24 @@ def test_what_runs_when_the_node_stops_goes_back_to_waiting(
     service.stop(0.2)
 
     assert (_job(database, job_id).state, _job(database, job_id).attempts) == ("waiting", 0)
+    wait_until(lambda: not any(map(psutil.pid_exists, workers)), START_TIMEOUT_S, "the workers end")
+
+
+def test_a_node_stops_with_all_its_workers_though_the_database_is_away(database: Database, tmp_path: Path) -> None:
+    jobs = [_add_hanging_job(database, tmp_path) for _ in range(2)]
+    service = JobService(_settings(tmp_path, workers=2), database, time.time)
+    service.start()
+    for job_id in jobs:
+        _run_until_it_hangs(service, database, job_id)
+    workers = _workers()
+    database.close()
+    for path in tmp_path.glob("*.sqlite*"):
+        path.write_bytes(b"no database any more" * 1000)
+
+    with capture_logs() as logged:
+        service.stop(0.0)
+
+    assert {entry["job_id"] for entry in logged if entry["event"] == "job.not_given_back"} == set(jobs)
     wait_until(lambda: not any(map(psutil.pid_exists, workers)), START_TIMEOUT_S, "the workers end")
 
 
