@@ -108,6 +108,9 @@ def test_a_missing_file_is_named_and_a_missing_disk_is_not_the_files_fault(house
     house.root.joinpath("store").rename(house.root / "away")
     with pytest.raises(StorageFailedError, match="is its disk mounted"):
         scan(house.database, house.store, ALL, 30.0, house.now)
+    (house.root / "outputs").rename(house.root / "made")
+    with pytest.raises(StorageFailedError, match="is its disk mounted"):
+        list_folders(house.store)
     (house.root / "away").rename(house.root / "store")
     assert len(damages(house)) == 1
 
