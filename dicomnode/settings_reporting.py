@@ -12,7 +12,16 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dicomnode.setting_values import COUNT_AT_MOST, AbsolutePath, OptionalHost, Port, Seconds, Section, check_host, is_loopback
+from dicomnode.setting_values import (
+    COUNT_AT_MOST,
+    AbsolutePath,
+    OptionalHost,
+    Port,
+    Seconds,
+    Section,
+    check_host,
+    is_loopback,
+)
 
 # RFC 5321 4.1.2, what mail servers use of it: no quotes, no comments.
 _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+")

@@ -1,7 +1,7 @@
 """Ends what is owed to peers that the settings name no more, so that it does not wait for ever without a word.
 
 Flow: housekeeping > [unnamed] > schema; cli and notices read what became of it
-Never: a row that somebody has tried within a day: settings are edited, and nodes that share a database follow one by one.
+Never: a row that somebody has tried within a day: settings are edited, and nodes on one database follow one by one.
 """
 
 from __future__ import annotations

@@ -195,9 +195,7 @@ def test_a_worker_that_died_idle_is_replaced_for_the_next_job(
 
 
 @pytest.mark.parametrize("cause", ["it dies at once", "there is no room for it"])
-def test_a_worker_that_cannot_start_costs_no_job_an_attempt(
-    database: Database, tmp_path: Path, cause: str
-) -> None:
+def test_a_worker_that_cannot_start_costs_no_job_an_attempt(database: Database, tmp_path: Path, cause: str) -> None:
     later_s = 0.0
     service = JobService(_settings(tmp_path), database, time.time, lambda: time.monotonic() + later_s)
     files, program = resource.getrlimit(resource.RLIMIT_NOFILE), spawn.get_executable()
@@ -209,7 +207,7 @@ def test_a_worker_that_cannot_start_costs_no_job_an_attempt(
         if cause == "it dies at once":
             spawn.set_executable("/bin/false")
         else:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), files[1]))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())), files[1]))
         for worker in _workers():
             os.kill(worker, signal.SIGKILL)
         for _ in range(4):

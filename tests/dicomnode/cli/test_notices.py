@@ -97,7 +97,9 @@ def test_a_password_by_which_nobody_can_log_in_is_named_and_not_shown(run: Run, 
     ran = run("notices", "test", "--config", config)
     assert ran.code == 2
     assert "notices.email.password_file: " in ran.err
-    assert ran.err.endswith("holds more than ASCII, by which alone a mail server is logged in to; set another password\n")
+    assert ran.err.endswith(
+        "holds more than ASCII, by which alone a mail server is logged in to; set another password\n"
+    )
     assert "sswort" not in ran.err
 
 
