@@ -15,9 +15,10 @@ from sqlalchemy import Connection, RowMapping, Select, case, func, insert, selec
 
 from dicomnode.commitment import Reference, Report
 from dicomnode.database.engine import Database
-from dicomnode.database.outbox import UNSENT, find_withheld
+from dicomnode.database.outbox import UNSENT
 from dicomnode.database.schema import commitments, outbox, outputs
 from dicomnode.database.turns import Turn, is_due
+from dicomnode.database.withheld import find_withheld
 from dicomnode.errors import LeaseLostError, StateError
 from dicomnode.steps import Step, reach
 

@@ -13,8 +13,9 @@ from typing import Any, Literal
 from sqlalchemy import Connection, RowMapping, Select, case, func, insert, select, tuple_, update
 
 from dicomnode.database.engine import Database
-from dicomnode.database.schema import commitments, damages, jobs, outbox, outputs, pairs, series
+from dicomnode.database.schema import commitments, damages, jobs, outbox, outputs, pairs
 from dicomnode.database.turns import is_free
+from dicomnode.database.withheld import of_deleted, of_refused, of_rejected
 from dicomnode.errors import LeaseLostError, StateError
 
 # `sent` becomes `committed`, or is sent again or given up, by the report of a destination that does storage commitment
@@ -268,42 +269,11 @@ def retry_dead_rows(connection: Connection, destination: str, now: float) -> int
     What a person rejected is not, nor what was deleted, nor what was made of a series that is refused by now.
     """
     is_dead = (outbox.c.destination == destination) & (outbox.c.state == "dead")
-    return _owe_again(connection, is_dead & outbox.c.output_id.not_in(_of_refused()), now)
-
-
-def find_withheld(connection: Connection, row_id: int) -> str:
-    """Return why the node itself must not send a row again; empty where it may."""
-    reasons = {
-        "its result was rejected by a person": _of_rejected(),
-        "a series that it was made of is refused": _of_refused(),
-        "its file was deleted": _of_deleted(),
-    }
-    for reason, withheld in reasons.items():
-        row = select(outbox.c.id).where(outbox.c.id == row_id, outbox.c.output_id.in_(withheld))
-        if connection.execute(row).first() is not None:
-            return reason
-    return ""
-
-
-def _of_rejected() -> Select[Any]:
-    """Select the ids of the outputs that a person rejected."""
-    return select(outputs.c.id).join(jobs, jobs.c.id == outputs.c.job_id).where(jobs.c.decision == "rejected")
-
-
-def _of_refused() -> Select[Any]:
-    """Select the ids of the outputs that were made of a series which is refused by now."""
-    is_part = series.c.id.in_([pairs.c.fixed_series_id, pairs.c.moving_series_id])
-    of_job = select(outputs.c.id).join(jobs, jobs.c.id == outputs.c.job_id).join(pairs)
-    return of_job.join(series, is_part).where(series.c.state == "refused")
-
-
-def _of_deleted() -> Select[Any]:
-    """Select the ids of the outputs whose files were deleted."""
-    return select(outputs.c.id).where(outputs.c.deleted_at.is_not(None))
+    return _owe_again(connection, is_dead & outbox.c.output_id.not_in(of_refused()), now)
 
 
 def _owe_again(connection: Connection, which: Any, now: float) -> int:
-    is_withheld = outbox.c.output_id.in_(_of_rejected()) | outbox.c.output_id.in_(_of_deleted())
+    is_withheld = outbox.c.output_id.in_(of_rejected()) | outbox.c.output_id.in_(of_deleted())
     owed = update(outbox).where(which, ~is_withheld)
     return connection.execute(owed.values(state="owed", attempts=0, not_before=now, commitment_id=None)).rowcount
 
