@@ -38,6 +38,7 @@ log = get_logger()
 
 Clock = Callable[[], float]
 START_AGAIN_S = 10.0  # after a process that ended before it was given a job
+LOAD_AT_MOST_S = 600.0  # until a process has loaded the network: then it hangs
 
 
 @dataclass
@@ -72,7 +73,7 @@ class _Worker:
         """
         since_start_s = self._monotonic() - self._started_at
         if self._warm_up is not None and not self._warm_up.done():  # it loads the network
-            if since_start_s > self.settings.jobs.deadline_s:
+            if since_start_s > LOAD_AT_MOST_S:
                 self.replace()
             return False
         if any(process.is_alive() for process in self._processes()):
