@@ -209,12 +209,17 @@ class Node:
         started.callback(scheduler.shutdown)
 
     def _tick(self, name: str, step: Callable[[], None]) -> None:
-        """Run one step; what it could not do now, the next one tries again."""
+        """Run one step; what it could not do now, the next one tries again.
+
+        A fault of ours is the scheduler's to log. A part that has one was heard of all the same: to start the node anew
+        would cost every job and association that has none, and the fault would be there again.
+        """
         try:
             step()
         except DicomnodeError as error:
             log.warning("node.step_failed", part=name, reason=str(error))
-        self._ticked_at[name] = time.monotonic()
+        finally:
+            self._ticked_at[name] = time.monotonic()
 
     def _read_certificates(self, settings: Settings) -> list[Certificate]:
         """Read the certificates that this node's roles show to peers, or trust."""

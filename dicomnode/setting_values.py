@@ -41,15 +41,20 @@ def check_ae_title(value: str) -> str:
     return title
 
 
-def _check_host(value: str) -> str:
+def check_host(value: str) -> str:
+    """Return a host without white space around it; raises ValueError where it can be none."""
     host = value.strip()
+    try:
+        host.encode("idna")  # as sockets do: no part between dots is empty, or longer than 63 bytes
+    except UnicodeError:
+        host = ""
     if not host or any(c.isspace() or c == "/" or not c.isprintable() for c in host):
         raise ValueError(f"a host is a name or an IP address, this is {value!r}")
     return host
 
 
 def _check_optional_host(value: str) -> str:
-    return _check_host(value) if value else value
+    return check_host(value) if value else value
 
 
 def _check_path(value: str) -> str:
@@ -76,7 +81,7 @@ def _check_database_url(value: str) -> str:
 
 def _check_peer_host(value: str) -> str:
     if "/" not in value:
-        return _check_host(value)
+        return check_host(value)
     try:
         return str(ipaddress.ip_network(value.strip()))
     except ValueError as error:
@@ -134,7 +139,7 @@ def _check_pattern(value: str) -> str:
 
 
 AETitle = Annotated[str, AfterValidator(check_ae_title)]
-Host = Annotated[str, AfterValidator(_check_host)]
+Host = Annotated[str, AfterValidator(check_host)]
 OptionalHost = Annotated[str, AfterValidator(_check_optional_host)]
 PeerHost = Annotated[str, AfterValidator(_check_peer_host)]
 AbsolutePath = Annotated[str, AfterValidator(_check_path)]

@@ -12,7 +12,16 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dicomnode.setting_values import COUNT_AT_MOST, AbsolutePath, OptionalHost, Port, Seconds, Section, is_loopback
+from dicomnode.setting_values import (
+    COUNT_AT_MOST,
+    AbsolutePath,
+    OptionalHost,
+    Port,
+    Seconds,
+    Section,
+    check_host,
+    is_loopback,
+)
 
 # RFC 5321 4.1.2, what mail servers use of it: no quotes, no comments.
 _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+")
@@ -23,7 +32,8 @@ def _check_url(value: str) -> str:
         return value
     try:
         parts = urlsplit(value)
-        is_usable = parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0
+        check_host(parts.hostname or "")
+        is_usable = parts.scheme in ("https", "http") and parts.port != 0
     except ValueError:
         is_usable = False
     if not is_usable or not value.isascii() or any(c.isspace() or not c.isprintable() for c in value):
@@ -41,8 +51,15 @@ def _check_address(value: str) -> str:
     return value
 
 
+def _check_user(value: str) -> str:
+    if not value.isascii():  # RFC 4954 has other characters prepared first, which `smtplib` does not
+        raise ValueError(f"a mail server is logged in to by ASCII only, this is {value!r}")
+    return value
+
+
 Url = Annotated[str, AfterValidator(_check_url)]
 Address = Annotated[str, AfterValidator(_check_address)]
+User = Annotated[str, AfterValidator(_check_user)]
 
 
 class WebhookSettings(Section):
@@ -67,7 +84,7 @@ class EmailSettings(Section):
     encryption: Literal["starttls", "tls", "none"] = "starttls"
     sender: Address = ""
     recipients: tuple[Address, ...] = ()
-    user: str = ""
+    user: User = ""
     password_file: str = ""
 
     @model_validator(mode="after")

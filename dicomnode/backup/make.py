@@ -35,7 +35,7 @@ from dicomnode.database.revision import check_revision
 from dicomnode.database.snapshots import TABLES, fetch_rows
 from dicomnode.database.store import Store
 from dicomnode.digests import PIECE_BYTES, digest_data_set
-from dicomnode.errors import StorageFailedError, TransientError, UsageError
+from dicomnode.errors import FileDamagedError, StorageFailedError, TransientError, UsageError
 from dicomnode.outputs.compression import find_copy_path
 
 FOLDER_MODE = 0o700
@@ -216,22 +216,36 @@ def _copy_files(
             continue
         try:
             size_bytes, sha256 = _copy(one.find(), target)
-        except FileNotFoundError:
-            if one.sha256:  # else it was received meanwhile, or turned out to be nothing
-                yield FileEntry(one.path, 0, "", "it is missing")
+        except (FileNotFoundError, FileDamagedError) as error:  # one bad sector leaves the others to be copied
+            target.unlink(missing_ok=True)
+            is_missing = isinstance(error, FileNotFoundError)
+            if one.sha256 or not is_missing:  # else it was received meanwhile, or turned out to be nothing
+                yield FileEntry(one.path, 0, "", "it is missing" if is_missing else str(error))
             continue
         yield FileEntry(one.path, size_bytes, sha256, one.find_damage(target, sha256))
 
 
 def _copy(source: Path, target: Path) -> tuple[int, str]:
-    """Copy a file; return the bytes and the SHA-256 of what was read."""
+    """Copy a file; return the bytes and the SHA-256 of what was read; raises OSError, and `FileDamagedError`."""
     digest, size_bytes = hashlib.sha256(), 0
-    with source.open("rb", buffering=0) as read, target.open("wb", buffering=0) as written:
-        while piece := read.read(PIECE_BYTES):
+    with target.open("wb") as written:
+        for piece in _read_pieces(source):
             digest.update(piece)
             written.write(piece)
             size_bytes += len(piece)
     return size_bytes, digest.hexdigest()
+
+
+def _read_pieces(source: Path) -> Iterator[bytes]:
+    """Yield a file's bytes; raises FileNotFoundError, and `FileDamagedError` where it cannot be read."""
+    try:
+        with source.open("rb", buffering=0) as read:
+            while piece := read.read(PIECE_BYTES):
+                yield piece
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise FileDamagedError(f"it cannot be read: {error.strerror}") from error
 
 
 def _link(before: tuple[Path, FileEntry], one: Wanted, target: Path) -> bool:

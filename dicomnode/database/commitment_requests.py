@@ -191,7 +191,8 @@ def fetch_held(connection: Connection, store: Store, references: Iterable[Refere
         for uid, sop_class, name, sha256 in connection.execute(select(*columns).where(columns[0].in_(uids))):
             found[uid] = Held(sop_class, store.find_instance(name), sha256, is_of_whole_file=False)
         columns = (made.sop_instance_uid, made.sop_class_uid, made.path, made.sha256)
-        for uid, sop_class, path, sha256 in connection.execute(select(*columns).where(columns[0].in_(uids))):
+        kept = select(*columns).where(columns[0].in_(uids), made.deleted_at.is_(None))
+        for uid, sop_class, path, sha256 in connection.execute(kept):
             found.setdefault(uid, Held(sop_class, store.root / path, sha256, is_of_whole_file=True))
     return found
 

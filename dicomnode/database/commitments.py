@@ -18,6 +18,7 @@ from dicomnode.database.engine import Database
 from dicomnode.database.outbox import UNSENT
 from dicomnode.database.schema import commitments, outbox, outputs
 from dicomnode.database.turns import Turn, is_due
+from dicomnode.database.withheld import find_withheld
 from dicomnode.errors import LeaseLostError, StateError
 from dicomnode.steps import Step, reach
 
@@ -269,9 +270,16 @@ def record_uncommitted(connection: Connection, row_ids: Collection[int], reason:
     _move(connection, row_ids, reason=f"{NOT_COMMITTED}{reason}")
 
 
-def owe_again(connection: Connection, row_id: int, not_before: float, reason: str) -> None:
-    """Send an instance again that the destination does not have any more."""
+def owe_again(connection: Connection, row_id: int, not_before: float, reason: str) -> bool:
+    """Send an instance again that the destination does not have any more.
+
+    False, and the row is given up, where it is not to be sent: whoever removed it there may have done so for that.
+    """
+    if withheld := find_withheld(connection, row_id):
+        record_refused(connection, row_id, f"{reason}; not sent again: {withheld}")
+        return False
     _move(connection, [row_id], state="retry", not_before=not_before, reason=reason, commitment_id=None)
+    return True
 
 
 def record_refused(connection: Connection, row_id: int, reason: str) -> None:

@@ -6,25 +6,26 @@ Never: a row that two senders hold at once: a claim gives a lease and a fencing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, Select, func, insert, select, tuple_, update
+from sqlalchemy import Connection, RowMapping, Select, case, func, insert, select, tuple_, update
 
 from dicomnode.database.engine import Database
-from dicomnode.database.schema import commitments, damages, jobs, outbox, outputs, pairs, series
+from dicomnode.database.schema import commitments, damages, jobs, outbox, outputs, pairs
 from dicomnode.database.turns import is_free
+from dicomnode.database.withheld import of_deleted, of_refused, of_rejected
 from dicomnode.errors import LeaseLostError, StateError
 
 # `sent` becomes `committed`, or is sent again or given up, by the report of a destination that does storage commitment
-# (`database/commitments`).
+# (`database/commitments`). `dead` becomes `sent` where a row was given up while its instance was on its way.
 OUTBOX_MOVES: Mapping[str, frozenset[str]] = {
     "owed": frozenset({"sent", "retry", "dead"}),
     "retry": frozenset({"sent", "retry", "dead"}),
     "sent": frozenset({"committed", "retry", "dead"}),
     "committed": frozenset(),
-    "dead": frozenset(),
+    "dead": frozenset({"sent"}),
 }
 # Only a person asks again for what a destination refused, or did not commit however often it was asked.
 OUTBOX_MOVES_BY_PERSON: Mapping[str, frozenset[str]] = {"dead": frozenset({"owed"}), "sent": frozenset({"owed"})}
@@ -108,7 +109,10 @@ def add_outbox_rows(connection: Connection, output_ids: Iterable[int], destinati
 
 
 def cancel_outputs(connection: Connection, job_id: int, reason: str) -> int:
-    """Give up, on a person's word, what a job still owes; return how many rows. What was sent stays sent."""
+    """Give up, on a person's word, what a job still owes; return how many rows.
+
+    What was sent stays sent; what is on its way becomes so when the destination has taken it.
+    """
     of_job = select(outputs.c.id).where(outputs.c.job_id == job_id)
     unsent = update(outbox).where(outbox.c.output_id.in_(of_job), outbox.c.state.in_(UNSENT))
     return connection.execute(unsent.values(state="dead", reason=reason, lease_until=None)).rowcount
@@ -175,13 +179,15 @@ def record_sent(
 
     With `owes_commitment` a peer is asked to commit it.
 
+    One that was given up while it was on its way is sent all the same, and goes on to say why it was given up.
+
     Raises
     ------
     LeaseLostError
         If another sender claimed the row since; nothing changed. A second send is harmless.
     """
-    said = {"reason": reason, "is_commitment_owed": owes_commitment}
-    _leave(connection, row, "sent", sent_at=now, attempts=row.attempts + 1, **said)
+    if row.id not in _record_sent(connection, [row], now, reason=reason, owes_commitment=owes_commitment):
+        raise _lost(row)
 
 
 def record_all_sent(
@@ -189,14 +195,9 @@ def record_all_sent(
 ) -> set[int]:
     """Record that the destination has these instances, without a warning, and return the ids of those that were held.
 
-    The others were claimed by another sender since, and are unchanged. With `owes_commitment` a peer is asked to commit
-    them.
+    The others were claimed by another sender since, and are unchanged; otherwise as `record_sent`.
     """
-    claims = [(row.id, row.token) for row in rows]
-    held = tuple_(outbox.c.id, outbox.c.token).in_(claims) & outbox.c.state.in_(UNSENT)
-    values = {"state": "sent", "reason": "", "sent_at": now, "attempts": outbox.c.attempts + 1, "lease_until": None}
-    values["is_commitment_owed"] = owes_commitment
-    return set(connection.execute(update(outbox).where(held).values(values).returning(outbox.c.id)).scalars())
+    return _record_sent(connection, list(rows), now, reason="", owes_commitment=owes_commitment)
 
 
 def record_retry(connection: Connection, row: OutboxRow, not_before: float, reason: str) -> None:
@@ -232,6 +233,12 @@ def release_rows(database: Database, rows: Iterable[OutboxRow]) -> None:
             connection.execute(update(outbox).where(_is_held(row)).values(lease_until=None))
 
 
+def fetch_held_ids(database: Database, rows: Iterable[OutboxRow]) -> set[int]:
+    """Return the ids of those of these claimed rows that are still to be sent, and by who claimed them."""
+    with database.read() as connection:
+        return set(connection.execute(select(outbox.c.id).where(_are_claimed(rows, UNSENT))).scalars())
+
+
 def retry_outbox_row(connection: Connection, row_id: int, now: float) -> None:
     """Owe a row again, on a person's word.
 
@@ -261,17 +268,13 @@ def retry_dead_rows(connection: Connection, destination: str, now: float) -> int
 
     What a person rejected is not, nor what was deleted, nor what was made of a series that is refused by now.
     """
-    is_part = series.c.id.in_([pairs.c.fixed_series_id, pairs.c.moving_series_id])
-    of_job = select(outputs.c.id).join(jobs, jobs.c.id == outputs.c.job_id).join(pairs)
-    of_refused = of_job.join(series, is_part).where(series.c.state == "refused")
     is_dead = (outbox.c.destination == destination) & (outbox.c.state == "dead")
-    return _owe_again(connection, is_dead & outbox.c.output_id.not_in(of_refused), now)
+    return _owe_again(connection, is_dead & outbox.c.output_id.not_in(of_refused()), now)
 
 
 def _owe_again(connection: Connection, which: Any, now: float) -> int:
-    of_rejected = select(outputs.c.id).join(jobs, jobs.c.id == outputs.c.job_id).where(jobs.c.decision == "rejected")
-    deleted = select(outputs.c.id).where(outputs.c.deleted_at.is_not(None))
-    owed = update(outbox).where(which, outbox.c.output_id.not_in(of_rejected), outbox.c.output_id.not_in(deleted))
+    is_withheld = outbox.c.output_id.in_(of_rejected()) | outbox.c.output_id.in_(of_deleted())
+    owed = update(outbox).where(which, ~is_withheld)
     return connection.execute(owed.values(state="owed", attempts=0, not_before=now, commitment_id=None)).rowcount
 
 
@@ -296,7 +299,27 @@ def _leave(connection: Connection, row: OutboxRow, state: str, **values: Any) ->
         raise StateError(f"outbox row {row.id}: {row.state} does not become {state}")
     moved = connection.execute(update(outbox).where(_is_held(row)).values(state=state, lease_until=None, **values))
     if moved.rowcount == 0:
-        raise LeaseLostError(f"outbox row {row.id}: token {row.token} does not hold it any more")
+        raise _lost(row)
+
+
+def _record_sent(
+    connection: Connection, rows: Sequence[OutboxRow], now: float, *, reason: str, owes_commitment: bool
+) -> set[int]:
+    takes_sent = [state for state, moves in OUTBOX_MOVES.items() if state != "sent" and "sent" in moves]
+    values = {
+        "state": "sent",
+        "reason": case((outbox.c.state == "dead", outbox.c.reason), else_=reason),
+        "sent_at": now,
+        "attempts": outbox.c.attempts + 1,
+        "lease_until": None,
+        "is_commitment_owed": owes_commitment,
+    }
+    sent = update(outbox).where(_are_claimed(rows, takes_sent)).values(values)
+    return set(connection.execute(sent.returning(outbox.c.id)).scalars())
+
+
+def _lost(row: OutboxRow) -> LeaseLostError:
+    return LeaseLostError(f"outbox row {row.id}: token {row.token} does not hold it any more")
 
 
 def _is_due(due: Due) -> Any:
@@ -326,7 +349,12 @@ def _due_ids(due: Due) -> Select[Any]:
 
 
 def _is_held(row: OutboxRow) -> Any:
-    return (outbox.c.id == row.id) & (outbox.c.token == row.token) & outbox.c.state.in_(UNSENT)
+    return _are_claimed([row], UNSENT)
+
+
+def _are_claimed(rows: Iterable[OutboxRow], states: Iterable[str]) -> Any:
+    claims = [(row.id, row.token) for row in rows]
+    return tuple_(outbox.c.id, outbox.c.token).in_(claims) & outbox.c.state.in_(list(states))
 
 
 def _query() -> Select[Any]:

@@ -1,7 +1,8 @@
 """Compares every file that is kept with the SHA-256 it was written with, a little at a time, over and over.
 
 Flow: database/damages > [integrity] > the file system; findings > database/damages > jobs, cli
-Never: a file removed: one that is not what was received is put aside, so that it can come again.
+Never: a file removed: one that is not what was received is put aside, so that it can come again; one that cannot be
+read stays, for that may be over the next time.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dicomnode.database.damages import (
 )
 from dicomnode.database.engine import Database
 from dicomnode.database.marks import fetch_mark, set_mark
-from dicomnode.database.store import Store, find_instance_damage, find_output_damage
+from dicomnode.database.store import FoundDamage, Store, find_instance_damage, find_output_damage
 from dicomnode.durable import sync_folder
 from dicomnode.errors import StorageFailedError
 from dicomnode.logs import get_logger
@@ -102,7 +103,7 @@ def _scan_next(
         position = 0 if mark is None or begins else mark.position
         stored = one.fetch(connection, position, FILES_AT_ONCE)
     used_bytes, checked = 0, []
-    damaged: dict[int, str] = {}
+    damaged: dict[int, FoundDamage] = {}
     for file in stored:
         if used_bytes >= budget_bytes:
             break
@@ -113,17 +114,17 @@ def _scan_next(
     with database.write() as connection:
         for file in checked:
             if file.id in damaged:
-                _record(connection, file, damaged[file.id], now)
+                _record(connection, file, damaged[file.id].text, now)
         values = {"at": now} if begins else {}
         set_mark(connection, one.mark, position=checked[-1].id if checked else OVER, **values)
     for file in checked:
-        if file.id in damaged and isinstance(file, StoredInstance):
+        if file.id in damaged and damaged[file.id].is_changed and isinstance(file, StoredInstance):
             _put_aside(store, file)
     return len(checked), used_bytes
 
 
-def _find_damage(store: Store, file: StoredInstance | StoredOutput) -> str:
-    """Return what is wrong with a file, seen twice: a read may fail once; empty where nothing is."""
+def _find_damage(store: Store, file: StoredInstance | StoredOutput) -> FoundDamage | None:
+    """Return what is wrong with a file, seen twice: a read may fail once; None where nothing is."""
     found = None
     for _ in range(2):
         if isinstance(file, StoredInstance):
@@ -131,8 +132,8 @@ def _find_damage(store: Store, file: StoredInstance | StoredOutput) -> str:
         else:
             found = find_output_damage(store, file.path, file.sha256)
         if found is None:
-            return ""
-    return "" if found is None else found.text
+            break
+    return found
 
 
 def _measure(store: Store, file: StoredInstance | StoredOutput) -> int:

@@ -29,9 +29,18 @@ _FILE_NAME = re.compile(r"[0-9a-f]{32}\.dcm")
 
 
 def list_folders(store: Store) -> list[Path]:
-    """Return every folder that is looked at, in one order: those of the store, the conflicts, those of the jobs."""
+    """Return every folder that is looked at, in one order: those of the store, the conflicts, those of the jobs.
+
+    Raises
+    ------
+    StorageFailedError
+        If the storage root is gone.
+    """
     stored = [store.root / "store" / f"{number:02x}" for number in range(256)]
-    made = sorted(path for path in (store.root / "outputs").iterdir() if path.name.isdecimal() and path.is_dir())
+    try:
+        made = sorted(path for path in (store.root / "outputs").iterdir() if path.name.isdecimal() and path.is_dir())
+    except OSError as error:
+        raise StorageFailedError(f"storage root {store.root}: {error.strerror}; is its disk mounted?") from error
     return [*stored, store.root / "conflicts", *made]
 
 

@@ -1,6 +1,6 @@
 """Keeps the house of one node: looks for what may go, checks what is kept, and makes backups.
 
-Flow: app's clock > [service] > housekeeping/retention, history, integrity, leftovers, backup
+Flow: app's clock > [service] > housekeeping/retention, history, integrity, leftovers, backup; database/unnamed
 Never: a step that takes long: each does a little, and the next goes on; a state that a restart would lose.
 """
 
@@ -15,6 +15,7 @@ from dicomnode.backup.schedule import make_due_backup
 from dicomnode.database.engine import Database
 from dicomnode.database.marks import claim_turn, fetch_mark, set_mark
 from dicomnode.database.store import Store
+from dicomnode.database.unnamed import Named, end_unnamed
 from dicomnode.errors import DicomnodeError
 from dicomnode.housekeeping.clock import Moment
 from dicomnode.housekeeping.history import end_history
@@ -31,6 +32,7 @@ LOOK_EVERY_S = 60.0
 SCAN_EVERY_S = 10.0
 DAMAGED_EVERY_S = 600.0
 HISTORY_EVERY_S = 3600.0
+UNNAMED_EVERY_S = 3600.0
 UPKEEP_EVERY_S = 3600.0
 FOLDERS = "folders"  # the mark: which folder is looked at next
 FOLDERS_AT_ONCE = 8
@@ -76,6 +78,7 @@ class HousekeepingService:
             ("damaged", DAMAGED_EVERY_S, lambda: check_damaged(self._database, self._store)),
             ("folders", LOOK_EVERY_S, self._clear_folders),
             ("history", HISTORY_EVERY_S, self._end_history),
+            ("unnamed", UNNAMED_EVERY_S, self._end_unnamed),
             ("upkeep", UPKEEP_EVERY_S, self._database.keep_up),
         ):
             if self._monotonic() >= self._next.get(name, 0.0):
@@ -108,6 +111,21 @@ class HousekeepingService:
         settings, now = self._settings.retention, self._clock()
         if settings.history_days and self._is_steady(now) and end_history(self._database, settings, now):
             self._next["history"] = 0.0
+
+    def _end_unnamed(self) -> None:
+        """End what is owed to whom the settings name no more; a clock that was put forward makes nothing old."""
+        settings, now = self._settings, self._clock()
+        named = Named(
+            destinations=[one.peer for one in settings.destinations],
+            answering=[peer.name for peer in settings.peers if peer.answers],
+            callable=[peer.name for peer in settings.peers if not peer.is_network],
+            committing={one.peer: one.commitment for one in settings.destinations if one.commitment},
+        )
+        if self._is_steady(now):
+            with self._database.write() as connection:
+                ended = end_unnamed(connection, named, now)
+            if ended:
+                log.warning("housekeeping.unnamed_peers", **ended)
 
     def _is_steady(self, now: float) -> bool:
         """Say whether things are as old as the clock says, by how it went since the last look."""

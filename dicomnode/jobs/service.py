@@ -25,7 +25,7 @@ from dicomnode.database.jobs import (
     fetch_lost_claims,
     give_job_back,
 )
-from dicomnode.errors import DicomnodeError, LeaseLostError, WorkerLostError
+from dicomnode.errors import DatabaseUnavailableError, DicomnodeError, LeaseLostError, WorkerLostError
 from dicomnode.jobs.failure import record_failure
 from dicomnode.jobs.limits import read_resident_bytes
 from dicomnode.jobs.retry import find_longest_wait_s
@@ -37,6 +37,8 @@ from dicomnode.steps import Step, reach
 log = get_logger()
 
 Clock = Callable[[], float]
+START_AGAIN_S = 10.0  # after a process that ended before it was given a job
+LOAD_AT_MOST_S = 600.0  # until a process has loaded the network: then it hangs
 
 
 @dataclass
@@ -56,20 +58,36 @@ class _Run:
 class _Worker:
     """One worker process and the job it has: a process of its own, so that killing one harms no other job."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, monotonic: Clock) -> None:
         self.settings = settings
         self.run: _Run | None = None
+        self._monotonic = monotonic
         self._jobs = 0  # that this process has been given
-        self._executor: Executor = self._start()
+        self._executor: Executor | None = None
+        self._start()
+
+    def is_ready(self) -> bool:
+        """Say whether the process can be given a job; one that died, or could not start, is started again.
+
+        So none is claimed, and has an attempt less, for a process that is not there.
+        """
+        since_start_s = self._monotonic() - self._started_at
+        if self._warm_up is not None and not self._warm_up.done():  # it loads the network
+            if since_start_s > LOAD_AT_MOST_S:
+                self.replace()
+            return False
+        if any(process.is_alive() for process in self._processes()):
+            return True
+        if since_start_s >= START_AGAIN_S:
+            log.error("job.worker_not_there", reason="its process died idle, or could not start; it is started again")
+            self.replace()
+        return False
 
     def submit(self, job: Job, settings: Settings, end_by: float) -> None:
-        """Give the process a job that is leased; a process that died idle is replaced first."""
+        """Give the process a job that is leased; raises BrokenProcessPool where it died since it was ready."""
+        assert self._executor is not None  # noqa: S101  `is_ready` was asked
         self.settings = settings
-        try:
-            future = self._executor.submit(work_on, job, settings)
-        except BrokenProcessPool:
-            self.replace()
-            future = self._executor.submit(work_on, job, settings)
+        future = self._executor.submit(work_on, job, settings)
         self._jobs += 1
         self.run = _Run(job, future, end_by, job.lease_until or 0.0)
 
@@ -83,13 +101,14 @@ class _Worker:
         """Kill the process and start another."""
         self.kill()
         self._jobs = 0
-        self._executor = self._start()
+        self._start()
 
     def kill(self) -> None:
         """End the process at once, whatever it does."""
         for process in self._processes():
             process.kill()
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
 
     def resident_bytes(self) -> int:
         """Return the memory that the process holds, bytes."""
@@ -99,11 +118,19 @@ class _Worker:
         # As `ProcessPoolExecutor.kill_workers` of Python 3.14 does; None once the executor is shut down.
         return list((getattr(self._executor, "_processes", None) or {}).values())
 
-    def _start(self) -> Executor:
+    def _start(self) -> None:
+        """Start a process, which loads the network; none is there where the machine has no room for it."""
+        self._started_at = self._monotonic()
+        self._executor = self._warm_up = None
         context = multiprocessing.get_context("spawn")
-        executor = ProcessPoolExecutor(1, mp_context=context, initializer=start_worker, initargs=(self.settings,))
-        executor.submit(warm_up, self.settings.registration).add_done_callback(_log_warm_up)
-        return executor
+        try:
+            executor = ProcessPoolExecutor(1, mp_context=context, initializer=start_worker, initargs=(self.settings,))
+            self._executor = executor
+            self._warm_up = executor.submit(warm_up, self.settings.registration)
+        except OSError as error:
+            log.error("job.worker_not_started", reason=str(error.strerror))
+        else:
+            self._warm_up.add_done_callback(_log_warm_up)
 
 
 class JobService:
@@ -121,7 +148,7 @@ class JobService:
 
     def start(self) -> None:
         """Start the worker processes; they load the network while the node goes on."""
-        self._workers = [_Worker(self._settings) for _ in range(self._settings.jobs.workers)]
+        self._workers = [_Worker(self._settings, self._monotonic) for _ in range(self._settings.jobs.workers)]
 
     def reload(self, settings: Settings) -> None:
         """Use other settings from the next job on; running jobs keep theirs."""
@@ -142,7 +169,7 @@ class JobService:
                 self._fail(job, WorkerLostError(f"its worker gave no sign for {self._settings.jobs.lease_s:.0f} s"))
         self._fit_workers()
         for worker in self._workers:
-            if worker.run is None and not self._start_next(worker):
+            if worker.run is None and worker.is_ready() and not self._start_next(worker):
                 break
 
     def stop(self, deadline_s: float) -> None:
@@ -150,6 +177,7 @@ class JobService:
         wait([worker.run.future for worker in self._workers if worker.run is not None], timeout=deadline_s)
         for worker in self._workers:
             worker.kill()
+        for worker in self._workers:
             if worker.run is not None:
                 self._give_back(worker.run)
         self._workers = []
@@ -205,7 +233,10 @@ class JobService:
             return False
         log.info("job.started", job_id=job.id, pair_id=job.pair_id, attempt=job.attempts)
         reach(Step.CLAIMED, job_id=job.id)
-        worker.submit(job, self._settings, self._monotonic() + self._settings.jobs.deadline_s)
+        try:
+            worker.submit(job, self._settings, self._monotonic() + self._settings.jobs.deadline_s)
+        except BrokenProcessPool:  # it died since it was ready
+            give_job_back(self._database, JobClaim(job.id, job.token))
         return True
 
     def _fit_workers(self) -> None:
@@ -214,7 +245,7 @@ class JobService:
         for worker in [worker for worker in self._workers if worker.run is None][: max(surplus, 0)]:
             worker.kill()
             self._workers.remove(worker)
-        self._workers += [_Worker(self._settings) for _ in range(-surplus)]
+        self._workers += [_Worker(self._settings, self._monotonic) for _ in range(-surplus)]
 
     def _fail(self, job: Job, error: WorkerLostError) -> None:
         record_failure(self._database, job, error, self._settings.jobs, self._clock())
@@ -224,6 +255,9 @@ class JobService:
             give_job_back(self._database, run.claim)
         except LeaseLostError:
             return  # it ended, and recorded that itself
+        except DatabaseUnavailableError as error:  # the lease runs out, and it is tried again
+            log.warning("job.not_given_back", job_id=run.job.id, reason=str(error))
+            return
         log.info("job.given_back", job_id=run.job.id)
 
 

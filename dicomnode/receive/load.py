@@ -14,6 +14,7 @@ from dicomnode.status import BusyReason
 
 MINUTE_S = 60.0
 ROUNDING_S = 1e-6  # of sums of steps
+FORGET_FROM = 1000  # peers: those that came long ago are forgotten then
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Load:
         self._lock = threading.Lock()
         self._peers: dict[object, str] = {}
         self._due_at: dict[str, float] = {}
+        self._forget_from = FORGET_FROM  # peers
 
     def enter(self, association: object, peer: str, limits: LimitSettings, now: float) -> Overload | None:
         """Count an association in, or say which limit keeps it out; `now` is in monotonic seconds."""
@@ -52,6 +54,9 @@ class Load:
             words = f"it asked more than {limits.associations_per_minute} times in a minute"
             return Overload(BusyReason.TEMPORARY_CONGESTION, "associations_per_minute", words)
         self._due_at[peer] = due_at
+        if len(self._due_at) >= self._forget_from:  # whoever was due before now may come as one that never came
+            self._due_at = {name: at for name, at in self._due_at.items() if at > now}
+            self._forget_from = max(2 * len(self._due_at), FORGET_FROM)
         counts = {
             "associations": (len(self._peers), limits.associations),
             "associations_per_peer": (list(self._peers.values()).count(peer), limits.associations_per_peer),

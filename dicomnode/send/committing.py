@@ -214,12 +214,13 @@ def _settle(connection: Connection, work: Work, commitment: Commitment) -> None:
             outcomes["committed"].append(row.id)
         else:
             meaning, said = _judge(work, row, failed.get(uid))
-            outcomes[meaning].append(row.id)
             said = f"{commitment.peer}: {NOT_COMMITTED}{said}"
             if meaning == "given up":
                 record_refused(connection, row.id, said)
             elif meaning == "sent again":
-                owe_again(connection, row.id, work.draw_retry_at(row.attempts), said)
+                is_owed = owe_again(connection, row.id, work.draw_retry_at(row.attempts), said)
+                meaning = "sent again" if is_owed else "given up"
+            outcomes[meaning].append(row.id)
     record_committed(connection, outcomes["committed"])
     if open_rows := outcomes["asked again"]:
         if commitment.attempts >= work.settings.send.attempts:

@@ -31,6 +31,7 @@ from dicomnode.database.outbox import (
     count_due_rows,
     extend_leases,
     fail_due_rows,
+    fetch_held_ids,
     fetch_unsent_contexts,
     record_all_sent,
     record_dead,
@@ -179,9 +180,6 @@ class Delivery:
             if self.is_over():
                 return False
             now = self.clock()
-            if abs(now - recorded_at) >= RECORD_EVERY_S:  # a clock that is put back counts as well
-                recorded_at = now
-                self._record()
             if abs(now - leased_at) > lease_s / 2:
                 leased_at = now
                 extend_leases(self.database, left, now + lease_s)
@@ -190,10 +188,21 @@ class Delivery:
             if is_first:
                 is_first = False
                 when_taken()
+            if abs(self.clock() - recorded_at) >= RECORD_EVERY_S:  # a clock that is put back counts as well
+                recorded_at = self.clock()
+                self._record()
+                self._drop_lost(left)
         return True
 
+    def _drop_lost(self, left: deque[OutboxRow]) -> None:
+        """Let go of what was given up meanwhile, as a person's rejection does, or is another sender's by now."""
+        held = fetch_held_ids(self.database, left) if left else set()
+        for row in [row for row in left if row.id not in held]:
+            log.warning("send.lost", outbox_id=row.id)
+            left.remove(row)
+
     def _send_row(self, association: StoreAssociation, row: OutboxRow, message_id: int) -> bool:
-        """Send one instance and note what became of it; False when it is the destination that failed."""
+        """Send one instance and note what became of it; False when nothing more goes over this association."""
         seen, peer = self.lane.breaker.failures, self.settings.peer(self.destination.peer)
         try:
             copy = choose_copy(self._copies(row), association.contexts)
@@ -204,6 +213,7 @@ class Delivery:
             self._note_damaged(row, str(error))
         except StorageFailedError as error:
             self._note_retry(row, str(error))
+            return not association.is_over  # the others need another one, and are not to blame
         except (PeerUnreachableError, PeerBusyError) as error:
             self._note_retry(row, str(error))
             self.lane.breaker.fail(self.clock(), seen, self.settings.send)

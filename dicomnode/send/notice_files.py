@@ -19,10 +19,17 @@ def find_problems(notices: NoticeSettings) -> Iterator[tuple[str, str]]:
     """Yield what keeps the files of [notices] from being used: the key, and what is wrong with its value."""
     if problem := find_ca_problem(notices.ca):
         yield "ca", problem
-    secrets = (("webhook.secret_file", notices.webhook.secret_file, SECRET_CHARACTERS),)
-    for key, name, at_least in (*secrets, ("email.password_file", notices.email.password_file, 1)):
-        if name and (problem := _find_secret_problem(name, at_least)):
-            yield key, problem
+    secret, password = notices.webhook.secret_file, notices.email.password_file
+    if secret and (problem := _find_secret_problem(secret, SECRET_CHARACTERS)):
+        yield "webhook.secret_file", problem
+    if password and (problem := _find_secret_problem(password, 1) or _find_password_problem(password)):
+        yield "email.password_file", problem
+
+
+def _find_password_problem(name: str) -> str | None:
+    if read_secret(name).isascii():
+        return None
+    return f"{name}: holds more than ASCII, by which alone a mail server is logged in to; set another password"
 
 
 def _find_secret_problem(name: str, at_least: int) -> str | None:

@@ -68,6 +68,7 @@ class StoreAssociation:
 
     def __init__(self, wire: _Wire, acceptance: Acceptance) -> None:
         self._wire = wire
+        self.is_over = False  # we hung up
         self.contexts = acceptance.contexts
         taken = min(acceptance.pdu_bytes or pdus.PDU_BYTES_AT_MOST, pdus.PDU_BYTES_AT_MOST)
         self._fragment_bytes = taken - pdus.PDV_BYTES
@@ -82,7 +83,7 @@ class StoreAssociation:
         PeerUnreachableError
             If the connection ends, or no answer comes in time: whether the peer has the instance is not known.
         StorageFailedError
-            If the file cannot be read; the association is as good as before.
+            If the file cannot be read; the association is as good as before, or `is_over` where some of it was sent.
         """
         try:
             with instance.path.open("rb", buffering=0) as file:
@@ -128,6 +129,7 @@ class StoreAssociation:
 
     def hang_up(self) -> None:
         """End the connection from any thread: the one that waits for an answer gets `PeerUnreachableError`."""
+        self.is_over = True
         self._wire.hang_up()
 
     def _read_answer(self, message_id: int) -> StoreAnswer:

@@ -230,6 +230,26 @@ def test_a_damaged_and_a_missing_file_are_named_when_the_backup_is_made_and_when
     database.close()
 
 
+def test_a_file_that_cannot_be_read_keeps_no_other_from_being_backed_up(house: House, tmp_path: Path) -> None:
+    house.receive("MR", 50)
+    unreadable, *others = sorted(house.files("store"))
+    path = house.root / unreadable
+    path.unlink()
+    path.symlink_to(path)  # which the system refuses to read
+
+    made = back_up(house, tmp_path / "backup")
+
+    assert [entry.path for entry in made.damaged] == [unreadable]
+    [found] = verify_backup(tmp_path / "backup")[1]
+    assert (found.path, found.text) == (
+        unreadable,
+        "when the backup was made: it cannot be read: Too many levels of symbolic links",
+    )
+    store, database = restore_to(tmp_path / "other", tmp_path / "backup")
+    assert all((store.root / other).is_file() for other in others)
+    database.close()
+
+
 @pytest.mark.parametrize("harm", ["changed", "gone", "new", "row", "list", "manifest"])
 def test_whatever_happens_to_a_backup_is_found(house: House, tmp_path: Path, harm: str) -> None:
     furnish(house)

@@ -21,6 +21,7 @@ from dicomnode.database.commitment_requests import (
     record_request,
     release_requests,
 )
+from dicomnode.database.deletions import NewDeletion, delete_outputs
 from dicomnode.database.engine import Database
 from dicomnode.database.refusals import Refused, clear_refusals, fetch_refusals, is_refused, record_refusal
 from dicomnode.database.store import Store
@@ -180,3 +181,14 @@ def test_what_is_kept_is_found_as_received_or_as_made(database: Database, tmp_pa
     assert held.keys() == {received, made}
     assert (held[received].sop_class_uid, held[received].sha256) == (MR_CLASS, f"{1:064x}")
     assert (held[made].path, held[made].is_of_whole_file) == (tmp_path / "outputs/1/pt-0001.dcm", True)
+
+
+def test_a_result_whose_file_was_deleted_is_not_held_any_more(database: Database, tmp_path: Path) -> None:
+    job_id, _ = add_finished_job(database, ("pt",))
+    named = [Reference("1.2", f"1.2.4.{job_id}.1")]
+    with database.read() as connection:
+        assert fetch_held(connection, Store(tmp_path), named).keys() == {named[0].sop_instance_uid}
+
+    with database.write() as connection:
+        delete_outputs(connection, job_id, NewDeletion("outputs", str(job_id), "", 0), [], NOW)
+        assert fetch_held(connection, Store(tmp_path), named) == {}

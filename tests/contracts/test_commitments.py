@@ -39,7 +39,7 @@ from dicomnode.database.outbox import (
     record_sent,
     retry_outbox_row,
 )
-from dicomnode.database.schema import commitments
+from dicomnode.database.schema import commitments, jobs, outputs, series
 from dicomnode.database.snapshots import release_claims
 from dicomnode.database.turns import Turn
 from dicomnode.errors import LeaseLostError, StateError
@@ -229,6 +229,34 @@ def test_what_is_sent_again_is_asked_for_again_and_no_old_report_counts_for_it(d
 
     [uid] = _open(database)
     assert uid != commitment.transaction_uid
+
+
+@pytest.mark.parametrize(
+    ("cause", "why"),
+    [
+        ("rejected", "its result was rejected by a person"),
+        ("refused", "a series that it was made of is refused"),
+        ("deleted", "its file was deleted"),
+    ],
+)
+def test_what_is_not_to_be_sent_is_not_sent_again_because_the_destination_has_it_no_more(
+    database: Database, cause: str, why: str
+) -> None:
+    commitment = _one(database)
+    with database.write() as connection:
+        if cause == "rejected":
+            connection.execute(update(jobs).values(decision="rejected"))
+        elif cause == "refused":
+            connection.execute(update(series).where(series.c.modality == "MR").values(state="refused"))
+        else:
+            connection.execute(update(outputs).values(deleted_at=NOW))
+
+    with database.write() as connection:
+        again = [owe_again(connection, row.id, NOW, "0x0112") for row in fetch_sent_rows(connection, commitment)]
+
+    assert again == [False, False]
+    assert [(row.state, row.reason) for row in _rows(database)] == [("dead", f"0x0112; not sent again: {why}")] * 2
+    assert claim_outbox(database, due("pacs", NOW), 100) == []
 
 
 def test_only_a_commitment_that_was_given_up_lets_a_person_send_again(database: Database) -> None:

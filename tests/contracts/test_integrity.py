@@ -108,8 +108,27 @@ def test_a_missing_file_is_named_and_a_missing_disk_is_not_the_files_fault(house
     house.root.joinpath("store").rename(house.root / "away")
     with pytest.raises(StorageFailedError, match="is its disk mounted"):
         scan(house.database, house.store, ALL, 30.0, house.now)
+    (house.root / "outputs").rename(house.root / "made")
+    with pytest.raises(StorageFailedError, match="is its disk mounted"):
+        list_folders(house.store)
     (house.root / "away").rename(house.root / "store")
     assert len(damages(house)) == 1
+
+
+def test_a_file_that_cannot_be_read_is_named_and_stays_where_it_is(house: House) -> None:
+    house.receive("MR", 50)
+    path = house.root / sorted(house.files("store"))[0]
+    good = path.rename(house.root / "good")
+    path.symlink_to(path)  # which the system refuses to read
+
+    scan_all(house)
+
+    assert [reason.partition(": ")[0] for _, reason in damages(house)] == [f"{path.name} cannot be read"]
+    assert path.is_symlink()
+    assert house.files("damaged") == set()
+    good.replace(path)
+    assert check_damaged(house.database, house.store) == 1
+    assert damages(house) == []
 
 
 def test_a_damaged_series_is_not_registered(house: House) -> None:

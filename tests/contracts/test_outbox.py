@@ -15,11 +15,13 @@ from dicomnode.database.outbox import (
     Failure,
     OutboxRow,
     add_outbox_rows,
+    cancel_outputs,
     claim_more,
     claim_outbox,
     count_due_rows,
     extend_leases,
     fail_due_rows,
+    fetch_held_ids,
     fetch_outbox,
     fetch_outbox_row,
     record_all_sent,
@@ -296,3 +298,24 @@ def test_only_a_person_owes_a_dead_row_again(database: Database) -> None:
     assert (again.state, again.attempts) == ("owed", 0)
     with pytest.raises(StateError, match="it is owed, dead is needed"), database.write() as connection:
         retry_outbox_row(connection, row.id, now=91.0)
+
+
+def test_what_was_on_its_way_when_it_was_given_up_is_sent_and_says_why_it_was_given_up(database: Database) -> None:
+    _owe(database, "pacs", kinds=("pt", "rgb", "rgb"))
+    warned, taken, left = _claim(database)
+    with database.write() as connection:
+        assert cancel_outputs(connection, warned.job_id, "rejected by a person") == 3
+    assert fetch_held_ids(database, [warned, taken, left]) == set()
+
+    with database.write() as connection:
+        record_sent(connection, warned, 41.0, "coerced")
+        assert record_all_sent(connection, [taken], 41.0) == {taken.id}
+        with pytest.raises(LeaseLostError):
+            record_retry(connection, left, 50.0, "busy")
+
+    rows = [_row(database, row.id) for row in (warned, taken, left)]
+    assert [(row.state, row.reason, row.sent_at) for row in rows] == [
+        ("sent", "rejected by a person", 41.0),
+        ("sent", "rejected by a person", 41.0),
+        ("dead", "rejected by a person", None),
+    ]

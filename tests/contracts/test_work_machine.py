@@ -251,7 +251,9 @@ class WorkMachine(RuleBasedStateMachine):
         if not self.senders.get(sender):
             return
         row = self.senders[sender].pop(0)
-        is_current = self.row_tokens[row.id] == row.token and self.rows[row.id] in ("owed", "retry")
+        # What a destination has taken is sent, though it was given up while it was on its way.
+        states = ("owed", "retry", "dead") if outcome == "sent" else ("owed", "retry")
+        is_current = self.row_tokens[row.id] == row.token and self.rows[row.id] in states
         try:
             with self.database.write() as connection:
                 if outcome == "sent":

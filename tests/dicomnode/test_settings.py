@@ -173,6 +173,12 @@ def test_every_key_of_the_example_has_a_comment() -> None:
             '[notices.webhook]\nurl = "http://10.1.2.3/"\n',
             "n.toml:2: notices.webhook.url: notices go by https; http is",
         ),
+        ('[notices.webhook]\nurl = "https://a..b/"\n', 'notices.webhook.url: a URL is written as "https://'),
+        ('[audit]\nhost = "logs..example.org"\n', "audit.host: a host is a name or an IP address, this is 'logs..exam"),
+        (
+            MAIL + 'user = "müller"\npassword_file = "p"\n',
+            "n.toml:5: notices.email.user: a mail server is logged in to by ASCII only, this is",
+        ),
         ('[notices.webhook]\nurl = "ftp://a/"\n', 'notices.webhook.url: a URL is written as "https://'),
         (
             '[notices.webhook]\nurl = "https://u:p4ss@h/"\n',

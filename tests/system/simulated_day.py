@@ -238,6 +238,8 @@ class Day:
         deadline = time.monotonic() + REAL_WAIT_S
         while time.monotonic() < deadline:
             runs = [one.run.future for one in self.jobs._workers if one.run is not None]
+            loading = [one._warm_up for one in self.jobs._workers if one._warm_up is not None]
+            runs += [warm_up for warm_up in loading if not warm_up.done()]
             if not runs and self.send.is_idle():
                 return
             wait(runs, timeout=REAL_WAIT_S if runs else 0.0)

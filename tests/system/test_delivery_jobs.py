@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import spawn
 from pathlib import Path
 
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.jobs import Job, fetch_job
@@ -23,7 +26,7 @@ from dicomnode.database.pairs import fetch_pair
 from dicomnode.database.series import fetch_instance_paths
 from dicomnode.database.store import Store
 from dicomnode.jobs.limits import read_resident_bytes
-from dicomnode.jobs.service import JobService
+from dicomnode.jobs.service import START_AGAIN_S, JobService
 from dicomnode.pairing.decisions import give_up_job
 from dicomnode.settings import JobSettings, NodeSettings, RegistrationSettings, Settings
 from tests.databases import make_sqlite
@@ -158,6 +161,24 @@ def test_what_runs_when_the_node_stops_goes_back_to_waiting(
     wait_until(lambda: not any(map(psutil.pid_exists, workers)), START_TIMEOUT_S, "the workers end")
 
 
+def test_a_node_stops_with_all_its_workers_though_the_database_is_away(database: Database, tmp_path: Path) -> None:
+    jobs = [_add_hanging_job(database, tmp_path) for _ in range(2)]
+    service = JobService(_settings(tmp_path, workers=2), database, time.time)
+    service.start()
+    for job_id in jobs:
+        _run_until_it_hangs(service, database, job_id)
+    workers = _workers()
+    database.close()
+    for path in tmp_path.glob("*.sqlite*"):
+        path.write_bytes(b"no database any more" * 1000)
+
+    with capture_logs() as logged:
+        service.stop(0.0)
+
+    assert {entry["job_id"] for entry in logged if entry["event"] == "job.not_given_back"} == set(jobs)
+    wait_until(lambda: not any(map(psutil.pid_exists, workers)), START_TIMEOUT_S, "the workers end")
+
+
 def test_a_worker_that_died_idle_is_replaced_for_the_next_job(
     start: Callable[..., JobService], database: Database
 ) -> None:
@@ -171,6 +192,39 @@ def test_a_worker_that_died_idle_is_replaced_for_the_next_job(
     _step_until(service, lambda: _job(database, job_id).state == "retry", "the job ran")
 
     assert "worker" not in _job(database, job_id).reason
+
+
+@pytest.mark.parametrize("cause", ["it dies at once", "there is no room for it"])
+def test_a_worker_that_cannot_start_costs_no_job_an_attempt(database: Database, tmp_path: Path, cause: str) -> None:
+    later_s = 0.0
+    service = JobService(_settings(tmp_path), database, time.time, lambda: time.monotonic() + later_s)
+    files, program = resource.getrlimit(resource.RLIMIT_NOFILE), spawn.get_executable()
+    try:
+        service.start()
+        wait_until(lambda: len(_workers()) == 1, START_TIMEOUT_S)
+        job_id = add_waiting_job(database)
+        service.step()  # the database is open
+        if cause == "it dies at once":
+            spawn.set_executable("/bin/false")
+        else:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())), files[1]))
+        for worker in _workers():
+            os.kill(worker, signal.SIGKILL)
+        for _ in range(4):
+            later_s += START_AGAIN_S
+            wait_until(lambda: not _workers(), START_TIMEOUT_S, "the new process ends too")
+            service.step()
+        spawn.set_executable(program)
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)
+
+        assert (_job(database, job_id).state, _job(database, job_id).attempts) == ("waiting", 0)
+        later_s += START_AGAIN_S
+        _step_until(service, lambda: _job(database, job_id).state == "retry", "the job is run")
+        assert "worker" not in _job(database, job_id).reason
+    finally:
+        spawn.set_executable(program)
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)
+        service.stop(0.0)
 
 
 def test_a_lease_that_ran_out_elsewhere_gives_the_job_back(

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dicomnode import app
-from dicomnode.app import Node
+from dicomnode.app import LATE_TICK_S, Node
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.jobs import Job, fetch_jobs, fetch_outputs
 from dicomnode.database.outbox import fetch_outbox
@@ -190,8 +190,11 @@ def test_a_step_that_fails_is_tried_again_and_stops_no_clock(tmp_path: Path) -> 
         for error in (DatabaseUnavailableError("locked"), StorageFullError("full")):
             node._tick("pair", _raising(error))
             assert node.is_healthy()
+        node._ticked_at["pair"] -= LATE_TICK_S
+        assert not node.is_healthy()
         with pytest.raises(ZeroDivisionError):
             node._tick("pair", _raising(ZeroDivisionError()))
+        assert node.is_healthy()
 
 
 def _raising(error: Exception) -> Callable[[], None]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ import numpy as np
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
+from pynetdicom.pdu import P_DATA_TF
+from sqlalchemy import update
 
 from dicomnode.database.damages import fetch_damages
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.jobs import JobClaim, claim_job, fetch_outputs, move_claimed_job, record_outputs
-from dicomnode.database.outbox import OutboxRow, add_outbox_rows, fetch_outbox
+from dicomnode.database.outbox import OutboxRow, add_outbox_rows, cancel_outputs, fetch_outbox
+from dicomnode.database.schema import outputs
+from dicomnode.digests import digest_file
 from dicomnode.jobs.reprocess import reprocess_job
 from dicomnode.send.delivery import WORTH_ONE
 from dicomnode.send.service import SendService
@@ -95,12 +100,14 @@ def _step_until_idle(service: SendService) -> None:
 
 
 @contextmanager
-def _answering(answer: Callable[[Any], int], associations: int = 10) -> Iterator[int]:
+def _answering(
+    answer: Callable[[Any], int], associations: int = 10, further: Sequence[evt.EventHandlerType] = ()
+) -> Iterator[int]:
     """A peer that answers each C-STORE with the status that `answer` returns; gives its port."""
     entity = AE("ANSWERING")
     entity.maximum_associations = associations
     entity.add_supported_context("1.2.840.10008.5.1.4.1.1.4", [ExplicitVRLittleEndian])
-    server = entity.start_server((LOOPBACK, 0), block=False, evt_handlers=[(evt.EVT_C_STORE, answer)])
+    server = entity.start_server((LOOPBACK, 0), block=False, evt_handlers=[(evt.EVT_C_STORE, answer), *further])
     assert server is not None
     try:
         yield server.server_address[1]
@@ -307,6 +314,30 @@ def test_a_file_that_is_missing_is_told_and_the_others_arrive(
     assert "0002.dcm" in _rows(database, "pacs")[2].reason
 
 
+def test_a_file_that_becomes_shorter_while_it_is_sent_costs_no_other_an_attempt(
+    start: Callable[..., SendService], database: Database, tmp_path: Path
+) -> None:
+    path = owe_files(database, tmp_path, ["pacs"], slices=3)[0]
+    os.truncate(path, 1 << 26)  # more than lies between the node and a peer that does not read on
+    with database.write() as connection:
+        is_first = outputs.c.path == str(path.relative_to(tmp_path))
+        connection.execute(update(outputs).where(is_first).values(sha256=digest_file(path)))
+
+    def shorten(event: Any) -> None:
+        if isinstance(event.pdu, P_DATA_TF) and path.stat().st_size == 1 << 26:
+            os.truncate(path, 1 << 25)
+
+    with _answering(lambda _event: 0x0000, further=[(evt.EVT_PDU_RECV, shorten)]) as port:
+        service = start(pacs=port)
+        _step_until_idle(service)
+        rows = _rows(database, "pacs")
+        assert [(row.state, row.attempts) for row in rows] == [("retry", 1), ("owed", 0), ("owed", 0)]
+        assert "the file became shorter" in rows[0].reason
+        _step_until_idle(service)
+
+    assert _states(database, "pacs") == ["retry", "sent", "owed"]  # the last refers to the first
+
+
 def test_stopping_finishes_the_instance_on_its_way_and_keeps_the_rest_owed(
     start: Callable[..., SendService], database: Database, tmp_path: Path
 ) -> None:
@@ -450,6 +481,28 @@ def test_what_was_sent_is_recorded_within_a_second_however_slow_the_destination_
         _step_until_idle(start(pacs=port))
 
     assert seen == [0, 0, 2, 2, 4, 5]  # the last is the registration object, claimed when the others are recorded
+
+
+def test_what_is_given_up_while_it_is_being_sent_goes_no_further_and_what_went_is_said(
+    start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
+) -> None:
+    owe_files(database, tmp_path, ["pacs"])
+    taken: list[str] = []
+
+    def store(event: Any) -> int:
+        taken.append(str(event.request.AffectedSOPInstanceUID))
+        with database.write() as connection:
+            cancel_outputs(connection, 1, "rejected by a person")
+        clock.now += 1.0
+        return 0x0000
+
+    with _answering(store) as port:
+        _step_until_idle(start(pacs=port))
+
+    rows = _rows(database, "pacs")
+    assert [row.state for row in rows] == ["sent"] + ["dead"] * 5
+    assert {row.reason for row in rows} == {"rejected by a person"}
+    assert taken == [rows[0].sop_instance_uid]
 
 
 def test_a_peer_that_takes_one_association_is_asked_for_one(

@@ -89,6 +89,20 @@ def test_a_secret_that_cannot_be_used_is_named_and_not_shown(run: Run, config: P
     assert run("notices", "test", "--config", config).err == f"dicomnode: notices.webhook.secret_file: {missing}\n"
 
 
+def test_a_password_by_which_nobody_can_log_in_is_named_and_not_shown(run: Run, config: Path, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("Pässwort\n", encoding="utf-8")
+    email = {"host": "h", "sender": "a@b.c", "user": "u", "password_file": str(tmp_path / "password")}
+    keys = "".join(f'{key} = "{value}"\n' for key, value in email.items()) + 'recipients = ["d@e.f"]\n'
+    config.write_text(f"{config.read_text(encoding='utf-8')}[notices.email]\n{keys}", encoding="utf-8")
+    ran = run("notices", "test", "--config", config)
+    assert ran.code == 2
+    assert "notices.email.password_file: " in ran.err
+    assert ran.err.endswith(
+        "holds more than ASCII, by which alone a mail server is logged in to; set another password\n"
+    )
+    assert "sswort" not in ran.err
+
+
 def test_a_secret_that_everybody_can_read_is_warned_of(run: Run, config: Path) -> None:
     _add_webhook(config, free_port()).chmod(0o644)
     ran = run("config", "check", "--config", config)

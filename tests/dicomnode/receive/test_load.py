@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dicomnode.receive.load import Load, find_due
+from dicomnode.receive.load import FORGET_FROM, Load, find_due
 from dicomnode.settings_limits import LimitSettings
 from dicomnode.status import BusyReason
 
@@ -38,3 +38,19 @@ def test_who_leaves_makes_room() -> None:
     load.leave("b")
     load.leave("a")
     assert load.enter("c", "mr", limits, 0.0) is None
+
+
+def test_who_came_long_ago_is_forgotten_and_who_came_of_late_is_not() -> None:
+    load, limits = Load(), LimitSettings(associations_per_minute=2)
+
+    def comes_and_goes(peer: str, now: float) -> bool:
+        is_let_in = load.enter(peer, peer, limits, now) is None
+        load.leave(peer)
+        return is_let_in
+
+    assert all(comes_and_goes("mr", 100000.0) for _ in range(2))
+    assert all(comes_and_goes(f"2001:db8::{number:x}", 100000.0 + number / 1000) for number in range(3 * FORGET_FROM))
+    assert not comes_and_goes("mr", 100004.0)
+
+    assert all(comes_and_goes(f"2001:db9::{number:x}", 200000.0 + number) for number in range(20 * FORGET_FROM))
+    assert len(load._due_at) < 7 * FORGET_FROM
