@@ -10,7 +10,6 @@ from dicomnode.database.series import SeriesRow
 from dicomnode.pairing.candidates import CHOICE_RULE, MR_RULES, PET_RULES, judge_mr, judge_pet
 from tests.values import MR_ROW, PET_ROW, replace_row
 
-
 DYNAMIC = {"SeriesType": ["DYNAMIC", "IMAGE"], "NumberOfTimeSlices": 12}
 
 
@@ -92,8 +91,8 @@ def test_a_pet_is_refused_with_its_reason(series: SeriesRow, refusal: str) -> No
 @pytest.mark.parametrize(
     ("series", "refusal"),
     [
-        (_pet(summary=DYNAMIC), ""),
-        (_pet(summary={"NumberOfTimeSlices": 12}), ""),
+        (_pet(summary=DYNAMIC, instance_count=8 * 12), ""),
+        (_pet(summary={"NumberOfTimeSlices": 12}, instance_count=8 * 12), ""),
         (_pet(summary=DYNAMIC, instance_count=7 * 12), "7 slices, at least 8 needed"),
         (
             _pet(summary={"SeriesType": ["GATED", "IMAGE"]}),

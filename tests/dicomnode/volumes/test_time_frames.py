@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dicomnode.errors import SeriesRefusedError
-from dicomnode.volumes import pixels
 from dicomnode.volumes.series import SeriesVolume, load_series
 from tests.dicomnode.dynamic_files import DynamicSpec, find_factor, find_mean, find_reference_ms, make_dynamic
 from tests.dicomnode.enhanced_files import make_enhanced
@@ -91,7 +90,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return write_files(tmp_path_factory.mktemp("mixed"), slices)
 
 
-@settings(max_examples=5, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(order=st.permutations(range(4 * 14)))
 def test_any_order_of_files_gives_the_same_mean(mixed: list[Path], order: Sequence[int]) -> None:
     straight, turned = load_series(mixed, "mean"), load_series([mixed[place] for place in order], "mean")
@@ -116,7 +115,7 @@ def test_at_most_the_volume_and_one_slice_are_held(
         made.append(int(np.prod(shape)))
         return empty(shape, *args, **kwargs)  # type: ignore[call-overload]  # passed through
 
-    monkeypatch.setattr(pixels.np, "empty", count)
+    monkeypatch.setattr(np, "empty", count)
     load_series(mixed, "mean")
     assert sorted(size for size in made if size >= 26 * 28) == [26 * 28, 14 * 26 * 28]
 
