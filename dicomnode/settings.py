@@ -22,6 +22,7 @@ from dicomnode.setting_values import (
     Count,
     DatabaseUrl,
     Description,
+    DynamicPet,
     Folder,
     Host,
     OutputObjects,
@@ -160,6 +161,7 @@ class PairingSettings(Section):
     study_quiet_period_s: Seconds = 60.0
     window_days: Annotated[int, Field(ge=0, le=DAYS_AT_MOST)] = 90
     is_single_issuer: bool = False
+    dynamic_pet: DynamicPet = "refuse"
     prior_results: Annotated[int, Field(ge=1, le=10000)] = 100
     prior_instances: Count = 2000
     prior_bytes: Annotated[Bytes, Field(ge=1)] = 2147483648

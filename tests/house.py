@@ -7,12 +7,13 @@ Never: SQL or a row of its own making: the node's own functions write.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pydicom
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicomnode.database.engine import Database
@@ -66,7 +67,7 @@ class House:
     ) -> str:
         """Take a series in by the node's own ingest, and return its UID once its rows are there."""
         series_uid = f"{ROOT}.{number}"
-        sender = Sender("SCANNER", "10.1.2.8", may_store=True, opened_at=self.now)
+        data_sets = []
         for slice_number in range(1, slices + 1):
             uid = f"{series_uid}.{slice_number}"
             headers: dict[str, Any] = {
@@ -75,14 +76,21 @@ class House:
                 "PatientID": patient,
             }
             headers |= {"SOPInstanceUID": uid, "SeriesDescription": description}
-            data = encode(make_data_set(slice_number, sop_class_uid=CLASSES[modality], **headers))
-            request = StoreRequest(CLASSES[modality], uid, CLASSES[modality], ExplicitVRLittleEndian, data)
+            data_sets.append(make_data_set(slice_number, sop_class_uid=CLASSES[modality], **headers))
+        self.receive_data_sets(data_sets)
+        return series_uid
+
+    def receive_data_sets(self, data_sets: Iterable[pydicom.Dataset]) -> None:
+        """Take instances in by the node's own ingest, over one association."""
+        sender = Sender("SCANNER", "10.1.2.8", may_store=True, opened_at=self.now)
+        for data_set in data_sets:
+            sop_class_uid, uid, data = data_set.SOPClassUID, data_set.SOPInstanceUID, encode(data_set)
+            request = StoreRequest(sop_class_uid, uid, sop_class_uid, ExplicitVRLittleEndian, data)
             try:
                 ingest(self.intake, request, sender, limits=LIMITS, now=self.now)
             finally:
                 self.sent.setdefault(uid, data)
         self.intake.close(sender, self.now)
-        return series_uid
 
     def settle(self, series_uid: str, state: str, reason: str = "") -> None:
         """Judge a series complete, and move it on."""
@@ -96,6 +104,10 @@ class House:
         uids = [
             self.receive(modality, number * 10 + place, slices=slices) for place, modality in enumerate(("MR", "PT"))
         ]
+        return self.pair_series(uids, state=state), uids[0], uids[1]
+
+    def pair_series(self, uids: Sequence[str], *, state: str = "ready") -> int:
+        """Pair an MR and a PET that are here, and return the pair's id."""
         for uid in uids:
             self.settle(uid, "paired")
         with self.database.write() as connection:
@@ -103,7 +115,7 @@ class House:
             new = NewPair(ids[0], ids[1], fetch_input_digest(connection, *ids), state, "", {})
             pair_id = add_pair(connection, new, self.now)
         assert pair_id is not None
-        return pair_id, uids[0], uids[1]
+        return pair_id
 
     def finish(self, pair_id: int, *, state: str = "done", owed_to: tuple[str, ...] = ("pacs",)) -> int:
         """Run a job for a pair that makes two outputs and owes them; return its id."""

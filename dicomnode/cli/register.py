@@ -39,6 +39,7 @@ def register(arguments: argparse.Namespace) -> int:
         created_at=time.time(),
         registration=settings.registration,
         outputs=settings.outputs,
+        dynamic_pet=settings.pairing.dynamic_pet,
     )
     _warn_of_two_patients(request)
     with _show_progress() as progress:

@@ -27,6 +27,7 @@ from dicomnode.outputs.compression import write_copies
 from dicomnode.outputs.hybrid import judge_hybrid
 from dicomnode.outputs.objects import OutputFile, OutputRequest, write_outputs
 from dicomnode.routes import owe_results
+from dicomnode.setting_values import DynamicPet
 from dicomnode.settings import DestinationSettings, OutputSettings, RegistrationSettings, Settings
 from dicomnode.steps import Step, reach
 from dicomnode.volumes.series import SeriesVolume, load_series
@@ -57,6 +58,7 @@ class SeriesRequest:
     created_at: float
     registration: RegistrationSettings
     outputs: OutputSettings
+    dynamic_pet: DynamicPet = "refuse"
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def register_series(request: SeriesRequest, network: Network, progress: Progress
     """
     progress("load", STAGES["load"][0])
     fixed = load_series(request.fixed_paths)
-    moving = load_series(request.moving_paths)
+    moving = load_series(request.moving_paths, request.dynamic_pet)
     reach(Step.LOADED)
     with _translated():
         registration = register(
@@ -179,7 +181,15 @@ def run_job(job: Job, settings: Settings, database: Database, clock: Clock) -> N
     registration = settings.registration
     if job.profile:  # a person asked for it
         registration = RegistrationSettings.model_validate({**registration.model_dump(), "profile": job.profile})
-    request = SeriesRequest(fixed_paths, moving_paths, folder, job.created_at, registration, settings.outputs)
+    request = SeriesRequest(
+        fixed_paths,
+        moving_paths,
+        folder,
+        job.created_at,
+        registration,
+        settings.outputs,
+        settings.pairing.dynamic_pet,
+    )
     network = load_network(registration)
     result = register_series(request, network, progress)
     copies = _write_copies(result, settings.destinations)

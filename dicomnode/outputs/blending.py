@@ -89,7 +89,7 @@ def _describe_fixed(request: OutputRequest, windows: Windows) -> pydicom.Dataset
 
 def _describe_moving(study_uid: str, request: OutputRequest, resampled: Resampled) -> pydicom.Dataset:
     """Say how the derived PET is shown: as it is in itself, from nothing to the window's top."""
-    quantity = find_quantity(request.moving.headers)
+    quantity = find_quantity(request.moving.source_headers)
     item = _describe("SUPERIMPOSED", (study_uid, find_series_uid(request, "pt")))
     images = [refer_to_output(request, "pt", number) for number in range(1, len(request.fixed.headers) + 1)]
     item.ReferencedSeriesSequence[0].ReferencedImageSequence = images

@@ -19,10 +19,11 @@ from dicomnode.outputs.images import (
     add_pixel_layout,
     add_plane,
     add_stack,
+    make_derivation_codes,
     make_source_references,
 )
 from dicomnode.outputs.modules import add_frame_of_reference, describe, make_instance, make_template
-from dicomnode.outputs.references import SOURCE_IMAGE, SPATIAL_RESAMPLING, make_code, refer_to_slice
+from dicomnode.outputs.references import SOURCE_IMAGE, refer_to_slice
 from dicomnode.outputs.request import Kind, OutputRequest
 from dicomnode.outputs.resampled import Resampled, make_colours
 from dicomnode.volumes.headers import read_numbers
@@ -45,7 +46,7 @@ def make_fused_series(request: OutputRequest, resampled: Resampled) -> Iterator[
         instance = make_instance(request, "rgb", template, k + 1)
         instance.SourceImageSequence = [
             refer_to_slice(request.fixed, k, SOURCE_IMAGE, "YES"),
-            *(references[n] for n in resampled.contributing[k]),
+            *(item for n in resampled.contributing[k] for item in references[n]),
         ]
         yield partial(_fill_image, instance, fixed_header, colours[k])
 
@@ -58,10 +59,10 @@ def make_fused_template(request: OutputRequest, kind: Kind) -> pydicom.Dataset:
     template.ConversionType = "WSD"
     template.ImageType = ["DERIVED", "SECONDARY", "FUSED"]
     template.DerivationDescription = f"{describe(request)}, painted over the MR in colour; for display only"
-    template.DerivationCodeSequence = [make_code(SPATIAL_RESAMPLING)]
+    template.DerivationCodeSequence = make_derivation_codes(request)
     template.PatientOrientation = find_patient_orientation(read_numbers(mr, "ImageOrientationPatient", 6))
     template.BurnedInAnnotation = "NO"
-    add_lossy_history(template, (*request.fixed.headers, *request.moving.headers))
+    add_lossy_history(template, (*request.fixed.headers, *request.moving.source_headers))
     add_pixel_layout(template, request.fixed.volume.shape[1:], samples=3)
     template.ICCProfile = make_srgb_profile()
     template.ColorSpace = "SRGB"

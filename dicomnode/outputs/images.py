@@ -12,7 +12,13 @@ import numpy as np
 import pydicom
 from pydicom.valuerep import format_number_as_ds
 
-from dicomnode.outputs.references import SOURCE_IMAGE, refer_to_slice
+from dicomnode.outputs.references import (
+    PIXEL_BY_PIXEL_MEAN,
+    SOURCE_IMAGE,
+    SPATIAL_RESAMPLING,
+    make_code,
+    refer_to_slice,
+)
 from dicomnode.outputs.request import OutputRequest
 from dicomnode.outputs.sources import copy_or_empty, copy_present, read_clean
 from dicomnode.volumes.series import SeriesVolume
@@ -60,6 +66,18 @@ def add_lossy_history(template: pydicom.Dataset, headers: Iterable[pydicom.Datas
         copy_present(lossy[0], template, LOSSY)
 
 
-def make_source_references(request: OutputRequest) -> list[pydicom.Dataset]:
-    """Make the item for each PET slice as a source; slices share them, since thousands are slow to make."""
-    return [refer_to_slice(request.moving, k, SOURCE_IMAGE, "NO") for k in range(len(request.moving.headers))]
+def make_derivation_codes(request: OutputRequest) -> list[pydicom.Dataset]:
+    """Say in codes what was done to the PET, in this order."""
+    codes = [PIXEL_BY_PIXEL_MEAN, SPATIAL_RESAMPLING] if request.moving.mean else [SPATIAL_RESAMPLING]
+    return [make_code(code) for code in codes]
+
+
+def make_source_references(request: OutputRequest) -> list[list[pydicom.Dataset]]:
+    """Make the items for each PET slice as a source, one for each image that went into it.
+
+    Slices share them, since thousands are slow to make.
+    """
+    return [
+        [refer_to_slice(images, k, SOURCE_IMAGE, "NO") for images in request.moving.sources]
+        for k in range(len(request.moving.headers))
+    ]

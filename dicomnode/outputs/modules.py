@@ -139,10 +139,11 @@ def refer_to_output(request: OutputRequest, kind: Kind, number: int) -> pydicom.
 def describe(request: OutputRequest) -> str:
     """Say in words how the moving series came to lie on the fixed one, and first if nobody has looked at a doubt."""
     registration = request.registration
+    of = f"; the PET is {request.moving.mean.words}" if request.moving.mean else ""
     mark = f"{NOT_VERIFIED}. " if request.is_unverified else ""
     return (
         f"{mark}PET registered rigidly to MR by CNN-SIFT features ({registration.verdict}, confidence "
-        f"{registration.confidence:.3f}, model {registration.model_sha256[:12]})"
+        f"{registration.confidence:.3f}, model {registration.model_sha256[:12]}{of})"
     )
 
 

@@ -21,11 +21,12 @@ from dicomnode.outputs.images import (
     add_pixel_layout,
     add_plane,
     add_stack,
+    make_derivation_codes,
     make_source_references,
 )
 from dicomnode.outputs.modules import PATIENT_STUDY, add_frame_of_reference, describe, make_instance, make_template
 from dicomnode.outputs.quantity import Quantity, find_quantity
-from dicomnode.outputs.references import ANATOMIC_IMAGE, SPATIAL_RESAMPLING, make_code, refer_to_slice
+from dicomnode.outputs.references import ANATOMIC_IMAGE, refer_to_slice
 from dicomnode.outputs.request import OutputRequest
 from dicomnode.outputs.resampled import Resampled
 from dicomnode.outputs.sources import copy_or_empty, copy_present, read_clean, read_text
@@ -79,7 +80,7 @@ def make_pet_series(request: OutputRequest, resampled: Resampled) -> Iterator[Ca
     iterator of callables
         Each makes one image, in the order of k.
     """
-    quantity = find_quantity(request.moving.headers)
+    quantity = find_quantity(request.moving.source_headers)
     slope = fit_slope(resampled.values, quantity)
     middle = middle_slice(resampled.contributing, len(request.moving.headers))
     template = make_template(request, "pt")
@@ -92,7 +93,7 @@ def make_pet_series(request: OutputRequest, resampled: Resampled) -> Iterator[Ca
     references = make_source_references(request)
     for k, fixed_header in enumerate(request.fixed.headers):
         instance = make_instance(request, "pt", template, k + 1)
-        sources = [references[n] for n in resampled.contributing[k]]
+        sources = [item for n in resampled.contributing[k] for item in references[n]]
         instance.ReferencedImageSequence = [refer_to_slice(request.fixed, k, ANATOMIC_IMAGE)]
         yield partial(_fill_image, instance, fixed_header, sources, resampled.values[k], slope / quantity.factor)
 
@@ -107,7 +108,7 @@ def _add_series_modules(template: pydicom.Dataset, request: OutputRequest, quant
     for item in template.RadiopharmaceuticalInformationSequence:
         if "RadionuclideCodeSequence" not in item:
             item.RadionuclideCodeSequence = []
-    quantity.add_private(request.moving.headers, template)
+    quantity.add_private(request.moving.source_headers, template)
     _add_offset(pet, template, request)
     template.SeriesType = ["STATIC", "IMAGE"]
     template.NumberOfSlices = len(request.fixed.headers)
@@ -162,8 +163,8 @@ def _add_constant_image_modules(template: pydicom.Dataset, request: OutputReques
     template.DerivationDescription = (
         f"{describe(request)}, resampled on the MR grid by cubic B-splines{quantity.derivation}"
     )
-    template.DerivationCodeSequence = [make_code(SPATIAL_RESAMPLING)]
-    add_lossy_history(template, request.moving.headers)
+    template.DerivationCodeSequence = make_derivation_codes(request)
+    add_lossy_history(template, request.moving.source_headers)
     add_stack(template, request.fixed)
     add_pixel_layout(template, request.fixed.volume.shape[1:], samples=1)
     template.RescaleIntercept = "0"

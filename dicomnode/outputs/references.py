@@ -12,12 +12,13 @@ from typing import Final
 import pydicom
 
 from dicomnode.volumes.headers import read_word
-from dicomnode.volumes.series import SeriesVolume
+from dicomnode.volumes.series import SeriesVolume, SourceImages
 
 # PS3.16 annex D; the context group of each in brackets.
 Code = tuple[str, str]
 ACQUISITION_EQUIPMENT: Final[Code] = ("109101", "Acquisition Equipment")  # CID 7005
 PROCESSING_EQUIPMENT: Final[Code] = ("109102", "Processing Equipment")  # CID 7005
+PIXEL_BY_PIXEL_MEAN: Final[Code] = ("113049", "Pixel by pixel mean")  # CID 7203
 SPATIAL_RESAMPLING: Final[Code] = ("113085", "Spatial resampling")  # CID 7203
 SOURCE_IMAGE: Final[Code] = ("121322", "Source image for image processing operation")  # CID 7202
 ANATOMIC_IMAGE: Final[Code] = ("121338", "Anatomic image")  # CID 7201
@@ -43,8 +44,10 @@ def make_reference(header: pydicom.Dataset, purpose: Code | None = None, preserv
     return item
 
 
-def refer_to_slice(series: SeriesVolume, k: int, purpose: Code | None = None, preserved: str = "") -> pydicom.Dataset:
-    """Make the item that points at one slice: an instance, or one frame of it."""
+def refer_to_slice(
+    series: SeriesVolume | SourceImages, k: int, purpose: Code | None = None, preserved: str = ""
+) -> pydicom.Dataset:
+    """Make the item that points at one stored slice: an instance, or one frame of it."""
     item = make_reference(series.headers[k], purpose, preserved)
     if series.frame_numbers:
         item.ReferencedFrameNumber = series.frame_numbers[k]
@@ -55,12 +58,13 @@ def refer_to_series(series: SeriesVolume, purpose: Code | None = None, preserved
     """Make an item for each instance of a series; with its frames where not all of them are meant (PS3.3 10.3)."""
     items: dict[str, pydicom.Dataset] = {}
     frames: dict[str, list[int]] = {}
-    for k, header in enumerate(series.headers):
-        uid = str(header.SOPInstanceUID)
-        items[uid] = items.get(uid) or make_reference(header, purpose, preserved)
-        if series.frame_numbers:
-            frames.setdefault(uid, []).append(series.frame_numbers[k])
-    counts = {str(header.SOPInstanceUID): read_word(header, "NumberOfFrames") for header in series.headers}
+    for images in series.sources:
+        for k, header in enumerate(images.headers):
+            uid = str(header.SOPInstanceUID)
+            items[uid] = items.get(uid) or make_reference(header, purpose, preserved)
+            if images.frame_numbers:
+                frames.setdefault(uid, []).append(images.frame_numbers[k])
+    counts = {str(header.SOPInstanceUID): read_word(header, "NumberOfFrames") for header in series.source_headers}
     for uid, numbers in frames.items():
         if counts[uid] != str(len(numbers)):
             items[uid].ReferencedFrameNumber = sorted(numbers)
@@ -83,7 +87,7 @@ def add_common_references(target: pydicom.Dataset, groups: Iterable[SeriesVolume
     for series in groups:
         item = pydicom.Dataset()
         item.SeriesInstanceUID = series.headers[0].SeriesInstanceUID
-        instances = {str(header.SOPInstanceUID): header for header in (*series.headers, *series.set_aside)}
+        instances = {str(header.SOPInstanceUID): header for header in (*series.source_headers, *series.set_aside)}
         item.ReferencedInstanceSequence = [make_reference(header) for header in instances.values()]
         study_uid = str(series.headers[0].StudyInstanceUID)
         (own if study_uid == target.StudyInstanceUID else other.setdefault(study_uid, [])).append(item)

@@ -84,11 +84,14 @@ class OutputRequest:
 
 
 def _name_slices(series: SeriesVolume) -> list[str]:
-    """Name all instances of a series, or the frames that were taken of them; in an order of their own."""
-    uids = [str(header.SOPInstanceUID) for header in series.headers]
-    if series.frame_numbers:
-        uids = [f"{uid} {number}" for uid, number in zip(uids, series.frame_numbers, strict=True)]
-    return sorted((*uids, *(str(header.SOPInstanceUID) for header in series.set_aside)))
+    """Name all instances of a series, or the frames that were taken of them, in an order of their own; and any mean."""
+    names = [str(header.SOPInstanceUID) for header in series.set_aside]
+    for images in series.sources:
+        uids = [str(header.SOPInstanceUID) for header in images.headers]
+        if images.frame_numbers:
+            uids = [f"{uid} {number}" for uid, number in zip(uids, images.frame_numbers, strict=True)]
+        names += uids
+    return [*sorted(names), *([series.mean.words] if series.mean else [])]
 
 
 @cache

@@ -48,6 +48,11 @@ def count_slices(series: SeriesRow) -> int:
     return series.instance_count if frames is None else series.instance_count * int(frames)
 
 
+def count_time_frames(series: SeriesRow) -> int:
+    """Return how many time frames a PET says it has (PS3.3 C.8.9.1); 1 where it says nothing."""
+    return max(1, int(find_number(series, "NumberOfTimeSlices") or 1))
+
+
 def find_voxel_mm(series: SeriesRow) -> tuple[float, ...]:
     """Return row spacing, column spacing and slice distance; shorter where one is not known."""
     slice_mm = find_number(series, "SpacingBetweenSlices") or find_number(series, "SliceThickness")

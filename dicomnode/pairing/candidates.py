@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from dicomnode.database.series import SeriesRow
 from dicomnode.pairing.attributes import (
     count_slices,
+    count_time_frames,
     find_extent_mm,
     find_first,
     find_image_types,
@@ -21,6 +23,7 @@ from dicomnode.pairing.attributes import (
     find_voxel_mm,
     find_words,
 )
+from dicomnode.setting_values import DynamicPet
 from dicomnode.settings import ChoiceSettings
 
 MIN_SLICES = 8
@@ -62,12 +65,22 @@ REFUSED_PET_IMAGE_TYPES = {
     "RESAMPLED": "registered to another series already",
     "LOCALIZER": "a localizer",
 }
-# SeriesType values (PS3.3 C.8.9.1).
-REFUSED_SERIES_TYPES = {
-    "GATED": "gated",
-    "DYNAMIC": "dynamic",
-    "REPROJECTION": "a reprojection",
+# SeriesType values (PS3.3 C.8.9.1), by what is done with a dynamic PET. A gate has no duration of its own: its
+# ActualFrameDuration is the time over which all gates were counted in turn.
+REFUSED_SERIES_TYPES: Mapping[DynamicPet, Mapping[str, str]] = {
+    "refuse": {
+        "GATED": "gated",
+        "DYNAMIC": "dynamic and pairing.dynamic_pet is refuse",
+        "REPROJECTION": "a reprojection",
+    },
+    "mean": {
+        "GATED": "gated and nothing says how long each gate was counted",
+        "REPROJECTION": "a reprojection",
+    },
 }
+# In order of preference; a PET that says nothing of itself stands between.
+SERIES_TYPE_RANKS = {"STATIC": 0.0, "WHOLE BODY": 2.0}
+UNKNOWN_TYPE_RANK, DYNAMIC_RANK = 1.0, 3.0
 # BodyPartExamined (PS3.16 table L-1) that holds no brain. Many sites leave it as it was for the patient before: it
 # prefers one MR to another, and refuses none.
 OTHER_BODY_PARTS = {
@@ -101,14 +114,21 @@ def judge_mr(series: SeriesRow, choices: Sequence[ChoiceSettings] = ()) -> Judge
     return _judge(series, choices, _refuse_mr, MR_RULES)
 
 
-def judge_pet(series: SeriesRow, choices: Sequence[ChoiceSettings] = ()) -> Judgement:
+def judge_pet(
+    series: SeriesRow, choices: Sequence[ChoiceSettings] = (), dynamic_pet: DynamicPet = "refuse"
+) -> Judgement:
     """Judge a series as the moving volume by the ordered rules of this module; `choices` go before every rule."""
-    return _judge(series, choices, _refuse_pet, PET_RULES)
+    return _judge(series, choices, partial(_refuse_pet, dynamic_pet=dynamic_pet), PET_RULES)
 
 
 def is_of_other_body_part(series: SeriesRow) -> bool:
     """Say whether a series calls itself one of a part of the body that holds no brain."""
     return find_first(series, "BodyPartExamined") in OTHER_BODY_PARTS
+
+
+def is_dynamic(series: SeriesRow) -> bool:
+    """Say whether a PET has several time frames, as far as it says that itself."""
+    return find_first(series, "SeriesType") == "DYNAMIC" or count_time_frames(series) > 1
 
 
 def find_choice(series: SeriesRow, choices: Sequence[ChoiceSettings]) -> ChoiceSettings | None:
@@ -152,17 +172,17 @@ def _refuse_mr(series: SeriesRow) -> str:
     return "its description names a projection or a subtraction" if _PROCESSED.search(words) else ""
 
 
-def _refuse_pet(series: SeriesRow) -> str:
+def _refuse_pet(series: SeriesRow, dynamic_pet: DynamicPet) -> str:
     if reason := _refuse_image_type(series, REFUSED_PET_IMAGE_TYPES):
         return reason
+    refused = REFUSED_SERIES_TYPES[dynamic_pet]
     for value in find_values(series, "SeriesType"):
-        if value in REFUSED_SERIES_TYPES:
-            return f"{REFUSED_SERIES_TYPES[value]}, SeriesType {value}"
+        if value in refused:
+            return f"{refused[value]}, SeriesType {value}"
     if find_first(series, "CountsSource") == "TRANSMISSION":  # PS3.3 C.8.9.1
         return "a map of attenuation, CountsSource TRANSMISSION"
-    frames = find_number(series, "NumberOfTimeSlices")
-    if frames is not None and frames > 1:
-        return f"dynamic, {frames:.0f} time slices where 1 is needed"
+    if dynamic_pet == "refuse" and (frames := count_time_frames(series)) > 1:
+        return f"dynamic and pairing.dynamic_pet is refuse, {frames} time slices where 1 is needed"
     return "its description names a projection" if _PROCESSED.search(find_words(series)) else ""
 
 
@@ -177,7 +197,7 @@ def _refuse_image_type(series: SeriesRow, refused: Mapping[str, str]) -> str:
 
 def _refuse_slices(series: SeriesRow) -> str:
     """Refuse what is too small for a head; one that is still received, or not here yet, may grow."""
-    slices = count_slices(series)
+    slices = _count_positions(series)
     if series.state in ("receiving", "found") or slices >= MIN_SLICES:
         return ""
     return f"{slices} slices, at least {MIN_SLICES} needed"
@@ -233,11 +253,18 @@ def _rank_attenuation(series: SeriesRow) -> float:
 
 
 def _rank_series_type(series: SeriesRow) -> float:
-    return {"STATIC": 0.0, "WHOLE BODY": 2.0}.get(next(iter(find_values(series, "SeriesType")), ""), 1.0)
+    if is_dynamic(series):
+        return DYNAMIC_RANK
+    return SERIES_TYPE_RANKS.get(find_first(series, "SeriesType"), UNKNOWN_TYPE_RANK)
 
 
 def _rank_slices(series: SeriesRow) -> float:
-    return -float(count_slices(series))
+    return -float(_count_positions(series))
+
+
+def _count_positions(series: SeriesRow) -> int:
+    """Return how many slices one time frame has, as far as the series counts its time frames."""
+    return count_slices(series) // count_time_frames(series)
 
 
 def _rank_voxel(series: SeriesRow) -> float:

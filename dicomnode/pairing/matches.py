@@ -89,7 +89,8 @@ def judge(owner: IdentifiedSeries, settings: PairingSettings, *, is_requested: b
     row = owner.row
     if row.modality not in ("MR", "PT"):
         return Candidate(owner, Judgement(row, f"modality {row.modality or 'missing'}, MR or PT needed", ()))
-    judged = (judge_mr if row.modality == "MR" else judge_pet)(row, settings.choices)
+    is_mr = row.modality == "MR"
+    judged = judge_mr(row, settings.choices) if is_mr else judge_pet(row, settings.choices, settings.dynamic_pet)
     if row.state == "refused" and (not is_requested or row.reason in MIXED_REASONS):
         judged = Judgement(row, row.reason, judged.rank)
     elif is_requested:

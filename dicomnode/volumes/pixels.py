@@ -7,7 +7,7 @@ Never: more than one slice in memory beside the volume; a decode in this process
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,16 +103,58 @@ def fill_volume(frames: Sequence[Frame], layouts: Mapping[Path, PixelLayout], ar
     -------
     PS3.3 C.7.6.3.1 (pixel cell), C.11.1.1.2 (rescale).
     """
-    places: dict[Path, dict[int, int]] = {}  # by instance: the k of each frame's number
-    for k, frame in enumerate(frames):
-        places.setdefault(frame.instance.path, {})[frame.number] = k
+
+    def write(k: int, cells: NDArray[np.integer], layout: PixelLayout) -> None:
+        _rescale(cells, frames[k].header, layout, array[k])
+
+    _visit_slices(frames, layouts, write)
+
+
+def fill_mean(
+    time_frames: Sequence[Sequence[Frame]],
+    weights: Sequence[float],
+    layouts: Mapping[Path, PixelLayout],
+    array: NDArray[np.float32],
+) -> None:
+    """Read the slices of several time frames, one slice at a time, and write the weighted sum of their rescaled values.
+
+    Parameters
+    ----------
+    time_frames : sequence of sequences of Frame
+        Each in the order of k.
+    weights : sequence of float
+        One for each time frame; a mean where they sum to 1.
+    layouts, array
+        As in `fill_volume`, which this raises the errors of.
+    """
+    frames = [frame for one in time_frames for frame in one]
+    rescaled = np.empty(array.shape[1:], dtype=np.float32)
+    array.fill(0)
+
+    def add(number: int, cells: NDArray[np.integer], layout: PixelLayout) -> None:
+        time, k = divmod(number, len(array))
+        _rescale(cells, frames[number].header, layout, rescaled)
+        np.multiply(rescaled, np.float32(weights[time]), out=rescaled)
+        np.add(array[k], rescaled, out=array[k])
+
+    _visit_slices(frames, layouts, add)
+
+
+def _visit_slices(
+    frames: Sequence[Frame],
+    layouts: Mapping[Path, PixelLayout],
+    take: Callable[[int, NDArray[np.integer], PixelLayout], None],
+) -> None:
+    """Read the cells of each frame, instance by instance, and hand them over with the frame's place in `frames`."""
+    places: dict[Path, dict[int, int]] = {}  # by instance: the place of each frame's number
+    for place, frame in enumerate(frames):
+        places.setdefault(frame.instance.path, {})[frame.number] = place
     with FrameDecoder() as decoder:
-        for path, k_of_number in places.items():
-            instance, layout = frames[next(iter(k_of_number.values()))].instance, layouts[path]
+        for path, place_of_number in places.items():
+            instance, layout = frames[next(iter(place_of_number.values()))].instance, layouts[path]
             try:
-                for number, stored in _read_frames(instance, layout, k_of_number, decoder):
-                    k = k_of_number[number]
-                    _rescale(_pixel_cells(stored, layout), frames[k].header, layout, array[k])
+                for number, stored in _read_frames(instance, layout, place_of_number, decoder):
+                    take(place_of_number[number], _pixel_cells(stored, layout), layout)
             except OSError as error:
                 raise StorageFailedError(f"{path.name}: {error.strerror or error}") from error
             except SeriesRefusedError as error:

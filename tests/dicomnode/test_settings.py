@@ -145,6 +145,10 @@ def test_every_key_of_the_example_has_a_comment() -> None:
             CHOICE.replace("mprage", "(mprage"),
             "n.toml:3: pairing.choices[0].description: a regular expression is needed",
         ),
+        (
+            '[pairing]\ndynamic_pet = "sum"\n',
+            "n.toml:2: pairing.dynamic_pet: found 'sum'; input should be 'refuse' or 'mean'",
+        ),
         (CHOICE.replace("MR", "CT"), "n.toml:2: pairing.choices[0].modality: found 'CT'"),
         (CHOICE.replace("first", "last"), "n.toml:4: pairing.choices[0].take: found 'last'"),
         (PEER + 'certificate_sha256 = "ab:cd"\n', "n.toml:7: peers[0].certificate_sha256: a SHA-256 fingerprint is 64"),

@@ -18,6 +18,8 @@ from dicomnode.cli.register import EXIT_CODES
 from dicomnode.outputs.report_words import SIGNALS
 from tests.builders import Patient, make_patient
 from tests.dicomnode.cli.conftest import Run
+from tests.dicomnode.dynamic_files import DynamicSpec, make_dynamic
+from tests.dicomnode.series_files import write_files
 
 KEYS = ["fixed_from_moving", "verdict", "confidence", "metrics", "timings_s", "device", "model_sha256", "outputs"]
 
@@ -70,6 +72,23 @@ def test_a_ct(run: Run, tmp_path: Path, patient: Patient) -> None:
         header.Modality = "CT"
         header.save_as(tmp_path / "ct" / path.name)
     assert "modality CT" in refuse(run, patient.mr_folder, tmp_path / "ct", tmp_path / "out")
+
+
+def test_a_dynamic_pet_is_refused_unless_the_environment_asks_for_its_mean(
+    run: Run, tmp_path: Path, patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient_id = pydicom.dcmread(patient.mr_files[0]).PatientID
+
+    def change(header: pydicom.Dataset, _number: int) -> None:
+        header.PatientID = patient_id
+        del header.ActualFrameDuration
+
+    frames = make_dynamic(DynamicSpec(durations_s=(60, 120), change=change))
+    write_files(tmp_path / "pet", [header for slices in frames for header in slices])
+    assert "a dynamic series: 2 stacks" in refuse(run, patient.mr_folder, tmp_path / "pet", tmp_path / "out")
+    monkeypatch.setenv("DICOMNODE_PAIRING__DYNAMIC_PET", "mean")
+    line = refuse(run, patient.mr_folder, tmp_path / "pet", tmp_path / "out")
+    assert "time frame 1 of 2: ActualFrameDuration is absent" in line
 
 
 def test_an_output_folder_that_cannot_be_made(run: Run, patient: Patient) -> None:

@@ -16,9 +16,18 @@ from dicomnode.outputs.request import OutputRequest
 from dicomnode.settings import OutputSettings
 from dicomnode.volumes.series import load_series
 from registration.confidence import Verdict
+from tests.dicomnode.dynamic_files import DynamicSpec, make_dynamic
 from tests.dicomnode.enhanced_files import make_enhanced_series
-from tests.dicomnode.outputs.known_requests import EVERY_OBJECT, MR, PET, SMALL_MOTION, make_registration, make_request
-from tests.dicomnode.series_files import CORONAL, OBLIQUE, SAGITTAL, SeriesSpec, write_files, write_series
+from tests.dicomnode.outputs.known_requests import (
+    EVERY_OBJECT,
+    MR,
+    PET,
+    SMALL_MOTION,
+    make_mean_request,
+    make_registration,
+    make_request,
+)
+from tests.dicomnode.series_files import CORONAL, OBLIQUE, SAGITTAL, SeriesSpec, make_series, write_files, write_series
 
 
 @dataclass(frozen=True)
@@ -30,13 +39,16 @@ class Input:
     settings: OutputSettings = EVERY_OBJECT
     verdict: Verdict = "accept"
     is_enhanced: bool = False  # one multi-frame object a series
+    dynamic: DynamicSpec | None = None  # of whose frames the PET is the mean
 
     def write(self, folder: Path) -> list[Path]:
         """Write both series below a folder and return their files."""
         if self.is_enhanced:
             objects = [make_enhanced_series(spec) for spec in (self.fixed, self.moving)]
             return [*write_files(folder / "mr", objects[:1]), *write_files(folder / "pet", objects[1:])]
-        return [*write_series(folder / "mr", self.fixed), *write_series(folder / "pet", self.moving)]
+        pet = [header for slices in make_dynamic(self.dynamic) for header in slices] if self.dynamic else None
+        moving = make_series(self.moving) if pet is None else pet
+        return [*write_series(folder / "mr", self.fixed), *write_files(folder / "pet", moving)]
 
     def request(self) -> OutputRequest:
         """Return the request for all kinds of objects."""
@@ -45,6 +57,8 @@ class Input:
             with TemporaryDirectory() as folder:
                 mr, pet = self.write(Path(folder))
                 request = replace(request, fixed=load_series([mr]), moving=load_series([pet]))
+        if self.dynamic:
+            request = make_mean_request(self.dynamic, self.settings, self.fixed)
         return replace(request, registration=make_registration(SMALL_MOTION, self.verdict))
 
 
@@ -89,6 +103,8 @@ SAGITTAL_MR = SeriesSpec(
 OBLIQUE_MR = replace(AXIAL_MR, orientation=OBLIQUE, uid="1.2.3.3")
 AXIAL_PET = replace(PET, uid="1.2.3.9", change=in_utf8)
 
+DYNAMIC_PET = DynamicSpec(series=replace(AXIAL_PET, uid="1.2.3.22"))
+
 INPUTS: dict[str, Input] = {
     "axial": Input(AXIAL_MR, AXIAL_PET),
     "coronal": Input(CORONAL_MR, AXIAL_PET),
@@ -100,5 +116,6 @@ INPUTS: dict[str, Input] = {
     "the PET's study": Input(AXIAL_MR, AXIAL_PET, EVERY_OBJECT.model_copy(update={"study": "pet"})),
     "a study of their own": Input(AXIAL_MR, AXIAL_PET, EVERY_OBJECT.model_copy(update={"study": "new"})),
     "Enhanced": Input(replace(OBLIQUE_MR, uid="1.2.3.20"), replace(AXIAL_PET, uid="1.2.3.21"), is_enhanced=True),
+    "mean of a dynamic PET": Input(AXIAL_MR, dynamic=DYNAMIC_PET),
     "not verified": Input(AXIAL_MR, AXIAL_PET, EVERY_OBJECT.model_copy(update={"review": "send"}), "review"),
 }

@@ -6,6 +6,7 @@ Never: a network; the transform is given, not found.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +21,8 @@ from dicomnode.volumes.series import SeriesVolume, load_series
 from registration.confidence import Verdict
 from registration.pipeline import Registration
 from registration.transforms import RigidTransform
-from tests.dicomnode.series_files import SeriesSpec, write_series
+from tests.dicomnode.dynamic_files import DynamicSpec, make_dynamic
+from tests.dicomnode.series_files import SeriesSpec, write_files, write_series
 
 CREATED_AT = 1_760_000_000.25  # 2025-10-09 08:53:20 UTC
 # A quarter turn about z, then a shift: MR point = (-y, x, z) + (12, -7, 30) of the PET point.
@@ -66,3 +68,13 @@ def make_request(
         created_at=CREATED_AT,
         settings=settings,
     )
+
+
+def make_mean_request(
+    dynamic: DynamicSpec, settings: OutputSettings = DEFAULTS, fixed: SeriesSpec = MR
+) -> OutputRequest:
+    """Return a request whose PET is the mean of the frames of a dynamic one."""
+    with TemporaryDirectory() as folder:
+        frames = [header for slices in make_dynamic(dynamic) for header in slices]
+        moving = load_series(write_files(Path(folder), frames), "mean")
+    return replace(make_request(fixed, settings=settings), moving=moving)

@@ -10,6 +10,8 @@ from dicomnode.database.series import SeriesRow
 from dicomnode.pairing.candidates import CHOICE_RULE, MR_RULES, PET_RULES, judge_mr, judge_pet
 from tests.values import MR_ROW, PET_ROW, replace_row
 
+DYNAMIC = {"SeriesType": ["DYNAMIC", "IMAGE"], "NumberOfTimeSlices": 12}
+
 
 def _mr(**values: Any) -> SeriesRow:
     return replace_row(MR_ROW, **values)
@@ -65,9 +67,15 @@ def test_an_mr_is_refused_with_its_reason(series: SeriesRow, refusal: str) -> No
         (_pet(), ""),
         (_pet(summary={"SeriesType": ["WHOLE BODY", "IMAGE"]}), ""),
         (_pet(summary={"SeriesType": ["GATED", "IMAGE"]}), "gated, SeriesType GATED"),
-        (_pet(summary={"SeriesType": ["DYNAMIC", "IMAGE"]}), "dynamic, SeriesType DYNAMIC"),
+        (
+            _pet(summary={"SeriesType": ["DYNAMIC", "IMAGE"]}),
+            "dynamic and pairing.dynamic_pet is refuse, SeriesType DYNAMIC",
+        ),
         (_pet(summary={"SeriesType": ["STATIC", "REPROJECTION"]}), "a reprojection, SeriesType REPROJECTION"),
-        (_pet(summary={"NumberOfTimeSlices": 12}), "dynamic, 12 time slices where 1 is needed"),
+        (
+            _pet(summary={"NumberOfTimeSlices": 12}),
+            "dynamic and pairing.dynamic_pet is refuse, 12 time slices where 1 is needed",
+        ),
         (_pet(summary={"ImageType": ["DERIVED", "SECONDARY", "MIP"]}), "a projection, ImageType MIP"),
         (_pet(instance_count=1), "1 slices, at least 8 needed"),
         (_pet(summary={"ImageType": ["DERIVED", "SECONDARY", "REFORMATTED"]}), "a reformat, ImageType REFORMATTED"),
@@ -78,6 +86,23 @@ def test_an_mr_is_refused_with_its_reason(series: SeriesRow, refusal: str) -> No
 )
 def test_a_pet_is_refused_with_its_reason(series: SeriesRow, refusal: str) -> None:
     assert judge_pet(series).refusal == refusal
+
+
+@pytest.mark.parametrize(
+    ("series", "refusal"),
+    [
+        (_pet(summary=DYNAMIC, instance_count=8 * 12), ""),
+        (_pet(summary={"NumberOfTimeSlices": 12}, instance_count=8 * 12), ""),
+        (_pet(summary=DYNAMIC, instance_count=7 * 12), "7 slices, at least 8 needed"),
+        (
+            _pet(summary={"SeriesType": ["GATED", "IMAGE"]}),
+            "gated and nothing says how long each gate was counted, SeriesType GATED",
+        ),
+        (_pet(summary={"SeriesType": ["DYNAMIC", "REPROJECTION"]}), "a reprojection, SeriesType REPROJECTION"),
+    ],
+)
+def test_where_its_mean_is_asked_for_a_dynamic_pet_is_a_candidate(series: SeriesRow, refusal: str) -> None:
+    assert judge_pet(series, (), "mean").refusal == refusal
 
 
 @pytest.mark.parametrize(
@@ -123,6 +148,19 @@ def test_the_better_mr_wins_by_a_named_rule(better: SeriesRow, worse: SeriesRow,
             "attenuation corrected",
         ),
         (_pet(), _pet(summary={"SeriesType": ["WHOLE BODY", "IMAGE"]}, instance_count=300), "static acquisition"),
+        (_pet(), _pet(summary=DYNAMIC, instance_count=1000), "static acquisition"),
+        (_pet(), _pet(summary={"NumberOfTimeSlices": 12}, instance_count=1000), "static acquisition"),
+        (
+            _pet(summary={"SeriesType": ["WHOLE BODY", "IMAGE"]}),
+            _pet(summary=DYNAMIC, instance_count=1000),
+            "static acquisition",
+        ),
+        (_pet(summary=DYNAMIC), _pet(summary={**DYNAMIC, "CorrectedImage": ["DECY"]}), "attenuation corrected"),
+        (
+            _pet(summary={**DYNAMIC, "NumberOfTimeSlices": 4}, instance_count=4 * 90),
+            _pet(summary=DYNAMIC, instance_count=12 * 47),
+            "most slices",
+        ),
         (_pet(instance_count=109), _pet(), "most slices"),
         (_pet(summary={"PixelSpacing": [1.0, 1.0]}), _pet(), "smallest voxel"),
         (_pet(summary={"SeriesTime": "111500"}), _pet(summary={"SeriesTime": "111400"}), "latest series"),

@@ -345,7 +345,31 @@ SITUATIONS = [
     Situation(
         "a dynamic PET beside the static one",
         [mr(), pet(1, summary={"NumberOfTimeSlices": 12}), pet(2)],
-        ["MR1 + PET2 ready, 0 days apart", "PET1 refused: dynamic, 12 time slices where 1 is needed"],
+        [
+            "MR1 + PET2 ready, 0 days apart",
+            "PET1 refused: dynamic and pairing.dynamic_pet is refuse, 12 time slices where 1 is needed",
+        ],
+    ),
+    Situation(
+        "a dynamic PET beside the static one, where a mean may be taken",
+        [mr(), pet(1, summary={"NumberOfTimeSlices": 12}, instance_count=1000), pet(2)],
+        ["MR1 + PET2 ready, 0 days apart", "PET1 unpaired: another series was preferred: static acquisition"],
+        settings=PairingSettings(dynamic_pet="mean"),
+    ),
+    Situation(
+        "a dynamic PET only, where a mean may be taken",
+        [mr(), pet(summary={"SeriesType": ["DYNAMIC", "IMAGE"], "NumberOfTimeSlices": 12}, instance_count=1000)],
+        ["MR1 + PET1 ready, 0 days apart"],
+        settings=PairingSettings(dynamic_pet="mean"),
+    ),
+    Situation(
+        "a gated PET only, where a mean may be taken",
+        [mr(), pet(summary={"SeriesType": ["GATED", "IMAGE"]})],
+        [
+            "MR1 unpaired: no PET of this patient",
+            "PET1 refused: gated and nothing says how long each gate was counted, SeriesType GATED",
+        ],
+        settings=PairingSettings(dynamic_pet="mean"),
     ),
     Situation(
         "two PET studies, each with its nearest MR",
