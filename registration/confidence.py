@@ -27,17 +27,17 @@ LEAST_MATCHES_TO_ACCEPT = 20
 LEAST_SHARPNESS_TO_ACCEPT = 1.08
 LEAST_EARLY_FALL_TO_ACCEPT = 0.44
 
-# Fitted by `python -m models.train.calibrate --runs 1310`, 2026-11-26: see models/MODEL_CARD.md. 0 where a signal adds
+# Fitted by `python -m models.train.calibrate --runs 2001`, 2026-11-26: see models/MODEL_CARD.md. 0 where a signal adds
 # nothing to the others.
-INTERCEPT = -9.028
+INTERCEPT = -9.888
 COEFFICIENTS: Mapping[str, float] = {
-    "fresh": 1.936,
-    "starts": 0.412,
+    "fresh": 1.644,
+    "starts": 0.342,
     "match_share": 0.000,
-    "matches_near": 0.000,
+    "matches_near": 0.494,
     "overlap": 0.000,
-    "sharpness": 3.020,
-    "early_fall": 2.082,
+    "sharpness": 3.760,
+    "early_fall": 2.224,
 }
 
 

@@ -83,8 +83,9 @@ def main() -> None:
         log.info('    "%s": %.3f,', name, weight)
     judged = judge_by_others(runs, names)
     date = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    command = f"python -m models.train.calibrate --data FOLDER --runs {len(runs)}"
-    write_section(arguments.output, "Confidence", command, date, describe_runs(runs, judged))
+    command = f"python -m models.train.calibrate --data FOLDER --runs {arguments.runs}"
+    body = describe_runs(runs, judged, arguments.runs - len(runs))
+    write_section(arguments.output, "Confidence", command, date, body)
     path = arguments.output.parent / PLOT
     path.parent.mkdir(parents=True, exist_ok=True)
     panel = Panel("share of wrong ones that pass", (0.0, 0.25, 0.5, 0.75, 1.0), find_rocs(runs, judged))
@@ -247,8 +248,11 @@ def judge_by_others(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> NDA
     return judged
 
 
-def describe_runs(runs: Sequence[dict[str, Any]], judged: NDArray[np.float64]) -> str:
-    """Return the section's text: reliability, how well right and wrong come apart, and what becomes of each kind."""
+def describe_runs(runs: Sequence[dict[str, Any]], judged: NDArray[np.float64], refused: int) -> str:
+    """Return the section's text: reliability, how well right and wrong come apart, and what becomes of each kind.
+
+    `refused` runs ended with an error instead of an answer.
+    """
     right = np.array([is_right(run) for run in runs])
     known = np.array([run["kind"] != MIRRORED for run in runs])
     reliability = []
@@ -268,7 +272,8 @@ def describe_runs(runs: Sequence[dict[str, Any]], judged: NDArray[np.float64]) -
         rows.append((kind, int(mine.sum()), tre, int((mine & right).sum()), *counts, wrong))
     areas = ", ".join(f"{name}: {find_area(points):.3f}" for name, points in find_rocs(runs, judged).items())
     return f"""{len(runs)} runs on held-out people, half of them meant to be bad; each judged by a fit to the other
-people. Right means a mean TRE under {RIGHT_MM:.0f} mm; every bad kind counts as wrong.
+people. Right means a mean TRE under {RIGHT_MM:.0f} mm; every bad kind counts as wrong. Registrations that ended with an
+error instead of an answer, and are not among them: {refused}.
 
 A mirrored PET is left out of the fit, of the first table and of the curve, since hardly a signal can tell it from a
 right one; the second table tells what becomes of it. "{WRONG_TOP}" is the right PET, searched from starts turned by 50

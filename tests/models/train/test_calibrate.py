@@ -105,12 +105,13 @@ def test_the_section_counts_who_was_accepted_and_leaves_mirrored_ones_out_of_the
     runs[0]["kind"] = MIRRORED
     judged = np.where([run["tre_mm"] is not None for run in runs], 0.97, 0.05)
 
-    text = describe_runs(runs, judged)
+    text = describe_runs(runs, judged, 3)
 
     assert "| 0.95-1.00 | 9 | 0.97 | 1.00 |" in text
     assert "| 0.00-0.10 | 10 | 0.05 | 0.00 |" in text
     assert f"| {OTHER_HEAD} | 10 |  | 0 | 0 | 0 | 10 | 0 |" in text
     assert "| easy | 9 | 0.50 / 0.5 | 9 | 9 | 0 | 0 | 0 |" in text
+    assert "error instead of an answer, and are not among them: 3." in text
 
 
 def test_runs_are_made_again_when_what_made_them_changes_and_not_for_a_coefficient(
