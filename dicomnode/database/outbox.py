@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, Select, case, func, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, case, func, insert, select, tuple_, update
 
 from dicomnode.database.engine import Database
 from dicomnode.database.schema import commitments, damages, jobs, outbox, outputs, pairs
 from dicomnode.database.turns import is_free
-from dicomnode.database.withheld import of_deleted, of_refused, of_rejected
+from dicomnode.database.withheld import find_withheld, is_withheld
 from dicomnode.errors import LeaseLostError, StateError
 
 # `sent` becomes `committed`, or is sent again or given up, by the report of a destination that does storage commitment
@@ -245,8 +245,7 @@ def retry_outbox_row(connection: Connection, row_id: int, now: float) -> None:
     Raises
     ------
     StateError
-        If there is no such row, it is neither dead nor sent and given up to be committed, its file was deleted, or a
-        person rejected the result: that is never sent.
+        If there is no such row, it is neither dead nor sent and given up to be committed, or it is withheld.
     """
     row = fetch_outbox_row(connection, row_id)
     asked = select(commitments.c.state).where(commitments.c.id == row.commitment_id)
@@ -255,27 +254,21 @@ def retry_outbox_row(connection: Connection, row_id: int, now: float) -> None:
     if "owed" not in OUTBOX_MOVES_BY_PERSON.get(row.state, frozenset()) or not is_hopeless:
         words = "dead is needed, or sent with a reason why it was not committed"
         raise StateError(f"outbox row {row_id}: it is {row.state}, {words}")
-    if row.deleted_at is not None:
-        raise StateError(
-            f"outbox row {row_id}: its file was deleted; make it again: dicomnode jobs reprocess {row.job_id}"
-        )
-    if _owe_again(connection, outbox.c.id == row_id, now) == 0:
-        raise StateError(f"outbox row {row_id}: the result of job {row.job_id} was rejected by a person")
+    if withheld := find_withheld(connection, row_id):
+        mend = f"; make it again: dicomnode jobs reprocess {row.job_id}" if row.deleted_at is not None else ""
+        raise StateError(f"outbox row {row_id}, of job {row.job_id}, is not sent again: {withheld}{mend}")
+    _owe_again(connection, outbox.c.id == row_id, now)
 
 
 def retry_dead_rows(connection: Connection, destination: str, now: float) -> int:
-    """Owe every dead row of a destination again, on a person's word; return how many.
-
-    What a person rejected is not, nor what was deleted, nor what was made of a series that is refused by now.
-    """
+    """Owe every dead row of a destination again, on a person's word, but for those withheld; return how many."""
     is_dead = (outbox.c.destination == destination) & (outbox.c.state == "dead")
-    return _owe_again(connection, is_dead & outbox.c.output_id.not_in(of_refused()), now)
+    return _owe_again(connection, is_dead & ~is_withheld(), now)
 
 
-def _owe_again(connection: Connection, which: Any, now: float) -> int:
-    is_withheld = outbox.c.output_id.in_(of_rejected()) | outbox.c.output_id.in_(of_deleted())
-    owed = update(outbox).where(which, ~is_withheld)
-    return connection.execute(owed.values(state="owed", attempts=0, not_before=now, commitment_id=None)).rowcount
+def _owe_again(connection: Connection, which: ColumnElement[bool], now: float) -> int:
+    values = {"state": "owed", "attempts": 0, "not_before": now, "commitment_id": None}
+    return connection.execute(update(outbox).where(which).values(values)).rowcount
 
 
 def fetch_outbox(connection: Connection, states: Iterable[str] = ()) -> list[OutboxRow]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Update, update
 
 from dicomnode.database.damages import clear_damages, record_damage
 from dicomnode.database.engine import Database
@@ -29,8 +29,10 @@ from dicomnode.database.outbox import (
     record_retry,
     record_sent,
     release_rows,
+    retry_dead_rows,
     retry_outbox_row,
 )
+from dicomnode.database.schema import jobs, outputs, series
 from dicomnode.errors import LeaseLostError, StateError
 from tests.rows import add_finished_job, due
 
@@ -298,6 +300,29 @@ def test_only_a_person_owes_a_dead_row_again(database: Database) -> None:
     assert (again.state, again.attempts) == ("owed", 0)
     with pytest.raises(StateError, match="it is owed, dead is needed"), database.write() as connection:
         retry_outbox_row(connection, row.id, now=91.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (update(jobs).values(decision="rejected"), "its result was rejected by a person$"),
+        (update(series).where(series.c.modality == "PT").values(state="refused"), "made of is refused$"),
+        (update(outputs).values(deleted_at=50.0), "its file was deleted; make it again: dicomnode jobs reprocess 1$"),
+    ],
+    ids=["rejected", "series refused", "deleted"],
+)
+def test_what_is_withheld_is_owed_again_on_nobodys_word(database: Database, change: Update, why: str) -> None:
+    _owe(database, "pacs", kinds=("pt",))
+    [row] = _claim(database)
+    with database.write() as connection:
+        record_dead(connection, row, "not authorised")
+        connection.execute(change)
+
+    with pytest.raises(StateError, match=f"is not sent again: .*{why}"), database.write() as connection:
+        retry_outbox_row(connection, row.id, now=90.0)
+    with database.write() as connection:
+        assert retry_dead_rows(connection, "pacs", now=90.0) == 0
+    assert _row(database, row.id).state == "dead"
 
 
 def test_what_was_on_its_way_when_it_was_given_up_is_sent_and_says_why_it_was_given_up(database: Database) -> None:

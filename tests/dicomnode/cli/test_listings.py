@@ -264,7 +264,7 @@ def test_what_a_destination_did_not_take_is_owed_again_save_for_what_a_person_re
     again = run("outbox", "retry", "--destination", "pacs", "--config", config, "--json").json
     assert again == {"destination": "pacs", "owed": 0}
     refused = run("outbox", "retry", rows[-1]["id"], "--config", config)
-    assert refused.err.endswith(f"the result of job {reviewed_id} was rejected by a person\n")
+    assert refused.err.endswith(f"of job {reviewed_id}, is not sent again: its result was rejected by a person\n")
 
 
 def test_a_job_that_waits_or_runs_is_cancelled(run: Run, config: Path, database: Database) -> None:
