@@ -53,16 +53,13 @@ def measure() -> Iterator[Row]:
 
 
 def run_full(methods: Sequence[Method], cases: Sequence[CaseId], people: People, folder: Path) -> list[Outcome]:
-    """Measure every case, going on where a run of the same version was stopped; the page tells how far it came."""
+    """Measure every case, going on where a run of the same version was stopped; the page says how far it came."""
     record = folder / RECORD
     outcomes = [Outcome(**row) for row in continue_records(record, find_version(methods, people))]
-    try:
-        for found in run_cases(methods, cases[len(outcomes) // len(methods) :], people):
-            append_records(record, map(asdict, found))
-            outcomes += found
-    finally:
-        if outcomes:
-            write_page(folder, outcomes, len(cases), people.source)
+    for found in run_cases(methods, cases[len(outcomes) // len(methods) :], people):
+        append_records(record, map(asdict, found))
+        outcomes += found
+        write_page(folder, outcomes, len(cases), people.source)
     return outcomes
 
 
