@@ -67,16 +67,10 @@ REFUSED_PET_IMAGE_TYPES = {
 }
 # SeriesType values (PS3.3 C.8.9.1), by what is done with a dynamic PET. A gate has no duration of its own: its
 # ActualFrameDuration is the time over which all gates were counted in turn.
+DYNAMIC_REFUSED = "dynamic and pairing.dynamic_pet is refuse"
 REFUSED_SERIES_TYPES: Mapping[DynamicPet, Mapping[str, str]] = {
-    "refuse": {
-        "GATED": "gated",
-        "DYNAMIC": "dynamic and pairing.dynamic_pet is refuse",
-        "REPROJECTION": "a reprojection",
-    },
-    "mean": {
-        "GATED": "gated and nothing says how long each gate was counted",
-        "REPROJECTION": "a reprojection",
-    },
+    "refuse": {"GATED": "gated", "DYNAMIC": DYNAMIC_REFUSED, "REPROJECTION": "a reprojection"},
+    "mean": {"GATED": "gated and nothing says how long each gate was counted", "REPROJECTION": "a reprojection"},
 }
 # In order of preference; a PET that says nothing of itself stands between.
 SERIES_TYPE_RANKS = {"STATIC": 0.0, "WHOLE BODY": 2.0}
@@ -182,7 +176,7 @@ def _refuse_pet(series: SeriesRow, dynamic_pet: DynamicPet) -> str:
     if find_first(series, "CountsSource") == "TRANSMISSION":  # PS3.3 C.8.9.1
         return "a map of attenuation, CountsSource TRANSMISSION"
     if dynamic_pet == "refuse" and (frames := count_time_frames(series)) > 1:
-        return f"dynamic and pairing.dynamic_pet is refuse, {frames} time slices where 1 is needed"
+        return f"{DYNAMIC_REFUSED}, {frames} time slices where 1 is needed"
     return "its description names a projection" if _PROCESSED.search(find_words(series)) else ""
 
 

@@ -96,13 +96,12 @@ def order_time_frames(stacks: Sequence[Stack]) -> list[TimeFrame]:
     references_ms = {number: _find_reference_ms(stack) for number, stack in enumerate(stacks)}
     order = sorted(references_ms, key=references_ms.__getitem__)
     ordered = [stacks[number] for number in order]
-    _check_complete(ordered)
+    aligned = _align_all(ordered)
     _check_reference(ordered)
     durations_ms = [
         _read_duration_ms(stack, f"time frame {number} of {len(ordered)}") for number, stack in enumerate(ordered, 1)
     ]
     _check_apart([references_ms[number] for number in order], durations_ms)
-    aligned = [ordered[0], *(_align(stack, ordered[0]) for stack in ordered[1:])]
     return [TimeFrame(stack, duration_ms) for stack, duration_ms in zip(aligned, durations_ms, strict=True)]
 
 
@@ -142,16 +141,18 @@ def _read_reference_ms(header: pydicom.Dataset) -> float:
     )
 
 
-def _check_complete(ordered: Sequence[Stack]) -> None:
-    """See that no frame is missing, and that each has the slices that the others have."""
+def _align_all(ordered: Sequence[Stack]) -> list[Stack]:
+    """Align every frame with the first, and see that none is missing and each has the slices that the others have."""
     count = max(len(stack.frames) for stack in ordered)
+    aligned: list[Stack] = []
     for number, stack in enumerate(ordered, 1):
         if len(stack.frames) < count:
             raise SeriesRefusedError(
                 f"time frame {number} of {len(ordered)} has {len(stack.frames)} slices, another {count}; a mean needs "
                 "all slices of each"
             )
-        off_mm = float(np.linalg.norm(_align(stack, ordered[0]).positions - ordered[0].positions, axis=1).max())
+        aligned.append(_align(stack, ordered[0]))
+        off_mm = float(np.linalg.norm(aligned[-1].positions - ordered[0].positions, axis=1).max())
         if off_mm > REPEAT_MM:
             raise SeriesRefusedError(
                 f"time frame {number} of {len(ordered)} has a slice {off_mm:.2f} mm from where the first frame has its "
@@ -160,6 +161,7 @@ def _check_complete(ordered: Sequence[Stack]) -> None:
     said = max(_read_count(frame.header) for stack in ordered for frame in stack.frames)
     if said > len(ordered):
         raise SeriesRefusedError(f"{len(ordered)} time frames where NumberOfTimeSlices is {said:.0f}; all are needed")
+    return aligned
 
 
 def _read_count(header: pydicom.Dataset) -> float:
