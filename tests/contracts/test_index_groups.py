@@ -42,13 +42,13 @@ def association_id(database: Database) -> int:
         return open_association(connection, node="a" * 32, calling_ae="SCANNER", address="10.1.2.8", now=90.0)
 
 
-def draw(seed: int, association_id: int, *, is_new: bool) -> list[Received]:
+def draw(seed: int, association_id: int, numbers: range, *, is_new: bool) -> list[Received]:
     """Return instances in two series of two patients and studies; if not all new, some twice and with other content."""
     choose = random.Random(seed)  # noqa: S311  a case, not a secret
     return [
         Received(
             make_header(
-                number if is_new else choose.randrange(6),
+                number if is_new else choose.choice(numbers[:6]),
                 series=f"{ROOT}.{choose.choice((3, 4))}",
                 study=f"{ROOT}.{choose.choice((2, 2, 2, 22))}",
                 patient=choose.choice((PATIENT, PATIENT, PATIENT, OTHER_PATIENT)),
@@ -58,7 +58,7 @@ def draw(seed: int, association_id: int, *, is_new: bool) -> list[Received]:
             make_file(choose.choice("ab")),
             make_arrival(association_id, 100.0 + choose.randrange(20)),
         )
-        for number in range(8)
+        for number in numbers
     ]
 
 
@@ -95,11 +95,16 @@ def try_out(database: Database, record: Callable[[Connection, Sequence[Received]
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_group_is_recorded_as_if_one_by_one(database: Database, association_id: int, seed: int) -> None:
-    groups = [draw(seed, association_id, is_new=True), draw(seed + 1000, association_id, is_new=False)]
+    first, joining = range(8), range(100, 116)  # the latter into series that are there
+    groups = [
+        draw(seed, association_id, first, is_new=True),
+        draw(seed + 1000, association_id, first, is_new=False),
+        draw(seed + 2000, association_id, joining, is_new=True),
+    ]
     wanted = try_out(database, one_by_one, groups)
     assert try_out(database, record_instances, groups) == wanted
-    kinds = [{recording.kind for recording in recordings} for recordings in wanted[:2]]
-    assert kinds[0] == {Recorded.NEW}
+    kinds = [{recording.kind for recording in recordings} for recordings in wanted[:3]]
+    assert kinds[0] == kinds[2] == {Recorded.NEW}
     assert len(kinds[1]) > 1
 
 

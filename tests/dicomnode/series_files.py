@@ -148,7 +148,7 @@ def _make_pet(spec: SeriesSpec, k: int) -> pydicom.Dataset:
     header.SeriesDate = "20250301"
     header.SeriesTime = "090000"
     header.AcquisitionDate = "20250301"
-    header.AcquisitionTime = f"09{k:02d}00"
+    header.AcquisitionTime = f"{9 + k // 60:02d}{k % 60:02d}00"
     header.Units = "BQML"
     header.CountsSource = "EMISSION"
     header.CorrectedImage = ["DECY", "ATTN", "SCAT"]
