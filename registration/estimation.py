@@ -60,7 +60,7 @@ def estimate(matches: Matches, tolerance_mm: float, rng: np.random.Generator) ->
     best = int(cost.argmin())
     matrix = np.eye(4)
     matrix[:3, :3], matrix[:3, 3] = rotations[best], shifts[best]
-    return polish(matches, RigidTransform.from_matrix(matrix), tolerance_mm)
+    return fit(matches, RigidTransform.from_matrix(matrix), tolerance_mm)
 
 
 def fit_triples(
@@ -84,7 +84,7 @@ def fit_triples(
     return rotations, fixed_mean - np.einsum("tab,tb->ta", rotations, moving_mean)
 
 
-def polish(matches: Matches, start: RigidTransform, tolerance_mm: float) -> Estimate:
+def fit(matches: Matches, start: RigidTransform, tolerance_mm: float) -> Estimate:
     """Fit again and again with Tukey's weights, which fall to 0 at twice the tolerance."""
     current = start
     for _ in range(REWEIGHTINGS):

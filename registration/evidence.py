@@ -21,6 +21,7 @@ from registration.similarity import NO_SOLUTION, joint_histogram, measure
 from registration.transforms import RigidTransform
 
 RIGHT_MATCH_MM = 12.0  # a match found without a radius that lands this near supports a pose
+FRESH_MM = 6.0  # RANSAC's tolerance for an estimate from matches found without a radius
 REUSE_MM = 4.0  # a look from a pose this near is as good as a new one
 STARTS_COUNTED = 3  # those whose climbs ended most alike: do they agree?
 FAR_MM = 99.0  # stands for "no estimate" in metrics
@@ -120,7 +121,7 @@ def match_afresh(problem: Problem, best: RigidTransform, look: Look) -> tuple[Ma
     """
     try:
         matches = match_look(problem, look)
-        fresh = estimate(matches, ROUNDS[-1][1], np.random.default_rng([problem.seed, len(ROUNDS)]))
+        fresh = estimate(matches, FRESH_MM, np.random.default_rng([problem.seed, len(ROUNDS)]))
     except TooFewPointsError:
         return NO_FRESH_LOOK, no_matches()
     final_from_look = best @ look.fixed_from_moving.inverse()

@@ -15,15 +15,18 @@ from dataclasses import dataclass, field
 from registration.confidence import Verdict, confidence, is_doubtful, verdict
 from registration.descriptors import Network
 from registration.errors import NoOverlapError
-from registration.evidence import gather
+from registration.evidence import Evidence, gather
 from registration.matching import Matches, no_matches
 from registration.preprocess import prepare_fixed, prepare_moving
-from registration.problem import pose_problem
+from registration.problem import Pose, Problem, pose_problem
 from registration.profiles import DEFAULT, Profile
 from registration.search import (
+    FeatureEstimate,
     centre_start,
     climb,
     estimate_by_features,
+    guide,
+    look_further,
     make_starts,
     polish,
     search_by_features,
@@ -84,7 +87,7 @@ def register(
     Parameters
     ----------
     fixed, moving : Volume
-        LPS mm; any spacing and axis order, any field of view that holds at least a third of the head.
+        LPS mm; any spacing and axis order, any field of view that holds at least a quarter of the head.
     network : Network
         The one that the profile names.
     profile : Profile
@@ -113,25 +116,20 @@ def register(
     start = centre_start(*prepared)
     features = estimate_by_features(problem, start)
     watch.lap("moving_features", 0.6)
-    rough = polished = [features.pose]
-    if profile.polish:
-        rough = climb(problem, make_starts(problem, features.pose.fixed_from_moving, start))
-        polished = polish(problem, rough)
-        watch.lap("polish", 0.8)
-    evidence = gather(problem, polished[0], rough, features, features.look)
-    for name, search, share in (("turned", search_by_similarity, 0.85), ("turned_features", search_by_features, 0.9)):
-        if not (profile.polish and is_doubtful(evidence.metrics)):
-            break
-        rough = [*rough, *search(problem, start)]
-        polished = polish(problem, rough)
-        evidence = gather(problem, polished[0], rough, features, evidence.look)
-        watch.lap(name, share)
-    if polished[0].similarity <= NO_SOLUTION:
-        raise NoOverlapError("no transform tried lays a third of the head inside the moving volume's field of view")
+    if profile.last == "guided":
+        features = guide(problem, look_further(problem, features, start))
+        watch.lap("guided", 0.8)
+    if profile.last == "similarity":
+        best, evidence = polish_until_sure(problem, start, features, watch)
+    else:
+        best = features.pose
+        evidence = gather(problem, best, [best], features, features.look)
+    if best.similarity <= NO_SOLUTION:
+        raise NoOverlapError("no transform tried lays a quarter of the head inside the moving volume's field of view")
     watch.lap("judge", 1.0)
     probability = confidence(evidence.metrics)
     return Registration(
-        fixed_from_moving=polished[0].fixed_from_moving,
+        fixed_from_moving=best.fixed_from_moving,
         verdict=verdict(probability, evidence.metrics, is_calibrated=profile.is_calibrated),
         confidence=probability,
         metrics=evidence.metrics,
@@ -140,6 +138,28 @@ def register(
         model_sha256=network.sha256,
         matches=evidence.matches,
     )
+
+
+def polish_until_sure(
+    problem: Problem, start: RigidTransform, features: FeatureEstimate, watch: Stopwatch
+) -> tuple[Pose, Evidence]:
+    """Climb by similarity from what features found and from the start, and while in doubt from more; the best pose."""
+    rough = climb(problem, make_starts(problem, features.pose.fixed_from_moving, start))
+    best = polish(problem, rough)
+    watch.lap("polish", 0.8)
+    evidence = gather(problem, best, rough, features, features.look)
+    searches: tuple[tuple[str, Callable[[], list[Pose]], float], ...] = (
+        ("turned", lambda: search_by_similarity(problem, start), 0.85),
+        ("turned_features", lambda: search_by_features(problem, rough), 0.9),
+    )
+    for name, search, share in searches:
+        if not is_doubtful(evidence.metrics):
+            break
+        rough = [*rough, *search()]
+        best = polish(problem, rough)
+        evidence = gather(problem, best, rough, features, evidence.look)
+        watch.lap(name, share)
+    return best, evidence
 
 
 class Stopwatch:

@@ -118,6 +118,17 @@ def make_cube(spline: Spline, prepared: Prepared, grid: Grid, grid_from_volume: 
     return Cube(normalise(array, prepared.bright), foreground, grid.affine)
 
 
+def find_view(volume: Volume, grid: Grid, grid_from_volume: RigidTransform) -> NDArray[np.bool_]:
+    """Return which voxels of the grid lie in the volume's field of view: (k, j, i) bool."""
+    index_from_grid = volume.index_from_mm @ grid_from_volume.inverse().matrix @ grid.affine
+    k, j, i = np.ogrid[tuple(slice(0, n) for n in grid.shape)]
+    inside = np.ones(grid.shape, dtype=bool)
+    for along_k, along_j, along_i, at, length in zip(*index_from_grid[:3].T, volume.shape, strict=True):
+        index = (along_k * k + along_j * j + at) + along_i * i
+        inside &= (index >= -0.5) & (index < length - 0.5)
+    return inside
+
+
 def normalise(array: NDArray[np.float32], bright: float) -> NDArray[np.float32]:
     """Scale so that 0 to CEILING times the bright level becomes 0 to 1, clipped."""
     return np.asarray(np.clip(array * np.float32(1.0 / (CEILING * bright)), 0, 1), dtype=np.float32)

@@ -17,8 +17,10 @@ from registration.keypoints import find_fixed_points
 from registration.preprocess import (
     CUBE_SPACING_MM,
     CUBE_VOXELS,
+    Cube,
     Prepared,
     blur,
+    find_view,
     make_cube,
     make_cube_grid,
     normalise,
@@ -52,7 +54,12 @@ class Problem:
     grid : Grid
         The working grid round the fixed head.
     centre_mm : (3,) float64, fixed LPS mm
-    fixed_points : (n, 3) float64, fixed LPS mm
+    fixed_cube : Cube
+        The fixed volume on the working grid.
+    fixed_index : (n, 3) int64
+        Its key points, voxels of the working grid.
+    fixed_view : (k, j, i) bool
+        Which voxels of the working grid the fixed volume shows.
     fixed_descriptors : (n, d) float32
     coarse, fine, finest : Comparison
         For the search, the polish, and its last step.
@@ -67,7 +74,9 @@ class Problem:
     moving_spline: Spline
     grid: Grid
     centre_mm: NDArray[np.float64]
-    fixed_points: NDArray[np.float64]
+    fixed_cube: Cube
+    fixed_index: NDArray[np.int64]
+    fixed_view: NDArray[np.bool_]
     fixed_descriptors: NDArray[np.float32]
     coarse: Comparison
     fine: Comparison
@@ -76,6 +85,11 @@ class Problem:
     network: Network
     profile: Profile
     seed: int
+
+    @property
+    def fixed_points(self) -> NDArray[np.float64]:
+        """The fixed key points, (n, 3) fixed LPS mm."""
+        return to_mm(self.fixed_index, self.grid)
 
     def displacement_mm(self, a: RigidTransform, b: RigidTransform) -> float:
         """Return how far apart two transforms lay the same point of the brain: the mean over the brain, mm."""
@@ -112,7 +126,9 @@ def pose_problem(prepared: tuple[Prepared, Prepared], network: Network, profile:
         moving_spline=make_spline(moving.volume),
         grid=grid,
         centre_mm=fixed_prepared.centre_mm,
-        fixed_points=to_mm(index, grid),
+        fixed_cube=cube,
+        fixed_index=index,
+        fixed_view=find_view(fixed_prepared.volume, grid, RigidTransform.identity()),
         fixed_descriptors=describe(cube, index, network, profile, is_moving=False),
         coarse=coarse,
         fine=fine,

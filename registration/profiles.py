@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from registration.matching import Rule
 
@@ -29,8 +30,9 @@ class Profile:
         Of the joined descriptor, 0 to 1; SIFT has the rest.
     rule : Rule
         When two points match.
-    polish : bool
-        Whether similarity climbs on from what features found, and from other starts; else features alone answer.
+    last : "similarity", "guided" or "nothing"
+        What ends the search: similarity climbs on from what features found, and from other starts; or features alone
+        answer, after a round of guided matching by the network or without.
     is_calibrated : bool
         Whether the confidence was fitted to runs of this profile; without, nothing is accepted.
     """
@@ -41,7 +43,7 @@ class Profile:
     has_grid: bool
     cnn_share: float
     rule: Rule
-    polish: bool
+    last: Literal["similarity", "guided", "nothing"]
     is_calibrated: bool
 
 
@@ -52,7 +54,7 @@ DEFAULT = Profile(
     has_grid=True,
     cnn_share=0.6,
     rule=Rule(ratio=0.975, apart_mm=12.0, mutual_mm=12.0, soft_mm=12.0),
-    polish=True,
+    last="similarity",
     is_calibrated=True,
 )
 # In-plane SIFT-128 and a 64x64 patch of the same slice, SIFT key points on both sides, Lowe's ratio of 0.8 against any
@@ -64,7 +66,7 @@ PAPER = Profile(
     has_grid=False,
     cnn_share=0.5,
     rule=Rule(ratio=0.8, apart_mm=1.0, mutual_mm=float("inf"), soft_mm=1.0),
-    polish=False,
+    last="nothing",
     is_calibrated=False,
 )
 PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (DEFAULT, PAPER)}

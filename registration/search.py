@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from registration.descriptors import describe
 from registration.errors import TooFewPointsError
-from registration.estimation import estimate
+from registration.estimation import estimate, fit
+from registration.guided import match_nearby
 from registration.keypoints import find_moving_points
 from registration.matching import Matches, match
 from registration.preprocess import Prepared, make_cube
@@ -26,12 +27,15 @@ from registration.similarity import measure
 from registration.transforms import RigidTransform
 
 MOVING_POINTS = 1400
-ROUNDS = ((np.inf, 12.0), (24.0, 8.0), (14.0, 6.0))  # search radius and RANSAC's tolerance, mm
+ROUNDS = ((np.inf, 12.0), (24.0, 8.0))  # search radius and RANSAC's tolerance, mm
+GUIDED_ROUNDS, GUIDED_MM, GUIDED_SETTLED_MM = 6, 6.0, 1.0  # by guided matching: at most, tolerance, the last moves less
 SETTLED_MM = 2.5  # a round that moves the brain less than this is the last
 SAME_MM = 3.0  # poses nearer than this lead the fine climb to one top
 CLOSE_CALL = 0.02  # of similarity: a coarse top this near the best is polished too
 TILT_DEG, TILT_MM = (14.0, -12.0, 16.0), (10.0, -8.0, 8.0)
-TURNED_CLIMBS, TURNED_LOOKS = 30, 4  # of 60 turned starts, those that are most alike, by similarity and by features
+TURNED_CLIMBS, TURNED_LOOKS = 30, 6  # of 60 turned starts, those that are most alike
+TOPS_LOOKED_FROM, TOPS_APART_MM = 4, 15.0
+MANY_INLIERS = 50  # of wrong estimates none of 15 had as many, of right ones each of 45
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +109,36 @@ def estimate_by_features(problem: Problem, start: RigidTransform, rounds: int = 
     return best
 
 
+def look_further(problem: Problem, features: FeatureEstimate, start: RigidTransform) -> FeatureEstimate:
+    """Look from turned starts, too, until many matches agree; returns the best estimate by similarity."""
+    found = [features]
+    for turned in turn_starts(problem, start)[:TURNED_LOOKS]:
+        if found[-1].inliers >= MANY_INLIERS:
+            break
+        found.append(estimate_by_features(problem, turned))
+    return max(found, key=lambda estimate: estimate.pose.similarity)
+
+
+def guide(problem: Problem, best: FeatureEstimate) -> FeatureEstimate:
+    """Go on with rounds of guided matching; one is kept only if it makes the volumes more alike on the fine scale."""
+    pose = best.pose.fixed_from_moving
+    similarity = measure(problem.fine, pose.inverse().matrix)
+    for _ in range(GUIDED_ROUNDS):
+        try:
+            step = fit(match_nearby(problem, pose), RigidTransform.identity(), GUIDED_MM)
+        except TooFewPointsError:
+            break
+        moved = step.fixed_from_moving @ pose
+        reached = measure(problem.fine, moved.inverse().matrix)
+        if reached <= similarity:
+            break
+        is_settled = problem.displacement_mm(moved, pose) < GUIDED_SETTLED_MM
+        pose, similarity = moved, reached
+        if is_settled:
+            break
+    return replace(best, pose=Pose(pose, measure(problem.coarse, pose.inverse().matrix)))
+
+
 def make_starts(problem: Problem, by_features: RigidTransform, centre: RigidTransform) -> list[RigidTransform]:
     """Return three starts that share as little as possible: features, centres, and centres tilted off them."""
     tilt = RigidTransform.from_parameters(np.radians(TILT_DEG), np.array(TILT_MM), problem.centre_mm)
@@ -117,23 +151,17 @@ def climb(problem: Problem, starts: Iterable[RigidTransform], search: Search = C
         return list(pool.map(lambda start: Pose(*refine(problem.coarse, start, problem.centre_mm, search)), starts))
 
 
-def polish(problem: Problem, rough: Sequence[Pose]) -> list[Pose]:
-    """Climb on the fine comparison from the best rough pose, and from others that come close; best first.
+def polish(problem: Problem, rough: Sequence[Pose]) -> Pose:
+    """Climb on the fine comparison from the best rough pose, and from others that come close; returns the best.
 
-    The best takes one more step on the finest comparison.
+    It has taken one more step on the finest comparison.
     """
-    ordered = sorted(rough, key=lambda pose: -pose.similarity)
-    chosen = ordered[:1]
-    for pose in ordered[1:]:
-        is_new = all(
-            problem.displacement_mm(pose.fixed_from_moving, other.fixed_from_moving) > SAME_MM for other in chosen
-        )
-        if is_new and pose.similarity > ordered[0].similarity - CLOSE_CALL and len(chosen) < 3:
-            chosen.append(pose)
+    tops = choose_apart(problem, rough, SAME_MM)[:3]
+    chosen = [pose for pose in tops if pose.similarity > tops[0].similarity - CLOSE_CALL]
     fine = [Pose(*refine(problem.fine, pose.fixed_from_moving, problem.centre_mm, FINE)) for pose in chosen]
-    fine.sort(key=lambda pose: -pose.similarity)
-    best = settle(problem.finest, fine[0].fixed_from_moving, problem.centre_mm, problem.network.threads)
-    return [Pose(best, measure(problem.fine, best.inverse().matrix)), *fine[1:]]
+    top = max(fine, key=lambda pose: pose.similarity).fixed_from_moving
+    best = settle(problem.finest, top, problem.centre_mm, problem.network.threads)
+    return Pose(best, measure(problem.fine, best.inverse().matrix))
 
 
 @cache
@@ -167,9 +195,18 @@ def search_by_similarity(problem: Problem, start: RigidTransform) -> list[Pose]:
     return climb(problem, turn_starts(problem, start)[:TURNED_CLIMBS], QUICK)
 
 
-def search_by_features(problem: Problem, start: RigidTransform) -> list[Pose]:
-    """Look by features from turned starts, one round each, and climb from the best."""
-    starts = turn_starts(problem, start)[:TURNED_LOOKS]
-    found = [estimate_by_features(problem, turned, rounds=1).pose for turned in starts]
+def search_by_features(problem: Problem, rough: Sequence[Pose]) -> list[Pose]:
+    """Look by features from the best tops so far, one round each, and climb from the best."""
+    chosen = choose_apart(problem, rough, TOPS_APART_MM)[:TOPS_LOOKED_FROM]
+    found = [estimate_by_features(problem, top.fixed_from_moving, rounds=1).pose for top in chosen]
     found.sort(key=lambda pose: -pose.similarity)
     return climb(problem, [pose.fixed_from_moving for pose in found[:3]])
+
+
+def choose_apart(problem: Problem, poses: Sequence[Pose], apart_mm: float) -> list[Pose]:
+    """Return the poses of which none is nearer than this to one that is more alike, the most alike first."""
+    chosen: list[Pose] = []
+    for pose in sorted(poses, key=lambda pose: -pose.similarity):
+        if all(problem.displacement_mm(pose.fixed_from_moving, other.fixed_from_moving) > apart_mm for other in chosen):
+            chosen.append(pose)
+    return chosen

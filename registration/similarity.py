@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from registration.volume import Volume
 
 BINS = 32
-LEAST_OVERLAP = 0.35  # of the fixed points; below it mutual information of a corner of the head looks fine
+LEAST_OVERLAP = 0.25  # of the fixed points; below it mutual information of a corner of the head looks fine
 NO_SOLUTION = 0.0  # lower than any normalised mutual information, which is at least 1
 
 

@@ -165,7 +165,7 @@ def search_far_off(
     start = RigidTransform.from_matrix(turn) @ centre_start(*prepared)
     features = estimate_by_features(problem, start)
     rough = climb(problem, make_starts(problem, features.pose.fixed_from_moving, start))
-    best = polish(problem, rough)[0]
+    best = polish(problem, rough)
     return best.fixed_from_moving, gather(problem, best, rough, features, features.look).metrics
 
 

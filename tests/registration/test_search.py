@@ -1,8 +1,24 @@
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
 
-from registration.search import icosahedral_rotations
+import numpy as np
+import pytest
+
+from registration.descriptors import Network
+from registration.preprocess import prepare_fixed, prepare_moving
+from registration.problem import Pose, Problem, pose_problem
+from registration.profiles import DEFAULT
+from registration.search import (
+    MANY_INLIERS,
+    choose_apart,
+    estimate_by_features,
+    icosahedral_rotations,
+    look_further,
+    search_by_features,
+)
+from registration.transforms import RigidTransform
+from tests.registration.heads import error_mm, make_head
 
 
 def test_sixty_rotations_leave_no_rotation_further_than_45_degrees() -> None:
@@ -25,3 +41,45 @@ def test_sixty_rotations_leave_no_rotation_further_than_45_degrees() -> None:
     traces = np.einsum("nij,mij->nm", drawn, rotations)
     nearest_deg = np.degrees(np.arccos(np.clip((traces.max(axis=1) - 1) / 2, -1, 1)))
     assert 40 < nearest_deg.max() < 44.6
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    prepared = prepare_fixed(make_head(is_pet=False)), prepare_moving(make_head((3.0, 2.0, 2.0), is_pet=True))
+    return pose_problem(prepared, Network.load(device="cpu", threads=2), DEFAULT, seed=0)
+
+
+def turned(degrees: float) -> RigidTransform:
+    return RigidTransform.from_parameters(np.radians([0, 0, degrees]), np.zeros(3), np.zeros(3))
+
+
+def shifted(x_mm: float) -> RigidTransform:
+    return RigidTransform.from_parameters(np.zeros(3), np.array([x_mm, 0.0, 0.0]), np.zeros(3))
+
+
+def test_of_tops_that_lie_together_the_most_alike_is_chosen(problem: Problem) -> None:
+    poses = [Pose(shifted(x_mm), alike) for x_mm, alike in ((0, 1.1), (10, 1.3), (40, 1.2), (22, 1.05))]
+
+    assert [pose.similarity for pose in choose_apart(problem, poses, 15.0)] == [1.3, 1.2]
+
+
+def test_features_look_further_where_few_matches_agree_and_not_where_many_do(problem: Problem) -> None:
+    upside_down = estimate_by_features(problem, turned(150))
+
+    found = look_further(problem, upside_down, turned(150))
+
+    assert upside_down.inliers < MANY_INLIERS
+    assert found.pose.similarity > upside_down.pose.similarity
+    assert (
+        error_mm(found.pose.fixed_from_moving, turned(0)) < 12 < error_mm(upside_down.pose.fixed_from_moving, turned(0))
+    )
+    content = replace(upside_down, inliers=MANY_INLIERS)
+    assert look_further(problem, content, turned(150)) is content
+
+
+def test_features_look_from_the_tops_that_climbs_ended_on(problem: Problem) -> None:
+    tops = [Pose(turned(150), 1.02), Pose(turned(12), 1.01)]
+
+    found = search_by_features(problem, tops)
+
+    assert min(error_mm(pose.fixed_from_moving, turned(0)) for pose in found) < 3

@@ -76,6 +76,6 @@ def test_overlap_is_the_share_of_points_inside() -> None:
 def test_too_little_overlap_is_no_solution() -> None:
     comparison, _ = make_pair()
 
-    assert measure(comparison, shifted(30.0)) > 1
-    assert measure(comparison, shifted(52.0)) == NO_SOLUTION
+    assert measure(comparison, shifted(52.0)) > 1
+    assert measure(comparison, shifted(62.0)) == NO_SOLUTION
     assert measure(comparison, shifted(500.0)) == NO_SOLUTION

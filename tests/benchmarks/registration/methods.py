@@ -30,7 +30,7 @@ from tests.benchmarks.registration import peers
 THREADS = 2
 NO_VERDICT = ""
 NO_ANSWER = "no answer"
-FEATURES = replace(DEFAULT, polish=False)
+FEATURES = replace(DEFAULT, last="guided")
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +143,7 @@ ALL = (
     Method("default", partial(load_profile, DEFAULT), DEFAULT.network, has_verdict=True),
     Method("paper", partial(load_profile, PAPER), PAPER.network, has_verdict=True),
     Method("features only", partial(load_profile, FEATURES), FEATURES.network),
-    Method("SIFT only", partial(load_profile, replace(FEATURES, cnn_share=0.0)), FEATURES.network),
+    Method("SIFT only", partial(load_profile, replace(FEATURES, cnn_share=0.0, last="nothing")), FEATURES.network),
     Method("CNN only", partial(load_profile, replace(FEATURES, cnn_share=1.0)), FEATURES.network),
     Method("NMI only", load_similarity, DEFAULT.network),
     Method("SimpleITK", partial(load_peer, peers.load_simpleitk), "SimpleITK", is_peer=True),
