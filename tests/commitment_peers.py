@@ -213,6 +213,7 @@ class Pacs:
     """A destination that takes instances and requests, and reports as `judge` says: the reason for each, 0 for none.
 
     It reports over an association of its own, `report_to` the node's port, or `on_same`; with neither not at all.
+    With `reports_on` it reports on that transaction, whatever it was asked.
     """
 
     ae_title: str = "PACS"
@@ -220,6 +221,7 @@ class Pacs:
     report_to: int | None = None
     judge: Callable[[Named], int] = lambda _: 0
     action_status: int = 0x0000
+    reports_on: str = ""
     received: list[str] = field(default_factory=list)
     requests: list[Dataset] = field(default_factory=list)
     report_statuses: list[int] = field(default_factory=list)
@@ -262,7 +264,7 @@ class Pacs:
         ]
         failed = [(one, reason) for one in named if (reason := self.judge(one))]
         committed = [one for one in named if not self.judge(one)]
-        return 2 if failed else 1, make_information(request.TransactionUID, committed, failed)
+        return 2 if failed else 1, make_information(self.reports_on or request.TransactionUID, committed, failed)
 
     def _report_anew(self, _: Association, request: Dataset) -> None:
         entity = AE(self.ae_title)

@@ -254,6 +254,18 @@ def give_commitment_up(connection: Connection, commitment: Commitment, reason: s
     _finish(connection, commitment, "dead", reason)
 
 
+def end_commitment(connection: Connection, commitment: Commitment, reason: str) -> None:
+    """Ask no more, and send nothing again; what a report says is safe is committed."""
+    if commitment.report is None:
+        give_commitment_up(connection, commitment, reason)
+        return
+    safe = frozenset(commitment.report["committed"])
+    rows = fetch_sent_rows(connection, commitment)
+    record_committed(connection, [row.id for row in rows if row.reference.sop_instance_uid in safe])
+    record_uncommitted(connection, [row.id for row in rows if row.reference.sop_instance_uid not in safe], reason)
+    finish_settled(connection, commitment, reason)
+
+
 def finish_settled(connection: Connection, commitment: Commitment, reason: str) -> None:
     """Record that everything a report says has been seen to."""
     _finish(connection, commitment, "settled", reason)

@@ -1,6 +1,6 @@
 """Whose storage commitment messages are refused, until one of them is taken: for an administrator to see.
 
-Flow: receive/commitment > [refusals] > schema; cli reads
+Flow: receive/commitment, send/commitment > [refusals] > schema; cli reads
 Never: a row for each message: who is refused again and again is one row, with how often and why last.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select
 
+from dicomnode.database.engine import Database
 from dicomnode.database.index import insert_new
 from dicomnode.database.schema import commitment_refusals
 
@@ -54,6 +55,15 @@ def is_refused(connection: Connection, refused: Refused) -> bool:
 def clear_refusals(connection: Connection, refused: Refused) -> None:
     """Forget what was refused: one was taken."""
     connection.execute(delete(commitment_refusals).where(_is(refused)))
+
+
+def forget_refusals(database: Database, refused: Refused) -> None:
+    """Clear what was refused, if anything was; raises `DatabaseUnavailableError` if it cannot be."""
+    with database.read() as connection:
+        if not is_refused(connection, refused):
+            return
+    with database.write() as connection:
+        clear_refusals(connection, refused)
 
 
 def fetch_refusals(connection: Connection) -> list[Refusal]:

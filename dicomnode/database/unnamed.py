@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, select, tuple_, update
 
 from dicomnode.database.commitment_requests import UNREPORTED
-from dicomnode.database.commitments import NOT_COMMITTED, Commitment, give_commitment_up
+from dicomnode.database.commitments import AWAITED, NOT_COMMITTED, Commitment, end_commitment
 from dicomnode.database.outbox import UNSENT
 from dicomnode.database.queries import UNANSWERED
 from dicomnode.database.schema import commitment_requests, commitments, outbox, queries
@@ -56,17 +56,17 @@ def _end_outbox(connection: Connection, named: Named, before: float) -> int:
 
 
 def _end_commitments(connection: Connection, named: Named, before: float) -> int:
-    """Give up what nobody is asked to commit any more: it stays `sent`, and says so."""
+    """Give up what nobody is asked to commit any more: it stays `sent`, and says so. What was reported safe is safe."""
     of_pair = tuple_(commitments.c.destination, commitments.c.peer).in_(list(named.committing.items()))
-    is_open = commitments.c.state.in_(("owed", "asked")) & (commitments.c.not_before < before)
+    is_open = commitments.c.state.in_(AWAITED) & (commitments.c.not_before < before)
     open_rows = connection.execute(select(commitments).where(is_open, ~of_pair).with_for_update(skip_locked=True))
-    given_up = [Commitment(**row) for row in open_rows.mappings()]
-    for commitment in given_up:
-        give_commitment_up(connection, commitment, f"{commitment.peer} is not asked to commit any more")
+    ended = [Commitment(**row) for row in open_rows.mappings()]
+    for commitment in ended:
+        end_commitment(connection, commitment, f"{commitment.peer} is not asked to commit any more")
     is_unasked = outbox.c.is_commitment_owed & outbox.c.destination.not_in(list(named.committing))
     unasked = update(outbox).where(is_unasked, outbox.c.state == "sent", outbox.c.sent_at < before)
     reason = f"{NOT_COMMITTED}nobody is asked to commit it any more"
-    return len(given_up) + connection.execute(unasked.values(is_commitment_owed=False, reason=reason)).rowcount
+    return len(ended) + connection.execute(unasked.values(is_commitment_owed=False, reason=reason)).rowcount
 
 
 def _end_queries(connection: Connection, named: Named, before: float, now: float) -> int:

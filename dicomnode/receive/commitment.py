@@ -17,7 +17,7 @@ from dicomnode.commitment import Message, read_report, read_request
 from dicomnode.database.commitment_requests import record_request
 from dicomnode.database.commitments import TAKES_REPORT, take_report
 from dicomnode.database.engine import Database
-from dicomnode.database.refusals import Refused, clear_refusals, is_refused, record_refusal
+from dicomnode.database.refusals import Refused, forget_refusals, record_refusal
 from dicomnode.database.series import note_commitment_request
 from dicomnode.errors import CommitmentForbiddenError, DatabaseUnavailableError, StateError
 from dicomnode.logs import get_logger
@@ -108,15 +108,6 @@ def note_refusal(database: Database, sender: Sender, kind: Kind, why: str, now: 
         log.warning("receive.database_away", association_id=sender.association_id, why=str(error))
 
 
-def _forget_refusals(database: Database, sender: Sender, kind: Kind) -> None:
-    refused = Refused(sender.ae_title, sender.address, kind)
-    with database.read() as connection:
-        if not is_refused(connection, refused):
-            return
-    with database.write() as connection:
-        clear_refusals(connection, refused)
-
-
 def _read(data: Any) -> bytes:
     return data.getvalue() if data else b""
 
@@ -124,7 +115,7 @@ def _read(data: Any) -> bytes:
 def take_message(intake: Intake, kind: Kind, message: Message, sender: Sender, settings: Settings, now: float) -> None:
     """Take a request or a report; raises as `take_commitment_request` and `take_commitment_report` do."""
     _TAKE[kind](intake, message, sender, settings, now)
-    _forget_refusals(intake.database, sender, kind)
+    forget_refusals(intake.database, Refused(sender.ae_title, sender.address, kind))
 
 
 _TAKE: Mapping[Kind, Callable[[Intake, Message, Sender, Settings, float], None]] = {

@@ -6,6 +6,8 @@ Never: a row moved, save by the report that a peer gives over the association it
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from pydicom import Dataset
@@ -26,7 +28,14 @@ from dicomnode.commitment import (
 )
 from dicomnode.database.commitments import take_report
 from dicomnode.database.engine import Database
-from dicomnode.errors import CommitmentRefusedError, DicomnodeError, PeerUnreachableError
+from dicomnode.database.refusals import Refused, forget_refusals, record_refusal
+from dicomnode.errors import (
+    CommitmentRefusedError,
+    DatabaseUnavailableError,
+    DicomnodeError,
+    PeerUnreachableError,
+    StateError,
+)
 from dicomnode.logs import get_logger
 from dicomnode.send.association import Caller, Service, explain_unsent, open_association
 from dicomnode.send.pdus import ContextKey
@@ -78,8 +87,11 @@ def check_commitment_peer(peer: PeerSettings, caller: Caller) -> None:
         pass
 
 
-def make_report_service(database: Database, peer: PeerSettings, instances_at_most: int) -> Service:
-    """Return what takes a peer's report over the association that it was asked over."""
+def make_report_service(
+    database: Database, peer: PeerSettings, instances_at_most: int, clock: Callable[[], float]
+) -> Service:
+    """Return what takes a peer's report over the association that it was asked over, and notes one it refuses."""
+    refused = Refused(peer.ae_title, peer.host, "report")
 
     def take(event: Any) -> tuple[int, Dataset | None]:
         request, data = event.request, event.request.EventInformation
@@ -91,13 +103,18 @@ def make_report_service(database: Database, peer: PeerSettings, instances_at_mos
         )
         try:
             take_report(database, read_report(message, instances_at_most), [peer.name])
+            forget_refusals(database, refused)
         except CommitmentRefusedError as error:
             status, why = error.status, str(error)
+        except StateError as error:
+            status, why = CommitmentStatus.INVALID_ARGUMENT_VALUE, str(error)
         except DicomnodeError as error:
             status, why = CommitmentStatus.PROCESSING_FAILURE, str(error)
         else:
             return CommitmentStatus.SUCCESS, None
         log.warning("commitment.report_refused", peer=peer.name, status=f"{status:04X}", why=why)
+        with suppress(DatabaseUnavailableError), database.write() as connection:
+            record_refusal(connection, refused, why, clock())
         return status, None
 
     return Service(event=evt.EVT_N_EVENT_REPORT, handle=take)

@@ -119,7 +119,7 @@ def ask_due(work: Work, peer: PeerSettings) -> bool:
     if not left:
         return False
     asked: list[Commitment] = []
-    service = make_report_service(work.database, peer, work.settings.limits.commitment_instances)
+    service = make_report_service(work.database, peer, work.settings.limits.commitment_instances, work.clock)
     try:
         with work.associate(peer, service) as association:
             while left and not work.stopping.is_set():

@@ -7,6 +7,7 @@ promise is not on disk.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from pynetdicom.association import Association
@@ -40,8 +41,11 @@ def report_due(work: Work, peer: PeerSettings) -> bool:
     left = claim_requests(work.database, turn, CLAIM_AT_MOST)
     if not left:
         return False
-    store = Store(work.settings.node.storage_root)
-    reports = {one.id: _promise(work, make_safekeeping_report(work.database, store, one)) for one in left}
+    reports = _look_into(work, left)
+    if len(reports) < len(left):
+        with work.database.write() as connection:
+            release_requests(connection, left)
+        return False
     try:
         with work.associate(peer, REPORTING) as association:
             while left and not work.stopping.is_set():
@@ -52,6 +56,16 @@ def report_due(work: Work, peer: PeerSettings) -> bool:
     with work.database.write() as connection:
         release_requests(connection, left)
     return not left
+
+
+def _look_into(work: Work, requests: Iterable[CommitmentRequest]) -> Mapping[int, Report]:
+    """Return the report on each request by its id; of fewer than all where the node is stopping."""
+    store = Store(work.settings.node.storage_root)
+    reports = {}
+    for request in requests:
+        if report := make_safekeeping_report(work.database, store, request, work.stopping):
+            reports[request.id] = _promise(work, report)
+    return reports
 
 
 def _promise(work: Work, report: Report) -> Report:

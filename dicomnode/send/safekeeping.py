@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from threading import Event
 
 from dicomnode.commitment import Reference, Report
 from dicomnode.database.commitment_requests import CommitmentRequest, Held, fetch_conflicting, fetch_held
@@ -17,8 +18,13 @@ from dicomnode.digests import digest_data_set, digest_file
 from dicomnode.status import FailureReason
 
 
-def make_safekeeping_report(database: Database, store: Store, request: CommitmentRequest) -> Report:
-    """Return what the node keeps of what a peer asks for, and why not the rest (PS3.3 C.14.1.1)."""
+def make_safekeeping_report(
+    database: Database, store: Store, request: CommitmentRequest, stopping: Event
+) -> Report | None:
+    """Return what the node keeps of what a peer asks for, and why not the rest (PS3.3 C.14.1.1).
+
+    None where the node is stopping: of thousands of instances, not every one was read back then.
+    """
     references = request.references
     if request.is_duplicate:
         used = dict.fromkeys(references, int(FailureReason.DUPLICATE_TRANSACTION_UID))
@@ -28,6 +34,8 @@ def make_safekeeping_report(database: Database, store: Store, request: Commitmen
         conflicting = fetch_conflicting(connection, references)
     failed: dict[Reference, int] = {}
     for reference in references:
+        if stopping.is_set():
+            return None
         if reason := find_failure(held, conflicting, reference):
             failed[reference] = int(reason)
     return Report(request.transaction_uid, tuple(one for one in references if one not in failed), failed)

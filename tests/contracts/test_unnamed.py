@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.commitment import Reference, Request
+from dicomnode.commitment import Reference, Report, Request
 from dicomnode.database.commitment_requests import record_request
-from dicomnode.database.commitments import owe_commitments
+from dicomnode.database.commitments import owe_commitments, take_report
 from dicomnode.database.engine import Database
 from dicomnode.database.outbox import claim_outbox, record_all_sent, retry_dead_rows
 from dicomnode.database.queries import add_query
@@ -129,3 +129,26 @@ def test_a_clock_that_is_put_forward_ends_nothing(house: House) -> None:
     service._end_unnamed()
 
     assert _states(house, "gone") == before
+
+
+def test_a_report_that_comes_after_the_destination_is_gone_is_settled_all_the_same(house: House) -> None:
+    house.finish(house.pair(1)[0], owed_to=("gone",))
+    _send(house, "gone")
+    with house.database.write() as connection:
+        assert len(owe_commitments(connection, "gone", "gone", house.now)) == 1
+    _look(house, _settings(house, "kept"), OLD_S + 60.0)
+    [transaction] = fetch_all(house.database)["commitments"]
+    safe, lost = (Reference(*row) for row in _made(house))
+    take_report(house.database, Report(transaction["transaction_uid"], (safe,), {lost: 0x0112}), ["gone"])
+
+    _look(house, _settings(house, "kept"), 60.0)
+
+    assert _states(house, "gone") == [
+        ("committed", ""),
+        ("sent", "not committed: gone is not asked to commit any more"),
+        ("settled", "gone is not asked to commit any more"),
+    ]
+
+
+def _made(house: House) -> list[tuple[str, str]]:
+    return [(row["sop_class_uid"], row["sop_instance_uid"]) for row in fetch_all(house.database)["outputs"]]

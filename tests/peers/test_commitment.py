@@ -26,6 +26,7 @@ from structlog.testing import capture_logs
 from dicomnode.app import Node, Role
 from dicomnode.commitment import PUSH_MODEL, Reference, Report
 from dicomnode.database.audit import fetch_messages
+from dicomnode.database.commitment_requests import CommitmentRequest
 from dicomnode.database.deletions import NewDeletion, delete_series
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.outbox import OutboxRow, fetch_outbox, retry_outbox_row
@@ -281,7 +282,7 @@ def test_what_was_deleted_while_it_was_looked_into_is_not_promised(
     modality, node = modality_and_node
     sent = send_series(node, tmp_path / "files")
 
-    def look_and_delete(database: Database, *arguments: Any) -> Report:
+    def look_and_delete(database: Database, *arguments: Any) -> Report | None:
         report = make_safekeeping_report(database, *arguments)
         with database.write() as connection:
             [series] = fetch_series_rows(connection)
@@ -293,6 +294,30 @@ def test_what_was_deleted_while_it_was_looked_into_is_not_promised(
     report = modality.await_report()
 
     assert (report.committed, report.failed) == ([], dict.fromkeys(sent, NO_SUCH_INSTANCE))
+
+
+def test_a_node_that_stops_reads_no_further_instance_back_and_owes_the_report(
+    modality_and_node: tuple[Modality, Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modality, node = modality_and_node
+    sent = send_series(node, tmp_path / "files")
+    looked: list[Report | None] = []
+
+    def stop_and_look(database: Database, store: Store, request: CommitmentRequest, stopping: threading.Event) -> None:
+        stopping.set()
+        looked.append(make_safekeeping_report(database, store, request, stopping))
+
+    monkeypatch.setattr("dicomnode.send.reporting.make_safekeeping_report", stop_and_look)
+    modality.ask(sent)
+    wait_until(lambda: looked, WITHIN_S)
+
+    def owed() -> list[Any]:
+        with node.database.read() as connection:
+            rows = fetch_rows(connection, "commitment_requests")
+        return [(row["state"], row["attempts"]) for row in rows if row["lease_until"] is None]
+
+    wait_until(lambda: owed() == [("owed", 0)], WITHIN_S)
+    assert looked == [None]
 
 
 def test_a_transaction_in_use_is_a_duplicate_and_the_same_request_again_is_reported_again(
@@ -465,6 +490,24 @@ def test_a_pacs_reports_over_the_same_association_or_another(tmp_path: Path, way
 
         wait_until(lambda: pacs.report_statuses == [0x0000], WITHIN_S, "its report was taken")
         assert len(pacs.requests) == 1
+
+
+def test_a_report_that_is_refused_over_the_same_association_is_noted_until_one_is_taken(tmp_path: Path) -> None:
+    port = free_port()
+    with Pacs(on_same=True) as pacs, running(tmp_path, port, {"pacs": pacs.port}) as node:
+
+        def refusals() -> list[tuple[str, str, str, int]]:
+            with node.database.read() as connection:
+                return [(one.calling_ae, one.address, one.kind, one.refused) for one in fetch_refusals(connection)]
+
+        pacs.reports_on = "1.2.3.4.5"
+        owe_files(node.database, node.root, ["pacs"])
+        wait_until(lambda: refusals() == [("PACS", LOOPBACK, "report", 1)], WITHIN_S, "noted")
+        assert pacs.report_statuses == [0x0115]
+
+        pacs.reports_on = ""
+        owe_files(node.database, node.root, ["pacs"])
+        wait_until(lambda: refusals() == [], WITHIN_S, "forgotten")
 
 
 def test_a_report_over_the_same_association_leaves_it_fit_for_more_requests() -> None:
