@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import pwd
 import socket
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
@@ -34,8 +35,10 @@ INSTANCES_TRANSFERRED = Code("110104", "DICOM Instances Transferred")
 STUDY_DELETED = Code("110105", "DICOM Study Deleted")
 QUERY = Code("110112", "Query")
 SECURITY_ALERT = Code("110113", "Security Alert")
+USER_AUTHENTICATION = Code("110114", "User Authentication")
 # PS3.16 CID 401.
 STARTED, STOPPED = Code("110120", "Application Start"), Code("110121", "Application Stop")
+LOGIN = Code("110122", "Login")
 NODE_AUTHENTICATION = Code("110126", "Node Authentication")
 SECURITY_CONFIGURATION = Code("110129", "Security Configuration")
 SOFTWARE_CONFIGURATION = Code("110131", "Software Configuration")
@@ -106,12 +109,30 @@ def find_node(ae_title: str) -> Party:
     return Party(ae_title, socket.gethostname())
 
 
+def name_user(user_id: int) -> str:
+    """Return the name of a user of this machine, or the number of one that it does not know."""
+    try:
+        return pwd.getpwuid(user_id).pw_name
+    except KeyError:
+        return str(user_id)
+
+
 def make_application_activity(node: Party, process_id: int, user: str, type_: Code, at: float) -> str:
     """Say that the node has started or stopped (PS3.15 A.5.3.1); `user` is whose process it is."""
     message = _make_message(APPLICATION_ACTIVITY, "E", "0", at, type_)
     application = _add_participant(message, str(process_id), APPLICATION, is_requestor=False, address=node.address)
     application.set("AlternativeUserID", f"AETITLES={_clean(node.ae_title)}")
     _add_participant(message, user, LAUNCHER, is_requestor=True)
+    return _finish(message, node)
+
+
+def make_login(node: Party, process_id: int, user: str, purpose: str, at: float) -> str:
+    """Say that a user of this machine came to decide something at the command line (PS3.15 A.5.3.12), and what."""
+    message = _make_message(USER_AUTHENTICATION, "E", "0", at, LOGIN)
+    ET.SubElement(message[0], "EventOutcomeDescription").text = _clean(purpose)
+    _add_participant(message, user, None, is_requestor=True, address=node.address)
+    program = _add_participant(message, str(process_id), None, is_requestor=False, address=node.address)
+    program.set("AlternativeUserID", f"AETITLES={_clean(node.ae_title)}")
     return _finish(message, node)
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from typing import Any
 
+from dicomnode.cli.decisions import open_to_decide
 from dicomnode.cli.listings import open_node_database
 from dicomnode.cli.output import write_json, write_record, write_rows
 from dicomnode.database.pairs import Pair, fetch_pair
@@ -40,8 +41,8 @@ def explain(arguments: argparse.Namespace) -> int:
 
 def request(arguments: argparse.Namespace) -> int:
     """Pair two series that a person names."""
-    settings = load_settings(arguments.config)
-    with open_node_database(settings) as database:
+    named = f"pairs request {arguments.fixed} {arguments.moving}"
+    with open_to_decide(arguments, named) as (settings, database):
         pair = decisions.request_pair(database, (arguments.fixed, arguments.moving), settings.pairing, time.time())
     if arguments.json:
         write_json(_explain(pair))

@@ -8,7 +8,6 @@ PatientID in the spool.
 from __future__ import annotations
 
 import os
-import pwd
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,6 +34,7 @@ from dicomnode.audit import (
     make_application_activity,
     make_transferred,
     name_patients,
+    name_user,
 )
 from dicomnode.database.audit import (
     AuditMessage,
@@ -149,7 +149,8 @@ class AuditTrail:
 
     def _record_activity(self, type_: Code) -> None:
         node = find_node(self._in_force[0].node.ae_title)
-        self._unrecorded.append(make_application_activity(node, os.getpid(), _find_user(), type_, self._clock()))
+        user = name_user(os.getuid())
+        self._unrecorded.append(make_application_activity(node, os.getpid(), user, type_, self._clock()))
         self._record()
 
     def _tell_transfers(self) -> None:
@@ -242,10 +243,3 @@ def _read_study_uid(path: Path) -> str:
             return str(dcmread(path, specific_tags=["StudyInstanceUID"], stop_before_pixels=True).StudyInstanceUID)
     except PARSE_ERRORS:
         return "unknown"  # the file is gone since, or damaged: that it was sent is told all the same
-
-
-def _find_user() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())

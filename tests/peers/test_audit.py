@@ -33,6 +33,7 @@ from dicomnode.audit import (
     Transfer,
     make_alert,
     make_application_activity,
+    make_login,
     make_query,
     make_study_deleted,
     make_transferred,
@@ -74,6 +75,7 @@ def _texts(words: str = "a word") -> list[str]:
     return [
         make_application_activity(NODE, 17, words, STARTED, NOW),
         make_application_activity(NODE, 17, words, STOPPED, NOW),
+        make_login(NODE, 17, words, words, NOW),
         make_transferred(NODE, Transfer(party, NODE, "1.2.3", 7, CLASSES, NOW)),
         make_transferred(NODE, Transfer(NODE, Party(""), "1.2.3", 7, {}, NOW)),
         make_study_deleted(NODE, "1.2.3", 7, CLASSES, words, NOW),
@@ -262,7 +264,8 @@ def test_what_waits_for_a_collector_arrives_once_and_in_order_when_it_is_back(
     with database.read() as connection:
         states = {state.name: state for state in fetch_channel_states(connection)}
     assert (states["file"].waiting, states["file"].reason) == (0, "")
-    assert states["syslog"].waiting == 47
+    waiting = 5 * len(_texts()) + 2  # and a start and a stop
+    assert states["syslog"].waiting == waiting
     assert "efused" in states["syslog"].reason
     clock.now += 3600.0
     with collector:
@@ -270,10 +273,10 @@ def test_what_waits_for_a_collector_arrives_once_and_in_order_when_it_is_back(
         second.start()
         _step(second)
         second.stop(WAIT_S)
-        wait_until(lambda: len(collector.messages()) >= 49, WAIT_S, "the collector having all")
+        wait_until(lambda: len(collector.messages()) >= waiting + 2, WAIT_S, "the collector having all")
         assert [one.text for one in collector.messages()] == _lines(file)
-    assert len(_lines(file)) == 49
-    assert [event_of(_lines(file)[number]) for number in (0, 46, 47, 48)] == [
+    assert len(_lines(file)) == waiting + 2
+    assert [event_of(_lines(file)[number]) for number in (0, waiting - 1, waiting, waiting + 1)] == [
         "Application Activity: Application Start",
         "Application Activity: Application Stop",
     ] * 2

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import pty
 import re
+import socket
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +21,14 @@ from typing import IO
 import pytest
 from sqlalchemy import update
 
+from dicomnode.audit import name_user
+from dicomnode.cli.decisions import find_user
+from dicomnode.database.audit import fetch_messages
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import JobClaim, claim_job, move_claimed_job
 from dicomnode.database.outbox import Failure, add_outbox_rows, claim_outbox, fail_due_rows, record_dead
 from dicomnode.database.schema import series
+from tests.audit_collectors import details_of, event_of
 from tests.dicomnode.cli.conftest import Run
 from tests.rows import MR, PATIENT, PET, add_finished_job, add_ready_pair, add_waiting_job, due, receive
 
@@ -200,6 +206,29 @@ def test_a_held_pair_that_is_rejected_gets_none(run: Run, config: Path, database
     rejected = run("pairs", "reject", pair_id, "--config", config, "--json").json
     assert (rejected["id"], rejected["state"]) == (pair_id, "rejected")
     assert run("jobs", "list", "--config", config, "--json").json == []
+
+
+def test_who_decides_is_told_in_the_audit_trail_and_what(run: Run, config: Path, database: Database) -> None:
+    run("jobs", "retry", 7, "--config", config)
+    config.write_text(f'{config.read_text(encoding="utf-8")}\n[audit]\nfile = "/unused/a"\n', encoding="utf-8")
+
+    for command in (("pairs", "accept", 9), ("outbox", "retry", "--destination", "away"), ("jobs", "list")):
+        run(*command, "--config", config)
+
+    with database.read() as connection:
+        told = [message.text for message in fetch_messages(connection, "file", 10)]
+    assert [event_of(text) for text in told] == ["User Authentication: Login"] * 2
+    described = [ET.fromstring(text).findtext("*/EventOutcomeDescription") for text in told]  # noqa: S314 - written by the node
+    assert described == ["pairs accept 9", "outbox retry --destination away"]
+    user, program = details_of(told[0], "ActiveParticipant", "UserID")
+    assert user == find_user()
+    assert program == str(os.getpid())
+    assert details_of(told[0], "ActiveParticipant", "NetworkAccessPointID") == [socket.gethostname()] * 2
+
+
+def test_a_user_of_this_machine_has_a_name_and_another_a_number() -> None:
+    assert name_user(0) == "root"
+    assert name_user(4_000_000_123) == "4000000123"
 
 
 def test_a_reviewed_result_that_is_accepted_is_owed_to_every_destination(
