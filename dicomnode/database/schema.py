@@ -66,8 +66,8 @@ associations = Table(
     Column("node", Text, nullable=False),  # the process that accepted it: a restart closes what it left open
     Column("calling_ae", String(16), nullable=False),
     Column("address", Text, nullable=False),
-    Column("opened_at", Double, nullable=False),
-    Column("closed_at", Double, nullable=True),  # null: still open
+    Column("opened_at", Double, nullable=False, index=True),
+    Column("closed_at", Double, nullable=True, index=True),  # null: still open
     Column("is_audited", Boolean, nullable=False, server_default=false(), index=True),  # what it brought
 )
 

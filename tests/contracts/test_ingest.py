@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
-from sqlalchemy import Connection, delete, event, select
+from sqlalchemy import Connection, delete, event, func, insert, select
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
@@ -474,6 +475,70 @@ def test_after_a_crash_files_and_rows_are_put_in_step(bench: Bench) -> None:
     assert bench.files("spool") == []
     with bench.database.read() as connection:
         assert connection.execute(select(associations.c.closed_at)).scalar_one() == 2000.0
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_a_start_does_after_a_crash_does_not_grow_with_the_archive(bench: Bench) -> None:
+    few = _watch_a_start_after_a_crash(bench, 1)
+    _archive(bench.database, 4000)
+    many = _watch_a_start_after_a_crash(bench, 3)
+
+    assert many.paths == few.paths
+    assert many.hundred_steps < few.hundred_steps + 10
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a start did: how many files it opened and folders it listed, and hundreds of steps of SQLite's machine."""
+
+    paths: int
+    hundred_steps: int
+
+
+def _watch_a_start_after_a_crash(bench: Bench, number: int) -> Watched:
+    """Let a process die that left one file without a row, and one whose row is there in the wrong place."""
+    before = set(bench.files("store"))
+    bench.send_and_flush(make_request(number))
+    bench.send_and_flush(make_request(number + 1))
+    for path, has_row in zip(set(bench.files("store")) - before, (True, False), strict=True):
+        path.rename(bench.spool_folder / path.stem)
+        if not has_row:
+            with bench.database.write() as connection:
+                connection.execute(delete(instances).where(instances.c.file_name == path.name))
+    bench.crash()
+    paths, steps = [], []
+    is_watching = True
+
+    def see(what: str, arguments: tuple[Any, ...]) -> None:
+        if is_watching and what in ("open", "os.listdir", "os.scandir"):
+            paths.append(str(arguments[0]))
+
+    def watch(connection: Any, *_: object) -> None:
+        connection.set_progress_handler(lambda: steps.append(1), 100)
+
+    sys.addaudithook(see)  # for as long as this process lives
+    event.listen(bench.database.engine, "checkout", watch)
+    spool = open_spool(bench.store, bench.database, NOW)
+    is_watching = False
+    event.remove(bench.database.engine, "checkout", watch)
+    watched = Watched(sum(str(bench.store.root) in path for path in paths), len(steps))
+    bench.intake = Intake(spool, bench.database)
+    bench.sender.association_id = None
+    return watched
+
+
+def _archive(database: Database, count: int) -> None:
+    """Add rows as of instances that came long ago, each over an association of its own."""
+    with database.write() as connection:
+        known = dict(connection.execute(select(instances)).mappings().first() or {})
+        came = dict(connection.execute(select(associations)).mappings().first() or {})
+        first = 1 + connection.execute(select(func.max(associations.c.id))).scalar_one()
+        rows = range(first, first + count)
+        times = [{"opened_at": float(row), "closed_at": NOW} for row in rows]
+        connection.execute(insert(associations), [came | {"id": row} | at for row, at in zip(rows, times, strict=True)])
+        named = [{"sop_instance_uid": f"1.2.{row}", "file_name": make_file_name()} for row in rows]
+        kept = [{**known, "id": 10**6 + row, "association_id": row} for row in rows]
+        connection.execute(insert(instances), [one | name for one, name in zip(kept, named, strict=True)])
 
 
 def test_the_spool_of_a_living_process_is_left_alone(bench: Bench, database_url: str, repository: Path) -> None:
