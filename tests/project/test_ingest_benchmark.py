@@ -19,9 +19,9 @@ from tests.benchmarks.ingest.figures import (
     make_memory_row,
     make_recovery_row,
 )
-from tests.benchmarks.ingest.page import show_row
 from tests.benchmarks.ingest.recovery import Recovery
 from tests.benchmarks.ingest.scps import NODE, ORTHANC, STORESCP, STORESCP_FLUSHED
+from tests.benchmarks.page import show_row
 from tests.benchmarks.rows import Row
 
 ONE = next(case for case in CASES if case.associations == 1 and case.has_goal)

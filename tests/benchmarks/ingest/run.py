@@ -1,6 +1,6 @@
 """Receiving C-STORE: the node against DCMTK's storescp and Orthanc, tuned, the same instances in shuffled rounds.
 
-Flow: scps, senders > [run] > figures, page
+Flow: scps, senders > [run] > figures
 Never: a ratio of two rounds; a time that ends before the last release is answered: by then the node has its rows
 committed and its files moved.
 """
@@ -28,7 +28,6 @@ from tests.benchmarks.ingest.figures import (
     make_memory_row,
     make_recovery_row,
 )
-from tests.benchmarks.ingest.page import write_page
 from tests.benchmarks.ingest.recovery import measure_recovery
 from tests.benchmarks.ingest.scps import NODE, ORTHANC, Scp, start_scps
 from tests.benchmarks.ingest.senders import FIRST, Load, Sent, hold_raw, send_files, send_raw, write_files
@@ -41,17 +40,8 @@ SEED = 20260304
 
 
 def measure() -> Iterator[Row]:
-    """Yield the rows of this group; with FULL=1 more rounds, and the page is written."""
-    is_full = os.environ.get("FULL") == "1"
-    load = os.getloadavg()
-    rounds = FULL_ROUNDS if is_full else ROUNDS
-    rows = list(_measure(rounds))
-    if is_full:
-        write_page(rows, load, rounds)
-    yield from rows
-
-
-def _measure(rounds: int) -> Iterator[Row]:
+    """Yield the rows of this group; more rounds with FULL=1."""
+    rounds = FULL_ROUNDS if os.environ.get("FULL") == "1" else ROUNDS
     found: dict[tuple[Case, str], list[Measured]] = {}
     draw = random.Random(SEED)  # noqa: S311  an order, not a secret
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
