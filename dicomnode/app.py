@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Literal, Protocol, get_args
 
-from apscheduler.schedulers.background import BackgroundScheduler
 from numpy.random import Generator, default_rng
 
 from dicomnode.database.engine import Database, open_database
@@ -25,6 +24,7 @@ from dicomnode.jobs.service import JobService
 from dicomnode.logs import get_logger
 from dicomnode.pairing import service as pairing
 from dicomnode.receive.scp import StorageScp
+from dicomnode.scheduler import Every, SteadyScheduler
 from dicomnode.send.audit import AuditTrail
 from dicomnode.send.channels import make_channels
 from dicomnode.send.commitments import CommitmentService
@@ -39,8 +39,9 @@ log = get_logger()
 
 Role = Literal["receive", "pair", "work", "send"]
 ROLES: tuple[Role, ...] = get_args(Role)
-TICK_S = 1
-BACKUP_TICK_S = 60
+TICK_S = 1.0
+BACKUP_TICK_S = 60.0
+CERTIFICATES_TICK_S = 86400.0
 # A step takes milliseconds, or as long as a locked database makes it wait (30 s); beyond this it hangs.
 LATE_TICK_S = 90.0
 # What a running node cannot change: it would answer under another name, or look for its rows and files elsewhere.
@@ -194,17 +195,15 @@ class Node:
     def _start_clock(
         self, started: ExitStack, steps: dict[str, Callable[[], None]], housekeeping: HousekeepingService | None
     ) -> None:
-        """Call every step each second, none twice at once, and none late in a burst; a backup may take longer."""
-        scheduler = BackgroundScheduler(
-            timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
-        )
+        """Call every step each second, none twice at once, whatever the wall clock does; a backup may take longer."""
+        scheduler = SteadyScheduler()
         for name, step in steps.items():
             self._ticked_at[name] = time.monotonic()
-            now = datetime.now(UTC)
-            scheduler.add_job(self._tick, "interval", (name, step), seconds=TICK_S, id=name, next_run_time=now)
+            scheduler.add_job(self._tick, Every(TICK_S), (name, step), id=name, next_run_time=datetime.now(UTC))
         if housekeeping is not None:
-            scheduler.add_job(housekeeping.back_up, "interval", seconds=BACKUP_TICK_S, id="backup")
-        scheduler.add_job(self._warn_of_expiry, "interval", days=1, id="certificates", next_run_time=datetime.now(UTC))
+            scheduler.add_job(housekeeping.back_up, Every(BACKUP_TICK_S), id="backup")
+        daily = Every(CERTIFICATES_TICK_S)
+        scheduler.add_job(self._warn_of_expiry, daily, id="certificates", next_run_time=datetime.now(UTC))
         scheduler.start()
         started.callback(scheduler.shutdown)
 

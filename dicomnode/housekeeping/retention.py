@@ -98,8 +98,19 @@ def is_clock_steady(database: Database, settings: RetentionSettings, now: Moment
     return not now.wall < held_until <= now.wall + hold_s
 
 
-def delete_due(database: Database, store: Store, settings: Settings, now: float, free_bytes: Callable[[], int]) -> int:
-    """Take the rows of what may go away, and note its files; return how many things went. `remove_doomed` follows."""
+def delete_due(
+    database: Database,
+    store: Store,
+    settings: Settings,
+    now: float,
+    free_bytes: Callable[[], int],
+    is_over: Callable[[], bool] = lambda: False,
+) -> int:
+    """Take the rows of what may go away, and note its files; return how many things went.
+
+    It ends before the next thing once `is_over` says so. `remove_doomed` must follow, to its end, before the next call:
+    until the files are gone, the disk has no more room than before.
+    """
     retention = settings.retention
     missing_bytes = find_missing_bytes(free_bytes(), retention) if retention.free_start_bytes else 0
     with database.read() as connection:
@@ -117,13 +128,17 @@ def delete_due(database: Database, store: Store, settings: Settings, now: float,
                 text = make_study_deleted(node, *study, verdict.reason, now)
                 record_message(connection, settings.audit.channels, text, now)
             deleted += gone
+        if is_over():
+            break
     if deleted:
         reach(Step.DOOMED, deleted=deleted)
     return deleted
 
 
-def remove_doomed(database: Database, store: Store, now: float) -> int:
+def remove_doomed(database: Database, store: Store, now: float, is_over: Callable[[], bool] = lambda: False) -> int:
     """Remove files that no row names any more, and forget them; return how many.
+
+    It ends before the next file once `is_over` says so.
 
     Raises
     ------
@@ -134,19 +149,24 @@ def remove_doomed(database: Database, store: Store, now: float) -> int:
         doomed = fetch_doomed(connection, AT_ONCE)
     if not doomed:
         return 0
-    _remove_files(store.root / path for path in doomed.values())
-    reach(Step.REMOVED, files=len(doomed))
+    removed = _remove_files((store.root / path for path in doomed.values()), is_over)
+    reach(Step.REMOVED, files=removed)
     with database.write() as connection:
-        record_gone(connection, list(doomed), now)
-    return len(doomed)
+        record_gone(connection, list(doomed)[:removed], now)
+    return removed
 
 
-def _remove_files(paths: Iterable[Path]) -> None:
+def _remove_files(paths: Iterable[Path], is_over: Callable[[], bool]) -> int:
+    """Remove the first files, until it is over, and return how many; their folders are flushed."""
     folders: set[Path] = set()
+    removed = 0
     try:
         for path in paths:
             path.unlink(missing_ok=True)
+            removed += 1
             folders.add(path.parent)
+            if is_over():
+                break
         for folder in folders:
             if folder.exists():
                 sync_folder(folder)
@@ -154,6 +174,7 @@ def _remove_files(paths: Iterable[Path]) -> None:
                     folder.rmdir()
     except OSError as error:
         raise StorageFailedError(f"{error.filename}: cannot be removed: {error.strerror}") from error
+    return removed
 
 
 def _delete_series(connection: Connection, store: Store, verdict: Verdict, now: float) -> int:

@@ -34,6 +34,8 @@ DAMAGED_EVERY_S = 600.0
 HISTORY_EVERY_S = 3600.0
 UNNAMED_EVERY_S = 3600.0
 UPKEEP_EVERY_S = 3600.0
+# Of one step, for what may have no end on a slow disk: the watchdog hears of the node, and a stop is not kept waiting.
+AT_MOST_S = 10.0
 FOLDERS = "folders"  # the mark: which folder is looked at next
 FOLDERS_AT_ONCE = 8
 
@@ -64,14 +66,15 @@ class HousekeepingService:
         self._settings = settings
 
     def step(self) -> None:
-        """Do what is due.
+        """Do what is due; while files wait to be removed, nothing but that.
 
         Raises
         ------
         DatabaseUnavailableError, StorageFailedError
             If something cannot be done now; the next step tries again.
         """
-        remove_doomed(self._database, self._store, self._clock())
+        if not self._remove_doomed():
+            return
         for name, every_s, do in (
             ("look", LOOK_EVERY_S, self._look),
             ("scan", SCAN_EVERY_S, self._scan),
@@ -93,18 +96,30 @@ class HousekeepingService:
             log.error("backup.failed", reason=str(error))
 
     def stop(self) -> None:
-        """Let a backup that is under way end before its next file: it is tried again soon after the next start."""
+        """Let a backup that is under way end before its next file, and what is deleted too: the next start goes on."""
         self._stopping.set()
 
+    def _remove_doomed(self) -> bool:
+        """Remove the files that no row names any more; say whether all are gone, or the next step must go on."""
+        is_over = self._end_in(AT_MOST_S)
+        while remove_doomed(self._database, self._store, self._clock(), is_over):
+            if is_over():
+                return False
+        return True
+
+    def _end_in(self, seconds: float) -> Callable[[], bool]:
+        """Return what says that so many seconds are over, or that the node stops."""
+        end_by = self._monotonic() + seconds
+        return lambda: self._stopping.is_set() or self._monotonic() >= end_by
+
     def _look(self) -> None:
-        """Delete what may go; while more of it waits, the next step looks again."""
+        """Delete what may go: its rows, and with the next step its files; while more of it waits, that looks again."""
         now = self._clock()
         if not (self._settings.retention.is_asked_for and self._is_steady(now)):
             return
-        if delete_due(self._database, self._store, self._settings, now, self._free_bytes):
+        is_over = self._end_in(AT_MOST_S)
+        if delete_due(self._database, self._store, self._settings, now, self._free_bytes, is_over):
             self._next["look"] = 0.0
-            while remove_doomed(self._database, self._store, now):
-                pass
 
     def _end_history(self) -> None:
         """Let rows go that are over for long; while more of them wait, the next step goes on."""

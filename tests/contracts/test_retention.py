@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,16 @@ from dicomnode.database.commitments import owe_commitments
 from dicomnode.database.deletions import fetch_deletions, fetch_doomed
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import fetch_job, record_outputs
-from dicomnode.database.marks import BACKUP_LEASE_S, hold_files
+from dicomnode.database.marks import BACKUP_LEASE_S, hold_files, set_mark
 from dicomnode.database.origins import fetch_made, fetch_origin
 from dicomnode.database.outbox import claim_outbox, fetch_outbox, record_all_sent, record_dead, retry_outbox_row
 from dicomnode.database.pairs import fetch_pairs
 from dicomnode.database.schema import commitments, outputs
 from dicomnode.database.series import fetch_instance_uids, fetch_series
 from dicomnode.errors import InstanceConflictError, StateError
-from dicomnode.housekeeping.retention import delete_due, remove_doomed
+from dicomnode.housekeeping.retention import CLOCK, delete_due, fetch_subjects, remove_doomed
 from dicomnode.housekeeping.rules import Subject, Verdict, choose, judge_outputs, judge_series
-from dicomnode.housekeeping.service import HousekeepingService
+from dicomnode.housekeeping.service import AT_MOST_S, HousekeepingService
 from dicomnode.jobs.reprocess import reprocess_job
 from dicomnode.outputs.compression import find_copy_path
 from dicomnode.pairing import service as pairing
@@ -43,6 +43,7 @@ SOON = KeepSettings(days=2)
 ALL = RetentionSettings(paired=SOON, unpaired=SOON, refused=SOON, failed=SOON, outputs=SOON, conflicts=SOON)
 AUDIT = AuditSettings(file="/nowhere/audit.xml")  # nobody writes it here: its spool is what is looked at
 PLENTY = 10**12
+UNLINK_S = 3.0  # of a slow disk
 HEAD = 8  # slices: fewer are refused
 
 
@@ -426,6 +427,85 @@ def test_a_clock_that_jumps_deletes_nothing_and_steady_time_does(house: House) -
     assert {house.state_of(uid) for uid in made.values()} == {"paired", "unpaired", "refused"}
     live(6)
     assert {house.state_of(uid) for uid in made.values()} == {"deleted"}
+
+
+def hook_unlink(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
+    """Let something happen whenever a file is removed."""
+    unlink = Path.unlink
+
+    def unlink_and_do(path: Path, *, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok=missing_ok)
+        do()
+
+    monkeypatch.setattr(Path, "unlink", unlink_and_do)
+
+
+def test_a_slow_disk_makes_a_step_no_longer_and_nothing_more_go(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = 4
+    for number in range(1, pairs + 1):
+        house.finish(house.pair(number)[0])
+        house.deliver()
+        house.now += 10.0
+    house.now += 3 * DAY_S
+    with house.database.write() as connection:
+        set_mark(connection, CLOCK, at=house.now, until=0.0)
+    moments = {"monotonic": 0.0}
+    hook_unlink(monkeypatch, lambda: moments.update(monotonic=moments["monotonic"] + UNLINK_S))
+
+    def measure_free_bytes() -> int:
+        return room_bytes - sum((house.root / path).stat().st_size for path in house.files())
+
+    room_bytes = 0
+    room_bytes = -measure_free_bytes()
+    wanted_bytes = room_bytes // 2
+    retention = RetentionSettings(free_start_bytes=wanted_bytes, free_stop_bytes=wanted_bytes)
+    limits = LimitSettings(disk_reserve_bytes=0)
+    node = Settings(node=NodeSettings(storage_root=house.root), retention=retention, limits=limits)
+    service = HousekeepingService(node, house.database, house.clock, lambda: moments["monotonic"], measure_free_bytes)
+    service.step()
+    with house.database.read() as connection:
+        chosen = fetch_deletions(connection)
+        waiting = fetch_doomed(connection, 1000)
+    while waiting:
+        begun = moments["monotonic"]
+        service.step()
+        assert moments["monotonic"] - begun < AT_MOST_S + UNLINK_S
+        moments["monotonic"] += 1.0
+        house.now += moments["monotonic"] - begun
+        with house.database.read() as connection:
+            waiting = fetch_doomed(connection, 1000)
+
+    assert moments["monotonic"] > 2 * AT_MOST_S, "the disk is not slow"
+    assert measure_free_bytes() >= wanted_bytes
+    with house.database.read() as connection:
+        assert len(fetch_deletions(connection)) == len(chosen) < 3 * pairs
+
+
+def test_a_stop_ends_a_deletion_before_its_next_file_and_the_next_start_goes_on(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_all(house)
+    house.now += 3 * DAY_S
+    delete_due(house.database, house.store, Settings(retention=ALL), house.now, lambda: PLENTY)
+    doomed = len(house.files())
+    stopping, starting = (make_service(house, {"monotonic": 0.0}, ALL) for _ in range(2))
+    with monkeypatch.context() as patch:
+        hook_unlink(patch, stopping.stop)
+        stopping.step()
+    assert len(house.files()) == doomed - 1
+    starting.step()
+    assert house.files() == house.named_files() == set()
+    assert {house.state_of(uid) for uid in made.values()} == {"deleted"}
+
+
+def test_a_deletion_that_takes_too_long_ends_before_the_next_thing(house: House) -> None:
+    make_all(house)
+    house.now += 3 * DAY_S
+    settings = Settings(retention=ALL)
+    for left in range(5, -1, -1):
+        assert delete_due(house.database, house.store, settings, house.now, lambda: PLENTY, lambda: True) == 1
+        with house.database.read() as connection:
+            assert len(choose(fetch_subjects(connection), ALL, house.now)) == left
 
 
 def test_by_default_a_node_deletes_nothing_however_long_it_lives(house: House) -> None:
