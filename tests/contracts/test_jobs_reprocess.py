@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from dicomnode.database.engine import Database
 from dicomnode.database.commitments import owe_again
+from dicomnode.database.engine import Database
 from dicomnode.database.jobs import (
     JOB_MOVES,
     Job,
@@ -186,12 +186,10 @@ OPEN = {
 def test_no_job_is_reprocessed_while_another_of_its_pair_is_open(database: Database, state: str) -> None:
     old_id, _ = add_finished_job(database, ("pt",))
     new_id = reprocess_job(database, old_id, 50.0)
-    if state != "waiting":
-        job = claim_job(database, 60.0, 60.0)
-        assert job is not None
-    if state not in ("waiting", "running"):
-        with database.write() as connection:
-            move_claimed_job(connection, JobClaim(job.id, job.token), state)
+    if state == "running":
+        assert claim_job(database, 60.0, 60.0) is not None
+    elif state != "waiting":
+        _run(database, state)
 
     with pytest.raises(StateError) as caught:
         reprocess_job(database, old_id, 70.0)
