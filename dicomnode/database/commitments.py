@@ -22,11 +22,12 @@ from dicomnode.database.withheld import find_withheld
 from dicomnode.errors import LeaseLostError, StateError
 from dicomnode.steps import Step, reach
 
-# `failed` is followed by another transaction for the same rows; `dead` is the last, and a late report is taken still.
+# `failed` is followed by another transaction for the same rows. `dead` is the last, of something that is not committed,
+# and takes a late report still.
 COMMITMENT_MOVES: Mapping[str, frozenset[str]] = {
     "owed": frozenset({"asked", "reported", "failed", "dead"}),
     "asked": frozenset({"reported", "failed", "dead"}),
-    "reported": frozenset({"settled"}),
+    "reported": frozenset({"settled", "dead"}),
     "dead": frozenset({"reported"}),
     "failed": frozenset(),
     "settled": frozenset(),
@@ -267,8 +268,9 @@ def end_commitment(connection: Connection, commitment: Commitment, reason: str) 
 
 
 def finish_settled(connection: Connection, commitment: Commitment, reason: str) -> None:
-    """Record that everything a report says has been seen to."""
-    _finish(connection, commitment, "settled", reason)
+    """Record that everything a report says has been seen to; what it leaves `sent` is asked for no more."""
+    state = "dead" if fetch_sent_rows(connection, commitment) else "settled"
+    _finish(connection, commitment, state, reason)
 
 
 def record_committed(connection: Connection, row_ids: Collection[int]) -> None:

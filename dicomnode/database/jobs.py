@@ -249,6 +249,14 @@ def move_job_by_person(connection: Connection, job_id: int, state: str, **values
     return _job(moved)
 
 
+def reject_jobs(connection: Connection, pair_id: int, now: float) -> None:
+    """Say of every job of a pair that a person rejected what it made; none of them waits for a person any more."""
+    of_pair = update(jobs).where(jobs.c.pair_id == pair_id)
+    waiting = [old for old, new in JOB_MOVES_BY_PERSON.items() if "done" in new]
+    connection.execute(of_pair.where(jobs.c.state.in_(waiting)).values(state="done", finished_at=now))
+    connection.execute(of_pair.values(decision="rejected"))
+
+
 def end_superseded_jobs(connection: Connection, pair_ids: Iterable[int], reason: str, now: float) -> int:
     """End as `done`, with nothing made, the jobs of these pairs that have not started; return how many."""
     is_idle = jobs.c.pair_id.in_(list(pair_ids)) & jobs.c.state.in_(CLAIMABLE)
@@ -270,6 +278,12 @@ def fetch_job(connection: Connection, job_id: int) -> Job:
     if row is None:
         raise StateError(f"job {job_id}: there is no job with this number")
     return _job(row)
+
+
+def fetch_jobs_of_pair(connection: Connection, pair_id: int) -> list[Job]:
+    """Return the jobs of a pair, oldest first."""
+    query = select(jobs).where(jobs.c.pair_id == pair_id).order_by(jobs.c.id)
+    return [_job(row) for row in connection.execute(query).mappings()]
 
 
 def fetch_latest_job(connection: Connection, pair_id: int) -> Job | None:

@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from dicomnode.database.engine import Database
 from dicomnode.database.index import insert_new
-from dicomnode.database.schema import jobs, notice_causes, notices, outbox, outputs, pairs
+from dicomnode.database.schema import commitments, jobs, notice_causes, notices, outbox, outputs, pairs
 from dicomnode.database.turns import claim_rows, is_free
 from dicomnode.errors import LeaseLostError, StateError
 
@@ -193,7 +193,8 @@ def is_still_so() -> ColumnElement[bool]:
 def _sources() -> Iterable[Select[Any]]:
     """Select kind, subject and occurrence of every row that needs a person.
 
-    It is another occurrence once a job was claimed again (its token rises), or a row owed again (its `not_before`).
+    It is another occurrence once a job was claimed again (its token rises), a row owed again (its `not_before`), or its
+    commitment asked for by another transaction (its number).
     """
     for kind, state in (("review", "review"), ("job_failed", "failed")):
         yield _source(kind, "job ", jobs.c.id, jobs.c.token).where(jobs.c.state == state)
@@ -205,6 +206,16 @@ def _sources() -> Iterable[Select[Any]]:
         .join_from(outbox, of_job, outputs.c.id == outbox.c.output_id)
         .where(outbox.c.state == "dead", jobs.c.decision != "rejected")
     )
+    # Found by the few transactions that were given up, each of one job: what is sent may be millions of rows.
+    job_id = (
+        select(jobs.c.id)
+        .join_from(outbox, of_job, outputs.c.id == outbox.c.output_id)
+        .where(outbox.c.commitment_id == commitments.c.id, outbox.c.state == "sent", jobs.c.decision != "rejected")
+        .limit(1)
+        .scalar_subquery()
+    )
+    is_given_up = (commitments.c.state == "dead") & job_id.is_not(None)
+    yield _source("not_committed", "job ", job_id, commitments.c.id).where(is_given_up)
 
 
 def _source(kind: str, noun: str, number: Any, occurrence: Any) -> Select[Any]:

@@ -104,6 +104,12 @@ def fetch_pair(connection: Connection, pair_id: int) -> Pair:
     return _pair(row)
 
 
+def lock_pair(connection: Connection, pair_id: int) -> Pair:
+    """Return one pair as `fetch_pair` does; nobody else moves it until the end of the transaction."""
+    connection.execute(select(pairs.c.id).where(pairs.c.id == pair_id).with_for_update())
+    return fetch_pair(connection, pair_id)
+
+
 def fetch_patient_series(connection: Connection, patient_id: str) -> list[IdentifiedSeries]:
     """Return every series received under a PatientID, whatever its issuer, by id; the rows stay locked until the end.
 

@@ -152,7 +152,7 @@ jobs = Table(
     Column("stage", String(32), nullable=False, default=""),
     Column("percent", Integer, nullable=False, default=0),
     Column("verdict", String(16), nullable=False, default=""),  # accept review reject
-    Column("decision", String(16), nullable=False, default=""),  # a person's: accepted rejected
+    Column("decision", String(16), nullable=False, default=""),  # a person's: accepted rejected reprocessed
     Column("result", JSON, nullable=True),  # fixed_from_moving, confidence, metrics, timings_s, device, model_sha256
     Column("created_at", Double, nullable=False),  # dates the outputs, so that a re-run makes the same bytes
     Column("finished_at", Double, nullable=True),

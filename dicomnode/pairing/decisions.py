@@ -14,9 +14,11 @@ from dicomnode.database.jobs import (
     add_job,
     cancel_job,
     fetch_job,
+    fetch_jobs_of_pair,
     fetch_latest_job,
     fetch_outputs,
     move_job_by_person,
+    reject_jobs,
 )
 from dicomnode.database.outbox import cancel_outputs
 from dicomnode.database.pairs import Pair, fetch_pair, fetch_pairs_of_series, is_current_pair, move_pair
@@ -32,6 +34,7 @@ log = get_logger()
 
 REQUESTED = "requested by a person"
 CANCELLED = "cancelled by a person"
+REJECTED = "rejected by a person"
 
 
 def accept_pair(database: Database, pair_id: int, now: float, settings: Settings) -> None:
@@ -77,7 +80,8 @@ def accept_pair(database: Database, pair_id: int, now: float, settings: Settings
 def reject_pair(database: Database, pair_id: int, now: float) -> None:
     """Say that a held pair is wrong, or that a registration in review must not be sent: nothing of it ever is.
 
-    Where `outputs.review` is "send", what was sent before stays with the destinations; the rest is given up.
+    That holds for what every job of the pair has made. What was sent before, as where `outputs.review` is "send", stays
+    with the destinations; the rest is given up.
 
     Raises
     ------
@@ -90,10 +94,13 @@ def reject_pair(database: Database, pair_id: int, now: float) -> None:
         is_in_review = job is not None and job.state == "review"
         if pair.state != "held" and not is_in_review:
             raise _nothing_waits(pair_id, pair.state, None if job is None else job.state)
-        move_pair(connection, pair_id, "rejected", "rejected by a person")
+        move_pair(connection, pair_id, "rejected", REJECTED)
         if job is not None and is_in_review:
-            move_job_by_person(connection, job.id, "done", decision="rejected", finished_at=now)
-            cancel_outputs(connection, job.id, "rejected by a person")
+            move_job_by_person(connection, job.id, "done", finished_at=now)
+            reject_jobs(connection, pair_id, now)
+            # The same result made again stays that of the job which was owed it.
+            for one in fetch_jobs_of_pair(connection, pair_id):
+                cancel_outputs(connection, one.id, REJECTED)
     log.info("pairing.rejected", pair_id=pair_id)
 
 

@@ -31,6 +31,11 @@ KINDS: Mapping[str, Words] = {
     ),
     "job_failed": Words("failed", "failed", "dicomnode jobs list --state failed"),
     "delivery_dead": Words("cannot be delivered", "cannot be delivered", "dicomnode outbox list --state dead"),
+    "not_committed": Words(
+        "was sent, and the destination does not say that it keeps it",
+        "were sent, and the destinations do not say that they keep them",
+        "dicomnode doctor; dicomnode outbox list --state sent",
+    ),
     "disk": Words("cannot be written, or has too little room", "cannot be written", "dicomnode doctor"),
     "database": Words("does not answer", "do not answer", "dicomnode doctor"),
     "certificate": Words("runs out soon, or is not valid", "run out soon, or are not valid", "dicomnode doctor"),

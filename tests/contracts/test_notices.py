@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
+from dicomnode.commitment import Report
+from dicomnode.database.commitments import (
+    Commitment,
+    claim_commitments,
+    fetch_overdue,
+    fetch_reported,
+    fetch_sent_rows,
+    finish_settled,
+    give_commitment_up,
+    owe_commitments,
+    record_asked,
+    record_committed,
+    record_refused,
+    record_uncommitted,
+    take_report,
+)
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import JobClaim, claim_job, fetch_job, move_claimed_job
 from dicomnode.database.notices import (
@@ -32,9 +49,12 @@ from dicomnode.database.outbox import (
     claim_outbox,
     fail_due_rows,
     fetch_outbox,
+    record_all_sent,
     record_dead,
+    record_sent,
     retry_outbox_row,
 )
+from dicomnode.database.turns import Turn
 from dicomnode.errors import LeaseLostError, StateError
 from dicomnode.pairing.decisions import reject_pair, retry_job
 from tests.rows import MR, PET, add_finished_job, add_ready_pair, add_waiting_job, due
@@ -123,16 +143,109 @@ def test_a_delivery_that_dies_again_after_a_person_retried_it_is_noted_again(dat
 
 
 def test_what_a_person_rejects_is_not_told_to_be_undelivered(database: Database) -> None:
-    job_id, output_ids = add_finished_job(database, ("pt",), state="review")
+    job_id, output_ids = add_finished_job(database, ("pt", "rgb"), state="review")
     with database.write() as connection:
         add_outbox_rows(connection, output_ids, ["pacs"], now=30.0)
     assert _new(database) == [("review", f"job {job_id}")]
+    [sent] = claim_outbox(database, due(), 1)
+    with database.write() as connection:
+        record_sent(connection, sent, 41.0, owes_commitment=True)
     with database.read() as connection:
         pair_id = fetch_job(connection, job_id).pair_id
-    reject_pair(database, pair_id, 40.0)
-    with database.read() as connection:
-        assert [row.state for row in fetch_outbox(connection)] == ["dead"]
+    reject_pair(database, pair_id, 42.0)
+    with database.write() as connection:
+        assert [row.state for row in fetch_outbox(connection)] == ["sent", "dead"]
+        [_] = owe_commitments(connection, "pacs", "archive", 50.0)
+    [commitment] = claim_commitments(database, Turn("archive", 50.0, 60.0, 3600.0), 1)
+    with database.write() as connection:
+        give_commitment_up(connection, commitment, "it does no storage commitment")
     assert _new(database) == []
+
+
+def _send_and_ask(database: Database, now: float) -> Commitment:
+    """Send what is owed, and ask for its commitment once."""
+    rows = claim_outbox(database, due(now=now), 10)
+    with database.write() as connection:
+        record_all_sent(connection, rows, now, owes_commitment=True)
+        owe_commitments(connection, "pacs", "archive", now)
+    [commitment] = claim_commitments(database, Turn("archive", now, 60.0, 3600.0), 10)
+    with database.write() as connection:
+        record_asked(connection, commitment, now + 10.0)
+    return commitment
+
+
+def _settle(database: Database, commitment: Commitment) -> None:
+    """Take the report that says nothing of what was asked, and leave that open for good."""
+    take_report(database, Report(commitment.transaction_uid, (), {}), ["archive"])
+    with database.write() as connection:
+        [reported] = fetch_reported(connection, "pacs")
+        record_uncommitted(connection, [row.id for row in fetch_sent_rows(connection, reported)], "left open")
+        finish_settled(connection, reported, "1 asked again")
+
+
+def _give_up(database: Database, _: Commitment) -> None:
+    with database.write() as connection:
+        [overdue] = fetch_overdue(connection, "pacs", 1e4, 3600.0)
+        give_commitment_up(connection, overdue, "no report; attempt 1 was the last")
+
+
+@pytest.mark.parametrize("end", [_give_up, _settle])
+def test_what_is_sent_and_not_committed_for_good_is_noted_and_again_after_a_person_sent_it_again(
+    database: Database, end: Callable[[Database, Commitment], None]
+) -> None:
+    add_waiting_job(database)
+    _fail_job(database, "done")
+    job_id, output_ids = add_finished_job(database, ("pt", "rgb"))
+    with database.write() as connection:
+        add_outbox_rows(connection, output_ids, ["pacs"], now=30.0)
+    commitment = _send_and_ask(database, 40.0)
+    assert _new(database) == []  # its report is waited for
+    end(database, commitment)
+    assert _new(database) == [("not_committed", f"job {job_id}")]
+    assert _new(database) == []
+
+    with database.write() as connection:
+        for row in fetch_outbox(connection):
+            retry_outbox_row(connection, row.id, now=200.0)
+    end(database, _send_and_ask(database, 200.0))
+
+    assert _new(database) == [("not_committed", f"job {job_id}")]
+
+
+def test_what_a_person_sent_again_is_not_told_for_what_the_peer_refused_beside_it(database: Database) -> None:
+    _, output_ids = add_finished_job(database, ("pt", "rgb"))
+    with database.write() as connection:
+        add_outbox_rows(connection, output_ids, ["pacs"], now=30.0)
+    commitment = _send_and_ask(database, 40.0)
+    with database.write() as connection:
+        [left_open, refused] = [row.id for row in fetch_outbox(connection)]
+        record_refused(connection, refused, "0x0122")
+    _settle(database, commitment)
+    with database.write() as connection:
+        retry_outbox_row(connection, left_open, now=200.0)
+
+    assert _new(database) == [("delivery_dead", f"outbox row {refused}")]
+
+
+def test_what_is_committed_late_needs_nobody_any_more(database: Database) -> None:
+    _, output_ids = add_finished_job(database, ("pt",))
+    with database.write() as connection:
+        add_outbox_rows(connection, output_ids, ["pacs"], now=30.0)
+    commitment = _send_and_ask(database, 40.0)
+    _settle(database, commitment)
+    with database.read() as connection:
+        named = tuple(row.reference for row in fetch_sent_rows(connection, commitment))
+
+    take_report(database, Report(commitment.transaction_uid, named, {}), ["archive"])
+
+    assert _new(database) == []
+    with database.write() as connection:
+        [reported] = fetch_reported(connection, "pacs")
+        record_committed(connection, [row.id for row in fetch_sent_rows(connection, reported)])
+        finish_settled(connection, reported, "1 committed")
+        assert [row.state for row in fetch_outbox(connection)] == ["committed"]
+    assert _new(database) == []
+    assert take_report(database, Report(commitment.transaction_uid, named, {}), ["archive"]).state == "settled"
 
 
 def test_what_comes_together_goes_in_one_notice_that_names_the_first_and_counts_all(database: Database) -> None:

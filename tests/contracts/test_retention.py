@@ -16,7 +16,7 @@ from dicomnode.database.commitment_requests import record_promises
 from dicomnode.database.commitments import owe_commitments
 from dicomnode.database.deletions import fetch_deletions, fetch_doomed
 from dicomnode.database.engine import Database
-from dicomnode.database.jobs import fetch_job, record_outputs
+from dicomnode.database.jobs import JobClaim, claim_job, fetch_job, move_claimed_job, record_outputs
 from dicomnode.database.marks import BACKUP_LEASE_S, hold_files, set_mark
 from dicomnode.database.origins import fetch_made, fetch_origin
 from dicomnode.database.outbox import claim_outbox, fetch_outbox, record_all_sent, record_dead, retry_outbox_row
@@ -30,7 +30,7 @@ from dicomnode.housekeeping.service import AT_MOST_S, HousekeepingService
 from dicomnode.jobs.reprocess import reprocess_job
 from dicomnode.outputs.compression import find_copy_path
 from dicomnode.pairing import service as pairing
-from dicomnode.pairing.decisions import request_pair, retry_job
+from dicomnode.pairing.decisions import reject_pair, request_pair, retry_job
 from dicomnode.settings import NodeSettings, PairingSettings, Settings
 from dicomnode.settings_keeping import KeepSettings, RetentionSettings
 from dicomnode.settings_limits import LimitSettings
@@ -233,6 +233,24 @@ def test_what_was_deleted_is_neither_run_nor_paired_nor_sent_again(house: House)
         request_pair(house.database, (made["mr"], pet), PairingSettings(), house.now)
     with house.database.read() as connection:
         assert fetch_job(connection, failed_job).state == "failed"
+
+
+def test_what_a_person_rejected_goes_with_what_earlier_jobs_of_the_pair_made(house: House) -> None:
+    pair_id, mr, pet = house.pair(1)
+    first = house.finish(pair_id, state="review")
+    second = reprocess_job(house.database, first, house.now)
+    job = claim_job(house.database, house.now, 60.0)
+    assert job is not None
+    with house.database.write() as connection:
+        move_claimed_job(connection, JobClaim(second, job.token), "review", finished_at=house.now)
+    house.now += 3 * DAY_S
+    assert clean(house) == 0
+
+    reject_pair(house.database, pair_id, house.now)
+    house.now += 3 * DAY_S
+
+    assert clean(house) == 3
+    assert (house.state_of(mr), house.state_of(pet), house.files()) == ("deleted", "deleted", set())
 
 
 def test_a_dead_row_keeps_everything_and_a_deleted_file_is_not_owed_again(house: House) -> None:

@@ -146,7 +146,7 @@ def test_a_report_that_comes_after_the_destination_is_gone_is_settled_all_the_sa
     assert _states(house, "gone") == [
         ("committed", ""),
         ("sent", "not committed: gone is not asked to commit any more"),
-        ("settled", "gone is not asked to commit any more"),
+        ("dead", "gone is not asked to commit any more"),
     ]
 
 

@@ -320,3 +320,35 @@ def test_an_ended_job_is_registered_again_beside_the_old_result(run: Run, config
     assert (old["reprocessed_by"], old["state"], len(old["outputs"])) == ([job_id + 1], "done", 1)
     refused = run("jobs", "reprocess", job_id + 1, "--config", config)
     assert refused.err.endswith(": it is waiting, done or failed or review is needed to reprocess it\n")
+
+
+def test_no_job_of_a_pair_is_registered_again_beside_another_and_a_rejection_holds_for_all(
+    run: Run, config: Path, database: Database
+) -> None:
+    add_destination(config)
+    first, output_ids = add_finished_job(database, ("pt", "reg"), state="review")
+    with database.write() as connection:
+        add_outbox_rows(connection, output_ids, ["pacs"], now=30.0)
+    assert run("jobs", "reprocess", first, "--config", config).code == 0
+    refused = run("jobs", "reprocess", first, "--config", config)
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.endswith(
+        f"job {first}: job {first + 1} of its pair is waiting; wait for its end; "
+        f"or give it up, and reprocess that one: dicomnode jobs cancel {first + 1}\n"
+    )
+    job = claim_job(database, now=1e12, lease_s=60.0)
+    assert job is not None
+    with database.write() as connection:
+        move_claimed_job(connection, JobClaim(job.id, job.token), "review")
+    told = f"decide on it first: dicomnode pairs accept {job.pair_id}, or pairs reject {job.pair_id}; "
+    assert told in run("jobs", "reprocess", first, "--config", config).err
+
+    assert run("pairs", "reject", job.pair_id, "--config", config).code == 0
+
+    jobs = run("jobs", "list", "--config", config, "--json").json
+    assert [(one["state"], one["decision"]) for one in jobs] == [("done", "rejected")] * 2
+    rows = run("outbox", "list", "--config", config, "--json").json
+    assert [(row["job_id"], row["state"]) for row in rows] == [(first, "dead")] * 2
+    assert run("outbox", "retry", "--destination", "pacs", "--config", config).out == "pacs: 0 rows owed again\n"
+    refused = run("outbox", "retry", rows[0]["id"], "--config", config)
+    assert refused.err.endswith(f"of job {first}, is not sent again: its result was rejected by a person\n")
