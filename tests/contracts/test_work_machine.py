@@ -291,11 +291,13 @@ class WorkMachine(JobMachine):
                     self.rows[row.id] = "dead" if is_over else "retry"
         see_to_destination(self._work(), DESTINATIONS[name])
 
-    @rule(sender=AMONG, name=A_DESTINATION, outcomes=OUTCOMES)
-    def commit(self, sender: int, name: str, outcomes: list[str]) -> None:
-        """Deliver, ask, report and settle without a pause."""
+    @rule(sender=AMONG, name=A_DESTINATION, outcomes=OUTCOMES, rejects=st.booleans())
+    def commit(self, sender: int, name: str, outcomes: list[str], rejects: bool) -> None:
+        """Deliver, ask, report and settle; a person may reject what was delivered before it is reported on."""
         self.deliver(sender, name, owes=True)
         self.ask(name, dies=False)
+        if rejects:
+            self.reject(0)
         for number in range(min(len(self.asked), 2)):
             self.report(number, outcomes)
         self.settle(name)
@@ -367,7 +369,7 @@ def test_work_holds_under_interleavings_that_no_run_had_before(database: Databas
 def test_a_short_interleaving_leaves_rows_in_every_state(database: Database) -> None:
     machine = make_machine(database)()
     machine.begin_with_work()
-    machine.commit(0, "pacs", ["C", "G", "L"])
+    machine.commit(0, "pacs", ["C", "G", "L"], rejects=False)
     machine.reject(0)
     machine.the_outbox_is_as_the_model()
 
