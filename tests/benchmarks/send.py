@@ -51,17 +51,18 @@ def measure() -> Iterator[Row]:
     """Yield the rows of this group; more rounds with FULL=1."""
     rounds = FULL_ROUNDS if os.environ.get("FULL") == "1" else ROUNDS
     logs.configure("console", level="WARNING")
-    with _bench(INSTANCES) as bench:
-        yield _make_row("tuned", bench.run([bench.send, bench.send_with_storescu], rounds), "storescu", GOAL)
-    with _bench(NAGLE_INSTANCES, has_nagle=True) as bench:
-        yield _make_row("with Nagle", bench.run([bench.send, bench.send_with_storescu], rounds), "storescu", GOAL)
-    with _bench(QUEUED) as bench:
+    with open_bench(INSTANCES) as bench:
+        yield make_row("tuned", bench.run([bench.send, bench.send_with_storescu], rounds), "storescu", GOAL)
+    with open_bench(NAGLE_INSTANCES, has_nagle=True) as bench:
+        yield make_row("with Nagle", bench.run([bench.send, bench.send_with_storescu], rounds), "storescu", GOAL)
+    with open_bench(QUEUED) as bench:
         pairs = bench.run([bench.send_after_outage, bench.send], rounds)
-        yield _make_row("after an outage", pairs, "without", OUTAGE_GOAL)
+        yield make_row("after an outage", pairs, "without", OUTAGE_GOAL)
 
 
 @contextmanager
-def _bench(count: int, *, has_nagle: bool = False) -> Iterator[Bench]:
+def open_bench(count: int, *, has_nagle: bool = False) -> Iterator[Bench]:
+    """Give so many instances and who sends them, to a destination that runs inside the `with` block."""
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), count, has_nagle=has_nagle)
         try:
@@ -174,7 +175,7 @@ def _write(path: Path, number: int) -> Path:
     return path
 
 
-def _make_row(name: str, rounds: list[tuple[float, ...]], peer: str, goal: float) -> Row:
+def make_row(name: str, rounds: list[tuple[float, ...]], peer: str, goal: float) -> Row:
     """Give medians, ours first; the ratio is the median of those of the rounds, each of which measured both."""
     ours, theirs = (statistics.median(values) for values in zip(*rounds, strict=True))
     ratio = statistics.median(one / other for one, other in rounds)

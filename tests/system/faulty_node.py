@@ -8,17 +8,12 @@ processes, that takes no time and finds the same transform each time.
 
 from __future__ import annotations
 
-import errno
 import json
 import multiprocessing
 import os
 import signal
-import sqlite3
 import sys
-import threading
-import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +21,14 @@ import registration.pipeline
 from dicomnode import steps
 from dicomnode.database import engine
 from tests.system.stand_in import stand_in
+from tests.waiting import wait_until
 
-BUSY_TIMEOUT_S, LOCKED_S = 1.0, 1.5
-FULL_WRITES = 3  # how many more of them the disk refuses
-FULL_S, FILL_BYTES, FILL_EVERY_S = 1.5, 65536, 0.001
+BUSY_TIMEOUT_S = 1.0
+TROUBLE_TIMEOUT_S, LOOK_EVERY_S = 30.0, 0.002
+TURN, MADE = "turn", ".made"  # marks beside those of the steps; `faults` makes and takes them too
 
 
-def kill_node() -> None:
+def kill_node(_step: steps.Step) -> None:
     """End the node's own process, and with it, by its own doing, its workers."""
     if multiprocessing.parent_process() is None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -40,74 +36,54 @@ def kill_node() -> None:
     signal.pause()  # until the worker notices that its parent is gone
 
 
-def kill_worker() -> None:
+def kill_worker(_step: steps.Step) -> None:
     """End this worker process."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def terminate_node() -> None:
+def terminate_node(_step: steps.Step) -> None:
     """Ask the node to stop, and go on."""
     os.kill(os.getpid() if multiprocessing.parent_process() is None else os.getppid(), signal.SIGTERM)
 
 
-def fill_disk() -> None:
-    """Let the next flushes of this process, and writes that flush, fail as on a full disk."""
-    left = [FULL_WRITES]
-    flushes: dict[str, Callable[..., Any]] = {"fsync": os.fsync, "fdatasync": os.fdatasync, "pwritev": os.pwritev}
-
-    def refuse(name: str, *arguments: Any) -> Any:
-        if left[0] > 0:
-            left[0] -= 1
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return flushes[name](*arguments)
-
-    for name in flushes:
-        setattr(os, name, partial(refuse, name))
+def await_trouble(step: steps.Step) -> None:
+    """Go on once there is the trouble that `faults` makes after this step."""
+    made = Path(PLAN["marks"], step.value + MADE)
+    wait_until(made.exists, TROUBLE_TIMEOUT_S, f"there is trouble after {step.value}", LOOK_EVERY_S)
 
 
-def use_all_room() -> None:
-    """Fill the disk below the storage root, and what is freed there, for longer than anybody tries once."""
-    filler = Path(PLAN["database"]).with_name(f"filler-{time.monotonic_ns()}")
-
-    def fill() -> None:
-        until = time.monotonic() + FULL_S
-        with filler.open("wb", buffering=0) as file:
-            while time.monotonic() < until:
-                try:
-                    file.write(bytes(FILL_BYTES))
-                except OSError:
-                    is_full.set()
-                    time.sleep(FILL_EVERY_S)
-        filler.unlink()
-
-    is_full = threading.Event()
-    threading.Thread(target=fill, daemon=True).start()
-    is_full.wait()
-
-
-def lock_database() -> None:
-    """Hold SQLite's only write lock for longer than anybody waits for it."""
-    connection = sqlite3.connect(PLAN["database"], isolation_level=None, check_same_thread=False, timeout=LOCKED_S)
-    connection.execute("BEGIN IMMEDIATE")
-    threading.Timer(LOCKED_S, connection.close).start()
-
-
-FAULTS: Mapping[str, Callable[[], None]] = {
-    function.__name__: function
-    for function in (kill_node, kill_worker, terminate_node, fill_disk, use_all_room, lock_database)
+FAULTS: Mapping[str, Callable[[steps.Step], None]] = {
+    function.__name__: function for function in (kill_node, kill_worker, terminate_node, await_trouble)
 }
-PLAN = json.loads(os.environ["FAULT"])  # fault, steps, marks (a folder), database
+PLAN = json.loads(os.environ["FAULT"])  # fault, steps, marks (a folder)
 
 
 def reach(step: steps.Step, **_ids: Any) -> None:
     """Do what is planned, once for each step, however many processes and lives the node has."""
     if step.value not in PLAN["steps"]:
         return
+    strike = FAULTS[PLAN["fault"]]
+    if _take_turn(step) if strike is await_trouble else _leave_mark(step.value):
+        strike(step)
+
+
+def _take_turn(step: steps.Step) -> bool:
+    """Mark a step unless there is trouble after another: it has its turn when it is reached again."""
+    if not _leave_mark(TURN):
+        return False
+    if not _leave_mark(step.value):
+        Path(PLAN["marks"], TURN).unlink()
+        return False
+    return True
+
+
+def _leave_mark(name: str) -> bool:
+    """Leave a mark; False where it is there already."""
     try:
-        Path(PLAN["marks"], step.value).touch(exist_ok=False)
+        Path(PLAN["marks"], name).touch(exist_ok=False)
     except FileExistsError:
-        return
-    FAULTS[PLAN["fault"]]()
+        return False
+    return True
 
 
 steps.reach = reach

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,14 @@ from tests.commitment_peers import Modality, Named, read_names
 from tests.conftest import REPOSITORY
 from tests.dicomnode.series_files import SeriesSpec, write_series
 from tests.peers_programs import LOOPBACK, Orthanc, data_set_bytes, free_port, send_with_dcmtk
-from tests.system.faults import Faults
+from tests.system.faults import TROUBLES, Faults
 from tests.waiting import wait_until
 
 PAIRS_WAY = tuple(step for step in Step if step not in IN_HOUSEKEEPING)
 SLICES = 12
 OUTPUTS = 2 * SLICES + 1  # PT, RGB and one REG
 LIFE_TIMEOUT_S = 120.0
-PATIENTS_AT_MOST = 6
+PATIENTS_AT_MOST = 10
 SECTIONS: Mapping[str, Mapping[str, Any]] = {
     "jobs": {"retry_first_s": 0.1, "attempts": 60, "lease_s": 5.0},
     "send": {"retry_first_s": 0.1, "retry_ceiling_s": 0.5, "timeout_s": 1.0, "commitment_s": 3.0},
@@ -47,14 +47,15 @@ SECTIONS: Mapping[str, Mapping[str, Any]] = {
 class Bench:
     """A storage root that outlives its nodes, a PACS that judges, and patients that are sent until they are taken."""
 
-    def __init__(self, folder: Path, orthanc: Orthanc, scanner: Modality) -> None:
+    def __init__(self, folder: Path, root: Path, orthanc: Orthanc, scanner: Modality) -> None:
         self.folder = folder
         self.orthanc = orthanc
         self.scanner = scanner
         self.port = scanner.node_port
         pacs = Peer("pacs", orthanc.ae_title, orthanc.port, ("receive", "store"), commitment="pacs")
         peers = [Peer("scanner", scanner.ae_title, scanner.port), pacs]
-        config = make_config(folder, peers, self.port, SECTIONS)
+        sections = {**SECTIONS, "node": {"storage_root": str(root)}}
+        config = make_config(folder, peers, self.port, sections)
         self.settings = load_settings(config)
         database = self.settings.node.storage_root / "dicomnode.sqlite"
         self.faults = Faults(config, self.port, folder / "marks", database)
@@ -125,10 +126,23 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
+    with bench_in(tmp_path, tmp_path / "storage") as bench:
+        yield bench
+
+
+@pytest.fixture
+def bench_on_disk(tmp_path: Path, disk: Path) -> Iterator[Bench]:
+    """Give a bench whose storage root, and nothing else, is on a disk that may be filled."""
+    with bench_in(tmp_path, disk / "storage") as bench:
+        yield bench
+
+
+@contextmanager
+def bench_in(folder: Path, root: Path) -> Iterator[Bench]:
     port = free_port()
     known = {"DicomModalities": {"node": [NODE_AE, LOOPBACK, port]}}
-    with Orthanc(tmp_path / "orthanc", "PACS", further=known) as orthanc, Modality(port) as scanner:
-        yield Bench(tmp_path, orthanc, scanner)
+    with Orthanc(folder / "orthanc", "PACS", further=known) as orthanc, Modality(port) as scanner:
+        yield Bench(folder, root, orthanc, scanner)
 
 
 def test_every_step_is_reached_at_one_place() -> None:
@@ -161,13 +175,19 @@ def test_a_worker_killed_at_any_of_its_steps_costs_attempts_and_no_pair(bench: B
     assert job["attempts"] == len(IN_WORKER)
 
 
-@pytest.mark.parametrize("fault", ["fill_disk", "lock_database"])
-def test_a_full_disk_and_a_locked_database_at_any_step_delay_and_lose_nothing(bench: Bench, fault: str) -> None:
-    with bench.faults.make_node(fault, PAIRS_WAY) as node:
-        for _ in range(PATIENTS_AT_MOST):  # a step that is not reached for one fault is reached for a later patient
+@pytest.mark.parametrize("name", TROUBLES)
+def test_a_full_disk_and_a_locked_database_at_any_step_are_told_of_delay_and_lose_nothing(
+    bench_on_disk: Bench, name: str
+) -> None:
+    bench, trouble = bench_on_disk, TROUBLES[name]
+    node = bench.faults.make_node("await_trouble", PAIRS_WAY)
+    with node, bench.faults.making(trouble, PAIRS_WAY, node):
+        for _ in IN_WORKER:  # while the job of one waits for its lease to run out, that of another comes further
+            bench.add_patient()
+        while bench.patients < PATIENTS_AT_MOST:  # a step that is not reached for these is reached for a later one
             bench.add_patient()
             bench.live_to_the_end(node)
-            if all(bench.faults.is_struck(step) for step in PAIRS_WAY):
+            if all(bench.faults.is_told(step) for step in PAIRS_WAY):
                 break
 
-    assert [step for step in PAIRS_WAY if not bench.faults.is_struck(step)] == []
+    assert [step for step in PAIRS_WAY if not bench.faults.is_told(step)] == []

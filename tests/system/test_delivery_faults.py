@@ -23,7 +23,6 @@ from tests.clocks import Clock
 from tests.peers_programs import LOOPBACK, Orthanc, StoreScp, data_set_bytes, free_port
 from tests.rows import owe_files
 from tests.system.test_delivery_outbox import (
-    _answering,
     _are_all,
     _hanging_up,
     _rows,
@@ -37,15 +36,23 @@ from tests.system.test_delivery_outbox import (
 __all__ = ["clock", "database", "start"]
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: to close is to reset
 QUEUED = 500
+ACCEPTED, REFUSED = 5, 4
+SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700  # PS3.4 B.2.3
+STATUS = b"\x00\x00\x00\x09\x02\x00\x00\x00"  # (0000,0900), two bytes, as every command set is encoded: PS3.7 6.3.1
 
 
 class Relay:
-    """A TCP port in front of a destination. Each connection is reset after so many bytes one way; None: never."""
+    """A TCP port in front of a destination.
 
-    def __init__(self, to_port: int, resets_after: list[int], *, on_the_way_back: bool) -> None:
+    Each connection is reset after so many bytes one way, the next of `resets_after`; and each instance that the
+    destination took is answered for with the next status of `says`.
+    """
+
+    def __init__(self, to_port: int, resets_after: list[int], *, on_the_way_back: bool, says: list[int]) -> None:
         self.to_port = to_port
         self.resets_after = resets_after
         self.on_the_way_back = on_the_way_back
+        self.says = says
         self.listener = socket.create_server((LOOPBACK, 0))
         self.port: int = self.listener.getsockname()[1]
 
@@ -64,13 +71,24 @@ class Relay:
         is_reset = threading.Event()
         there, back = (None, limit) if self.on_the_way_back else (limit, None)
         with client, socket.create_connection((LOOPBACK, self.to_port)) as peer:
-            other_way = threading.Thread(target=_pump, args=(peer, client, back, is_reset))
+            other_way = threading.Thread(target=_pump, args=(peer, client, back, is_reset, self._say))
             other_way.start()
-            _pump(client, peer, there, is_reset)
+            _pump(client, peer, there, is_reset, bytes)
             other_way.join()
 
+    def _say(self, data: bytes) -> bytes:
+        """Put another status into a C-STORE-RSP, which comes as a whole: who asked waits for it."""
+        before, found, after = data.partition(STATUS)
+        return before + found + struct.pack("<H", self.says.pop(0)) + after[2:] if found and self.says else data
 
-def _pump(source: socket.socket, sink: socket.socket, limit: int | None, is_reset: threading.Event) -> None:
+
+def _pump(
+    source: socket.socket,
+    sink: socket.socket,
+    limit: int | None,
+    is_reset: threading.Event,
+    change: Callable[[bytes], bytes],
+) -> None:
     """Carry bytes until the source ends, or the limit is reached: then both ends are reset when they are closed."""
     carried = 0
     with contextlib.suppress(OSError):  # the other direction ended it
@@ -82,14 +100,16 @@ def _pump(source: socket.socket, sink: socket.socket, limit: int | None, is_rese
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                     end.shutdown(socket.SHUT_RD)  # wakes the other direction, and tells the peer nothing
                 return
-            sink.sendall(data)
+            sink.sendall(change(data))
         if not is_reset.is_set():
             sink.shutdown(socket.SHUT_WR)
 
 
 @contextmanager
-def _relaying(to_port: int, resets_after: list[int], *, on_the_way_back: bool) -> Iterator[Relay]:
-    relay = Relay(to_port, resets_after, on_the_way_back=on_the_way_back)
+def _relaying(
+    to_port: int, resets_after: list[int], *, on_the_way_back: bool = False, says: list[int] | None = None
+) -> Iterator[Relay]:
+    relay = Relay(to_port, resets_after, on_the_way_back=on_the_way_back, says=says or [])
     thread = threading.Thread(target=relay.serve)
     thread.start()
     try:
@@ -152,21 +172,24 @@ def test_five_hundred_queued_instances_cost_one_attempt_a_step_and_are_delivered
     assert sorted(held) == sorted(data_set_bytes(path.read_bytes()) for path in paths)
 
 
-def test_a_destination_that_accepts_and_then_fails_loses_nothing(
+def test_a_destination_that_accepts_and_then_fails_gets_everything_once_and_unchanged(
     start: Callable[..., SendService], database: Database, tmp_path: Path, clock: Clock
 ) -> None:
-    owe_files(database, tmp_path, ["pacs"], slices=24)
-    failing = [True]
+    paths = owe_files(database, tmp_path, ["pacs"], slices=24)
+    says = [SUCCESS] * ACCEPTED + [OUT_OF_RESOURCES] * REFUSED
 
-    with _answering(lambda _event: 0xA700 if failing[0] else 0x0000) as port:
-        service = start(pacs=port)
-        for _ in range(2):
-            _step_until_idle(service)
+    with Orthanc(tmp_path / "orthanc", "PACS") as orthanc, _relaying(orthanc.port, [], says=says) as relay:
+        service = start(pacs=relay.port)
+        _step_until_idle(service)
+        accepted = [row.sop_instance_uid for row in _rows(database, "pacs") if row.state == "sent"]
+        assert len(accepted) == ACCEPTED
+        assert orthanc.count_instances() > ACCEPTED, "none of which it says that it failed was taken"
+        for _ in range(REFUSED + 1):
             clock.now += 100.0
-        assert not any(row.state == "sent" for row in _rows(database, "pacs"))
-        failing[0] = False
-        for _ in range(4):
             _step_until_idle(service)
-            clock.now += 100.0
+        held = [data_set_bytes(file) for file in orthanc.fetch_files().values()]
 
+    assert says == []
     assert _are_all(database, "pacs", "sent")
+    assert sum(row.attempts for row in _rows(database, "pacs")) == len(paths) + REFUSED
+    assert sorted(held) == sorted(data_set_bytes(path.read_bytes()) for path in paths)

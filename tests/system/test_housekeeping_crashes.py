@@ -23,7 +23,7 @@ from dicomnode.steps import IN_HOUSEKEEPING, Step
 from tests.builders import NodeProcess, make_config
 from tests.house import DAY_S, House
 from tests.peers_programs import free_port
-from tests.system.faults import Faults
+from tests.system.faults import TROUBLES, Faults
 from tests.waiting import wait_until
 
 WITHIN_S = 60.0
@@ -33,8 +33,6 @@ SECTIONS = {f"retention.{kind}": KEPT for kind in ("paired", "unpaired", "output
 }
 DELETIONS = 4  # of what `fill` brings: two series that are paired, what was made of them, one that is not
 STEPS = sorted(IN_HOUSEKEEPING, key=lambda step: step.value)
-# What the node says of a step that it could not do; it tries again.
-SAID = {"use_all_room": "database or disk is full", "lock_database": "database is locked"}
 
 
 class Bench:
@@ -69,20 +67,21 @@ class Bench:
 
 
 @contextmanager
-def bench_in(folder: Path) -> Iterator[Bench]:
+def bench_in(folder: Path, root: Path) -> Iterator[Bench]:
     port = free_port()
-    config = make_config(folder, [], port, SECTIONS)
+    root.mkdir(exist_ok=True)
+    config = make_config(folder, [], port, {**SECTIONS, "node": {"storage_root": str(root)}})
     url = load_settings(config).database_url
     migrate(url)
     database = open_database(url)
-    with House(folder / "storage", database, now=time.time() - 9 * DAY_S) as house:
+    with House(root, database, now=time.time() - 9 * DAY_S) as house:
         yield Bench(folder, house, config, port)
     database.close()
 
 
 @pytest.mark.parametrize("fault", ["kill_node", "terminate_node"])
 def test_a_node_that_ends_at_any_step_of_a_deletion_leaves_no_file_without_a_row(tmp_path: Path, fault: str) -> None:
-    with bench_in(tmp_path) as bench:
+    with bench_in(tmp_path, tmp_path / "storage") as bench:
         for number, step in enumerate(STEPS, start=1):
             bench.fill(number)
             bench.faults.live_until(bench.make_node(fault, [step]), step, WITHIN_S)
@@ -92,16 +91,17 @@ def test_a_node_that_ends_at_any_step_of_a_deletion_leaves_no_file_without_a_row
             bench.live_to_the_end(node, DELETIONS * len(STEPS))
 
 
-@pytest.mark.parametrize("fault", SAID)
-def test_a_full_disk_and_a_locked_database_at_any_step_of_a_deletion_delay_it(disk: Path, fault: str) -> None:
-    with bench_in(disk) as bench:
+@pytest.mark.parametrize("name", TROUBLES)
+def test_a_full_disk_and_a_locked_database_at_any_step_of_a_deletion_are_told_of_and_delay_it(
+    tmp_path: Path, disk: Path, name: str
+) -> None:
+    with bench_in(tmp_path, disk / "storage") as bench:
         bench.fill(1)
-        node = bench.make_node(fault, STEPS)
+        node = bench.make_node("await_trouble", STEPS)
         try:
-            bench.faults.start(node)
-            bench.live_to_the_end(node, DELETIONS)
-            assert [step for step in STEPS if not bench.faults.is_struck(step)] == []
-            said = [line for line in node.output().splitlines() if "node.step_failed" in line]
-            assert [line for line in said if SAID[fault] in line] != []
+            with bench.faults.making(TROUBLES[name], STEPS, node):
+                bench.faults.start(node)
+                bench.live_to_the_end(node, DELETIONS)
+            assert [step for step in STEPS if not bench.faults.is_told(step)] == []
         finally:
             node.stop()

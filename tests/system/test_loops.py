@@ -39,7 +39,7 @@ def test_results_that_are_routed_back_and_inputs_that_come_again_make_no_work(tm
     script.write_text(ROUTING, encoding="ascii")
     further = {"LuaScripts": [str(script)], "DicomModalities": {"node": [NODE_AE, LOOPBACK, port]}}
     with Orthanc(tmp_path / "orthanc", "PACS", further=further) as orthanc, Modality(port) as scanner:
-        bench = Bench(tmp_path, orthanc, scanner)
+        bench = Bench(tmp_path, tmp_path / "storage", orthanc, scanner)
         with bench.faults.make_node("", []) as node:
             bench.add_patient()
             first = list(bench.unsent)
