@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, true, update
+from sqlalchemy import Connection, func, insert, select, true, tuple_, update
 
 from dicomnode.commitment import Reference, Request
 from dicomnode.database.engine import Database
@@ -129,6 +129,16 @@ def claim_requests(database: Database, turn: Turn, limit: int) -> list[Commitmen
         return [CommitmentRequest(**row) for row in claimed]
 
 
+def extend_requests(database: Database, claimed: Iterable[CommitmentRequest], lease_until: float) -> set[int]:
+    """Keep claimed rows that are looked into or wait for their turn, and return the ids of those that are kept.
+
+    Those that were lost meanwhile stay lost.
+    """
+    kept = update(commitment_requests).where(_are_held(claimed)).values(lease_until=lease_until)
+    with database.write() as connection:
+        return set(connection.execute(kept.returning(commitment_requests.c.id)).scalars())
+
+
 def finish_request(connection: Connection, request: CommitmentRequest, state: str, now: float, reason: str) -> None:
     """Record that the peer has its report (`reported`), or will not take it (`failed`).
 
@@ -160,9 +170,8 @@ def put_due_requests_off(
 def release_requests(connection: Connection, claimed: Iterable[CommitmentRequest]) -> None:
     """Give claimed rows back: they were not tried."""
     table = commitment_requests
-    for one in claimed:
-        held = update(table).where(_is_held(one))
-        connection.execute(held.values(lease_until=None, attempts=table.c.attempts - 1))
+    held = update(table).where(_are_held(claimed))
+    connection.execute(held.values(lease_until=None, attempts=table.c.attempts - 1))
 
 
 def fetch_untold(connection: Connection) -> list[Untold]:
@@ -230,14 +239,16 @@ def _in_groups(references: Iterable[Reference]) -> Iterator[list[str]]:
 
 
 def _leave(connection: Connection, request: CommitmentRequest, *, state: str, **values: Any) -> None:
-    moved = update(commitment_requests).where(_is_held(request)).values(state=state, lease_until=None, **values)
+    moved = update(commitment_requests).where(_are_held([request])).values(state=state, lease_until=None, **values)
     if state not in REQUEST_MOVES[request.state] or connection.execute(moved).rowcount == 0:
         raise LeaseLostError(f"commitment request {request.id}: token {request.token} does not hold it any more")
 
 
-def _is_held(request: CommitmentRequest) -> Any:
+def _are_held(claimed: Iterable[CommitmentRequest]) -> Any:
     table = commitment_requests
-    return (table.c.id == request.id) & (table.c.token == request.token) & table.c.state.in_(UNREPORTED)
+    return tuple_(table.c.id, table.c.token).in_([(one.id, one.token) for one in claimed]) & table.c.state.in_(
+        UNREPORTED
+    )
 
 
 def _is_due(turn: Turn) -> Any:

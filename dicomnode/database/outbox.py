@@ -165,11 +165,14 @@ def fetch_unsent_contexts(database: Database, destination: str) -> set[tuple[str
         return {(row.sop_class_uid, row.transfer_syntax_uid) for row in connection.execute(unsent)}
 
 
-def extend_leases(database: Database, rows: Iterable[OutboxRow], lease_until: float) -> None:
-    """Keep claimed rows that wait for their turn; those that were lost meanwhile stay lost."""
+def extend_leases(database: Database, rows: Iterable[OutboxRow], lease_until: float) -> set[int]:
+    """Keep claimed rows that wait for their turn or are on their way, and return the ids of those that are kept.
+
+    Those that were lost meanwhile stay lost.
+    """
+    kept = update(outbox).where(_are_claimed(rows, UNSENT)).values(lease_until=lease_until)
     with database.write() as connection:
-        for row in rows:
-            connection.execute(update(outbox).where(_is_held(row)).values(lease_until=lease_until))
+        return set(connection.execute(kept.returning(outbox.c.id)).scalars())
 
 
 def record_sent(

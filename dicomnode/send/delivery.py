@@ -51,6 +51,7 @@ from dicomnode.errors import (
 from dicomnode.logs import get_logger
 from dicomnode.send.breaker import Breaker
 from dicomnode.send.copies import Copies, choose_copy, find_copies
+from dicomnode.send.leases import make_keeper
 from dicomnode.send.pdus import CONTEXTS_AT_MOST, ContextKey
 from dicomnode.send.retry import draw_wait_s
 from dicomnode.send.scu import Caller, Instance, open_store_association, send_instance
@@ -65,7 +66,8 @@ RECORD_EVERY_S = 1.0
 CLAIM_AT_MOST = 100  # rows at one time; each needs at most one of an association's 128 presentation contexts
 WORTH_ONE = 10  # instances: with fewer for each, another association takes longer to open than it saves
 MESSAGE_ID_AT_MOST = 0xFFFF  # PS3.7 9.3.1.1: two bytes
-# Besides two time-outs, for the association and for an answer, an instance needs a little to be recorded.
+# Besides two time-outs, for the association and for an answer, an instance needs a little to be recorded. One that
+# takes longer keeps its lease as long as it moves on.
 LEASE_MARGIN_S = 5.0
 
 
@@ -98,6 +100,7 @@ class Delivery:
     # What became of the rows that were tried and is not recorded yet: those just sent, and what else is to be written.
     sent: list[OutboxRow] = field(default_factory=list)
     outcomes: list[tuple[OutboxRow, Callable[[Connection], None]]] = field(default_factory=list)
+    on_its_way: list[OutboxRow] = field(default_factory=list)  # at most one
 
     @property
     def due(self) -> Due:
@@ -110,14 +113,15 @@ class Delivery:
         Returns whether something was due and nothing failed. `when_taken` is called when the first of each claim
         was answered.
         """
-        left = deque(claim_outbox(self.database, self.due, self._find_share()))
+        due = self.due
+        left = deque(claim_outbox(self.database, due, self._find_share()))
         if not left:
             return False
+        keep = make_keeper(partial(self._extend_leases, left), self.clock, due.lease_s, due.now)
         reach(Step.TAKEN, destination=self.destination.peer, rows=len(left))
         seen, peer = self.lane.breaker.failures, self.settings.peer(self.destination.peer)
         with ExitStack() as stack:
             stack.callback(release_rows, self.database, left)
-            stack.callback(self._record)
             try:
                 contexts = self._find_contexts(left)
                 association = stack.enter_context(open_store_association(peer, self.caller, contexts))
@@ -127,9 +131,11 @@ class Delivery:
             reach(Step.ASSOCIATED, destination=peer.name)
             self.lane.open.add(association)
             stack.callback(self.lane.open.discard, association)
+            stack.callback(self._record)  # before the release, which a peer may take a time-out to answer
             message_ids = cycle(range(1, MESSAGE_ID_AT_MOST + 1))
+            keep()
             while left and contexts.issuperset(self._needed_contexts(left)):
-                if not self._send_rows(association, left, message_ids, when_taken):
+                if not self._send_rows(partial(self._send_row, association, keep), left, message_ids, when_taken):
                     return False
                 left.extend(self._record(claim=self._find_share()))
                 # Two associations that record at the same time do not see that together they made something due.
@@ -167,46 +173,51 @@ class Delivery:
 
     def _send_rows(
         self,
-        association: StoreAssociation,
+        send_row: Callable[[OutboxRow, int], bool],
         left: deque[OutboxRow],
         message_ids: Iterator[int],
         when_taken: Callable[[], None],
     ) -> bool:
         """Send one after the other, taking from `left` what was tried; False when it is over before they all were."""
-        lease_s = self.due.lease_s
-        leased_at = recorded_at = self.clock()
+        recorded_at = self.clock()
         is_first = True
         while left:
             if self.is_over():
                 return False
-            now = self.clock()
-            if abs(now - leased_at) > lease_s / 2:
-                leased_at = now
-                extend_leases(self.database, left, now + lease_s)
-            if not self._send_row(association, left.popleft(), next(message_ids)):
-                return False
+            self.on_its_way.append(left.popleft())
+            try:
+                if not send_row(self.on_its_way[0], next(message_ids)):
+                    return False
+            finally:
+                self.on_its_way.clear()
             if is_first:
                 is_first = False
                 when_taken()
             if abs(self.clock() - recorded_at) >= RECORD_EVERY_S:  # a clock that is put back counts as well
                 recorded_at = self.clock()
                 self._record()
-                self._drop_lost(left)
+                self._drop_lost(left, fetch_held_ids(self.database, left) if left else set())
         return True
 
-    def _drop_lost(self, left: deque[OutboxRow]) -> None:
+    def _extend_leases(self, left: deque[OutboxRow], lease_until: float) -> None:
+        """Keep what is on its way and what waits behind it; what went before is recorded instead."""
+        self._record()
+        self._drop_lost(left, extend_leases(self.database, [*self.on_its_way, *left], lease_until))
+
+    def _drop_lost(self, left: deque[OutboxRow], held: set[int]) -> None:
         """Let go of what was given up meanwhile, as a person's rejection does, or is another sender's by now."""
-        held = fetch_held_ids(self.database, left) if left else set()
         for row in [row for row in left if row.id not in held]:
             log.warning("send.lost", outbox_id=row.id)
             left.remove(row)
 
-    def _send_row(self, association: StoreAssociation, row: OutboxRow, message_id: int) -> bool:
+    def _send_row(
+        self, association: StoreAssociation, keep: Callable[[], None], row: OutboxRow, message_id: int
+    ) -> bool:
         """Send one instance and note what became of it; False when nothing more goes over this association."""
         seen, peer = self.lane.breaker.failures, self.settings.peer(self.destination.peer)
         try:
             copy = choose_copy(self._copies(row), association.contexts)
-            warning = send_instance(association, peer, copy, message_id)
+            warning = send_instance(association, peer, copy, message_id, keep)
         except PeerRejectedError as error:
             self._note_dead(row, str(error))
         except FileDamagedError as error:

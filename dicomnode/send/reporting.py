@@ -7,8 +7,9 @@ promise is not on disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 
 from pynetdicom.association import Association
 
@@ -16,6 +17,7 @@ from dicomnode.commitment import Report
 from dicomnode.database.commitment_requests import (
     CommitmentRequest,
     claim_requests,
+    extend_requests,
     finish_request,
     put_due_requests_off,
     record_promises,
@@ -23,10 +25,12 @@ from dicomnode.database.commitment_requests import (
 )
 from dicomnode.database.store import Store
 from dicomnode.database.turns import Turn
-from dicomnode.errors import LeaseLostError, PeerRejectedError, TransientError
+from dicomnode.digests import Beat
+from dicomnode.errors import DicomnodeError, LeaseLostError, PeerBusyError, PeerRejectedError, PeerUnreachableError
 from dicomnode.logs import get_logger
 from dicomnode.send.commitment import REPORTING, send_report
 from dicomnode.send.committing import CLAIM_AT_MOST, Work
+from dicomnode.send.leases import make_keeper
 from dicomnode.send.safekeeping import make_safekeeping_report
 from dicomnode.settings import PeerSettings
 from dicomnode.status import FailureReason
@@ -41,16 +45,19 @@ def report_due(work: Work, peer: PeerSettings) -> bool:
     left = claim_requests(work.database, turn, CLAIM_AT_MOST)
     if not left:
         return False
-    reports = _look_into(work, left)
-    if len(reports) < len(left):
-        with work.database.write() as connection:
-            release_requests(connection, left)
-        return False
+    keep = make_keeper(partial(_extend_leases, work, left), work.clock, turn.lease_s, turn.now)
     try:
-        with work.associate(peer, REPORTING) as association:
-            while left and not work.stopping.is_set():
-                _report(work, association, peer, reports[left[0].id], left)
-    except (TransientError, PeerRejectedError) as error:
+        if any(one.state == "retry" for one in left):
+            with work.associate(peer, REPORTING):  # is it back? Nothing is read back for one that is still away
+                keep()
+        reports = _look_into(work, left, keep)
+        if left and reports.keys() >= {one.id for one in left}:
+            with work.associate(peer, REPORTING) as association:
+                keep()
+                while left and not work.stopping.is_set():
+                    _report(work, association, peer, reports[left[0].id], left)
+                    keep()
+    except (PeerUnreachableError, PeerBusyError, PeerRejectedError) as error:
         _put_due_off(work, turn, left, error)
         return False
     with work.database.write() as connection:
@@ -58,14 +65,22 @@ def report_due(work: Work, peer: PeerSettings) -> bool:
     return not left
 
 
-def _look_into(work: Work, requests: Iterable[CommitmentRequest]) -> Mapping[int, Report]:
+def _look_into(work: Work, left: list[CommitmentRequest], keep: Beat) -> Mapping[int, Report]:
     """Return the report on each request by its id; of fewer than all where the node is stopping."""
     store = Store(work.settings.node.storage_root)
     reports = {}
-    for request in requests:
-        if report := make_safekeeping_report(work.database, store, request, work.stopping):
+    for request in tuple(left):
+        keep()
+        if request in left and (report := make_safekeeping_report(work.database, store, request, work.stopping, keep)):
             reports[request.id] = _promise(work, report)
+    keep()
     return reports
+
+
+def _extend_leases(work: Work, left: list[CommitmentRequest], lease_until: float) -> None:
+    """Keep what is looked into or waits to be, and let go of what another node has claimed."""
+    kept = extend_requests(work.database, left, lease_until)
+    left[:] = [one for one in left if one.id in kept]
 
 
 def _promise(work: Work, report: Report) -> Report:
@@ -98,9 +113,7 @@ def _report(
         log.warning("commitment.report_refused", **about)
 
 
-def _put_due_off(
-    work: Work, turn: Turn, left: list[CommitmentRequest], error: TransientError | PeerRejectedError
-) -> None:
+def _put_due_off(work: Work, turn: Turn, left: list[CommitmentRequest], error: DicomnodeError) -> None:
     """Let every report that is due to a peer share one failed association; its requests were counted as attempts."""
     retry_at = work.draw_retry_at(max((one.attempts for one in left), default=1))
     never = isinstance(error, PeerRejectedError)

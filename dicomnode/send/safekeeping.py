@@ -14,16 +14,17 @@ from dicomnode.commitment import Reference, Report
 from dicomnode.database.commitment_requests import CommitmentRequest, Held, fetch_conflicting, fetch_held
 from dicomnode.database.engine import Database
 from dicomnode.database.store import Store
-from dicomnode.digests import digest_data_set, digest_file
+from dicomnode.digests import Beat, digest_data_set, digest_file
 from dicomnode.status import FailureReason
 
 
 def make_safekeeping_report(
-    database: Database, store: Store, request: CommitmentRequest, stopping: Event
+    database: Database, store: Store, request: CommitmentRequest, stopping: Event, beat: Beat = lambda: None
 ) -> Report | None:
     """Return what the node keeps of what a peer asks for, and why not the rest (PS3.3 C.14.1.1).
 
-    None where the node is stopping: of thousands of instances, not every one was read back then.
+    None where the node is stopping: of thousands of instances, not every one was read back then. `beat` is called as
+    they are read.
     """
     references = request.references
     if request.is_duplicate:
@@ -36,12 +37,14 @@ def make_safekeeping_report(
     for reference in references:
         if stopping.is_set():
             return None
-        if reason := find_failure(held, conflicting, reference):
+        if reason := find_failure(held, conflicting, reference, beat):
             failed[reference] = int(reason)
     return Report(request.transaction_uid, tuple(one for one in references if one not in failed), failed)
 
 
-def find_failure(held: Mapping[str, Held], conflicting: set[str], reference: Reference) -> FailureReason | None:
+def find_failure(
+    held: Mapping[str, Held], conflicting: set[str], reference: Reference, beat: Beat
+) -> FailureReason | None:
     """Return why an instance is not kept safe, None when it is; of `conflicting` UIDs two contents were received."""
     found = held.get(reference.sop_instance_uid)
     if found is None:
@@ -52,6 +55,6 @@ def find_failure(held: Mapping[str, Held], conflicting: set[str], reference: Ref
         return FailureReason.PROCESSING_FAILURE
     with suppress(OSError):
         digest = digest_file if found.is_of_whole_file else digest_data_set
-        if digest(found.path) == found.sha256:
+        if digest(found.path, beat) == found.sha256:
             return None
     return FailureReason.PROCESSING_FAILURE

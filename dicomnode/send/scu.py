@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
 
-from dicomnode.digests import digest_file
+from dicomnode.digests import Beat, digest_file
 from dicomnode.errors import (
     FileDamagedError,
     PeerBusyError,
@@ -28,13 +28,16 @@ ECHO_CONTEXTS: frozenset[ContextKey] = frozenset({(Verification, "1.2.840.10008.
 WORDS_AT_MOST = 64  # PS3.7 C: Error Comment is LO
 
 
-def send_instance(association: StoreAssociation, peer: PeerSettings, instance: Instance, message_id: int) -> str:
-    """Send one instance and return the peer's warning, empty for plain Success.
+def send_instance(
+    association: StoreAssociation, peer: PeerSettings, instance: Instance, message_id: int, beat: Beat = lambda: None
+) -> str:
+    """Send one instance and return the peer's warning, empty for plain Success; `beat` is called while it moves on.
 
     Raises
     ------
     PeerUnreachableError
-        If the association is gone or no answer came: whether the peer has the instance is not known.
+        If the association is gone, no answer came, or the instance went too slowly: whether the peer has it is not
+        known.
     PeerBusyError
         If the peer cannot take it now.
     PeerRejectedError
@@ -49,14 +52,14 @@ def send_instance(association: StoreAssociation, peer: PeerSettings, instance: I
             f"{peer.name} does not take SOP class {instance.sop_class_uid} in transfer syntax "
             f"{instance.transfer_syntax_uid}"
         )
-    _check_file(instance)
-    return _judge(peer, association.store(instance, message_id))
+    _check_file(instance, beat)
+    return _judge(peer, association.store(instance, message_id, beat))
 
 
-def _check_file(instance: Instance) -> None:
+def _check_file(instance: Instance, beat: Beat) -> None:
     """Raise `FileDamagedError` unless the file holds the bytes it was written with."""
     try:
-        found = digest_file(instance.path)
+        found = digest_file(instance.path, beat)
     except OSError as error:
         raise StorageFailedError(f"{instance.path.name}: {error.strerror}; it is needed to be sent") from error
     if found != instance.sha256:

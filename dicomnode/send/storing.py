@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import ssl
 import struct
+import sys
+import termios
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 
-from dicomnode.digests import seek_data_set
+from dicomnode.digests import Beat, seek_data_set
 from dicomnode.errors import PeerRejectedError, PeerUnreachableError, StorageFailedError
 from dicomnode.send import pdus
 from dicomnode.send.association import (
@@ -41,6 +45,7 @@ from dicomnode.settings import PeerSettings
 
 PREFIX = b"DICM"  # PS3.10 7.1: the end of what stands before the File Meta
 RECEIVE_BYTES = 65536
+MIB = 1 << 20
 SHORTEST_WAIT_S = 0.001  # a socket takes 0 for "do not wait at all"
 # What pynetdicom raises where bytes are not the PDU they begin as.
 UNREADABLE = (ValueError, LookupError, AttributeError, TypeError, NotImplementedError, struct.error)
@@ -75,26 +80,35 @@ class StoreAssociation:
         if self._fragment_bytes < 1:
             raise PeerRejectedError(f"{wire.where} takes PDUs of {taken} bytes, more are needed")
 
-    def store(self, instance: Instance, message_id: int) -> StoreAnswer:
+    def store(self, instance: Instance, message_id: int, beat: Beat = lambda: None) -> StoreAnswer:
         """Send one instance and return the answer; whoever gets an error must not go on with this association.
+
+        `beat` is called at least once a time-out, as long as the instance moves on. One of n MiB may take n + 1
+        time-outs until it is sent: a peer may be slow, but none that takes a byte a minute holds an association for
+        ever. It is as slow as a peer can be in any case: the system takes more only when a third of what it took ahead,
+        up to 4 MiB, has left, and that must be within one time-out.
 
         Raises
         ------
         PeerUnreachableError
-            If the connection ends, or no answer comes in time: whether the peer has the instance is not known.
+            If the connection ends, no answer comes in time, or the instance goes too slowly: whether the peer has it
+            is not known.
         StorageFailedError
             If the file cannot be read; the association is as good as before, or `is_over` where some of it was sent.
         """
         try:
             with instance.path.open("rb", buffering=0) as file:
-                self._send_file(file, instance, message_id)
+                left = _begin_data_set(file)
+                go_on = partial(self._go_on, beat, time.monotonic(), left)
+                self._send_file(file, left, instance, message_id, go_on)
         except OSError as error:
             raise StorageFailedError(f"{instance.path.name}: {error.strerror}; it is needed to be sent") from error
-        return self._read_answer(message_id)
+        return self._read_answer(message_id, beat)
 
-    def _send_file(self, file: BinaryIO, instance: Instance, message_id: int) -> None:
-        """Send the command and the data set; hang up when the file ends early, for then the peer waits for the rest."""
-        left = _begin_data_set(file)
+    def _send_file(
+        self, file: BinaryIO, left: int, instance: Instance, message_id: int, go_on: Callable[[int], None]
+    ) -> None:
+        """Send the command and the data set, what is `left` of a file."""
         command = pdus.encode_store_request(instance.sop_class_uid, instance.sop_instance_uid, message_id)
         context_id = self.contexts[instance.context]
         fragment = file.read(self._fragment_bytes)
@@ -102,10 +116,23 @@ class StoreAssociation:
         while left > len(fragment):
             self._wire.send(ahead + pdus.encode_pdv(context_id, pdus.DATA, fragment))
             left -= len(fragment)
+            go_on(left)
             ahead, fragment = b"", self._read_on(file)
         self._wire.send(ahead + pdus.encode_pdv(context_id, pdus.DATA_LAST, fragment))
 
+    def _go_on(self, beat: Beat, started: float, size: int, left: int) -> None:
+        """Say that a data set of `size` bytes moves on; hang up where it has taken too long for all but `left`."""
+        taken, took_s, timeout_s = size - left, time.monotonic() - started, self._wire.timeout_s
+        if took_s > timeout_s * (1 + taken / MIB):
+            self.hang_up()
+            raise PeerUnreachableError(
+                f"{self._wire.name}: it is too slow: {taken} of {size} bytes went in {took_s:.0f} s; "
+                f"1 MiB in each {timeout_s:g} s (send.timeout_s) is needed"
+            )
+        beat()
+
     def _read_on(self, file: BinaryIO) -> bytes:
+        """Read on, and hang up when the file ends early, for then the peer waits for the rest."""
         try:
             if fragment := file.read(self._fragment_bytes):
                 return fragment
@@ -132,8 +159,8 @@ class StoreAssociation:
         self.is_over = True
         self._wire.hang_up()
 
-    def _read_answer(self, message_id: int) -> StoreAnswer:
-        command, deadline = b"", self._wire.find_deadline()
+    def _read_answer(self, message_id: int, beat: Beat) -> StoreAnswer:
+        command, deadline = b"", self._wire.await_answer(beat)
         while True:
             kind, pdu = self._wire.read_pdu(deadline)
             if kind != pdus.P_DATA:
@@ -182,22 +209,49 @@ class _Wire:
 
     def __init__(self, connection: socket.socket, peer: PeerSettings, timeout_s: float) -> None:
         self._connection = connection
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._received = bytearray()
         self.name = peer.name
         self.where = name_with_address(peer)
 
     def send(self, data: bytes) -> None:
-        """Send bytes, all within the time-out."""
+        """Send bytes, all within the time-out, or hang up: half a PDU cannot be taken back.
+
+        `sendall` of SSLSocket begins another time-out with each record.
+        """
+        deadline, left = self.find_deadline(), memoryview(data)
         try:
-            self._connection.settimeout(self._timeout_s)
-            self._connection.sendall(data)
+            while left:
+                self._connection.settimeout(max(deadline - time.monotonic(), SHORTEST_WAIT_S))
+                left = left[self._connection.send(left) :]
         except OSError as error:
+            self.hang_up()
             raise PeerUnreachableError(f"{self.name}: the association ended before the instance was sent") from error
 
     def find_deadline(self) -> float:
         """Return until when an answer may take that is asked for now, monotonic seconds."""
-        return time.monotonic() + self._timeout_s
+        return time.monotonic() + self.timeout_s
+
+    def await_answer(self, beat: Beat) -> float:
+        """Wait until an answer begins, and return until when the rest of it may take, monotonic seconds.
+
+        That is for one time-out, and for one more for each MiB that the system took ahead of a slow line and that has
+        not left yet, as long as it goes on leaving. `beat` is called at least once a time-out.
+        """
+        queued = self._count_queued()
+        end = self.find_deadline() + self.timeout_s * queued / MIB
+        while True:
+            beat()
+            deadline = min(self.find_deadline(), end)
+            try:
+                if not self._received:
+                    self._receive(deadline)
+            except TimeoutError as error:
+                before, queued = queued, self._count_queued()
+                if queued >= before or time.monotonic() >= end:
+                    raise PeerUnreachableError(f"{self.name}: {_ENDED}") from error
+            else:
+                return deadline
 
     def read_pdu(self, deadline: float) -> tuple[int, bytes]:
         """Return the type of the next PDU, and the whole of it, however slowly its bytes come."""
@@ -219,17 +273,33 @@ class _Wire:
     def _fill(self, size: int, deadline: float) -> None:
         """Receive until `size` bytes are there."""
         while len(self._received) < size:
-            acknowledge_at_once(self._connection)
             try:
-                self._connection.settimeout(max(deadline - time.monotonic(), SHORTEST_WAIT_S))
-                received = self._connection.recv(RECEIVE_BYTES)
-            except ssl.SSLError as error:
-                raise PeerUnreachableError(f"{self.where}: {explain_tls(error)}") from error
-            except OSError as error:
+                self._receive(deadline)
+            except TimeoutError as error:
                 raise PeerUnreachableError(f"{self.name}: {_ENDED}") from error
-            if not received:
-                raise PeerUnreachableError(f"{self.name}: {_ENDED}")
-            self._received += received
+
+    def _receive(self, deadline: float) -> None:
+        """Receive what is there, or comes next; raises TimeoutError, too."""
+        acknowledge_at_once(self._connection)
+        try:
+            self._connection.settimeout(max(deadline - time.monotonic(), SHORTEST_WAIT_S))
+            received = self._connection.recv(RECEIVE_BYTES)
+        except TimeoutError:
+            raise
+        except ssl.SSLError as error:
+            raise PeerUnreachableError(f"{self.where}: {explain_tls(error)}") from error
+        except OSError as error:
+            raise PeerUnreachableError(f"{self.name}: {_ENDED}") from error
+        if not received:
+            raise PeerUnreachableError(f"{self.name}: {_ENDED}")
+        self._received += received
+
+    def _count_queued(self) -> int:
+        """Return how many bytes the peer's system has not acknowledged; 0 where ours does not tell."""
+        try:
+            return int.from_bytes(fcntl.ioctl(self._connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        except OSError:
+            return 0
 
 
 @contextmanager

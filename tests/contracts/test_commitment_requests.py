@@ -11,6 +11,7 @@ from dicomnode.commitment import Reference, Request
 from dicomnode.database.commitment_requests import (
     CommitmentRequest,
     claim_requests,
+    extend_requests,
     fetch_conflicting,
     fetch_held,
     fetch_told_peers,
@@ -115,6 +116,17 @@ def test_reports_that_are_due_share_a_failed_association(database: Database) -> 
     _ask(database)
     claimed = _claim(database)
     assert fail(None) == 1
+
+
+def test_an_extended_lease_keeps_the_requests_that_are_held(database: Database) -> None:
+    for number in range(3):
+        _ask(database, uid=f"1.{number}")
+    claimed = _claim(database)
+    [other] = claim_requests(database, _turn(NOW + 61.0), 1)
+
+    assert extend_requests(database, claimed, NOW + 160.0) == {one.id for one in claimed} - {other.id}
+    assert [one.id for one in _claim(database, NOW + 125.0)] == [other.id]
+    assert extend_requests(database, [], NOW + 160.0) == set()
 
 
 def test_who_has_not_taken_a_report_is_known_until_it_has(database: Database) -> None:

@@ -195,10 +195,14 @@ def test_an_expired_lease_gives_the_rows_to_the_next_and_the_late_one_cannot_wri
 
 def test_an_extended_lease_keeps_the_rows(database: Database) -> None:
     _owe(database, "pacs")
+    lost = _claim(database, now=40.0, limit=1)
+    rows = [*_claim(database, now=40.0), *lost]
+    other = _claim(database, now=110.0, limit=1)
 
-    extend_leases(database, _claim(database, now=40.0), 200.0)
+    assert extend_leases(database, rows, 200.0) == {row.id for row in rows} - {row.id for row in other}
 
     assert _claim(database, now=150.0) == []
+    assert extend_leases(database, [], 200.0) == set()
 
 
 def test_a_released_row_is_due_again_with_no_attempt_used(database: Database) -> None:

@@ -34,6 +34,7 @@ from dicomnode.database.refusals import fetch_refusals
 from dicomnode.database.series import complete_series, fetch_open_series, fetch_series_rows, set_series_state
 from dicomnode.database.snapshots import fetch_rows
 from dicomnode.database.store import Store
+from dicomnode.digests import Beat
 from dicomnode.housekeeping.retention import delete_due
 from dicomnode.send.association import Caller, Service, open_association
 from dicomnode.send.commitment import COMMITMENT_CONTEXTS, ask_for_commitment
@@ -303,7 +304,9 @@ def test_a_node_that_stops_reads_no_further_instance_back_and_owes_the_report(
     sent = send_series(node, tmp_path / "files")
     looked: list[Report | None] = []
 
-    def stop_and_look(database: Database, store: Store, request: CommitmentRequest, stopping: threading.Event) -> None:
+    def stop_and_look(
+        database: Database, store: Store, request: CommitmentRequest, stopping: threading.Event, _beat: Beat
+    ) -> None:
         stopping.set()
         looked.append(make_safekeeping_report(database, store, request, stopping))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import socket
 import threading
 import time
@@ -18,7 +19,13 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 
 from dicomnode.digests import digest_file
-from dicomnode.errors import PeerBusyError, PeerRejectedError, PeerUnreachableError, StorageFailedError
+from dicomnode.errors import (
+    FileDamagedError,
+    PeerBusyError,
+    PeerRejectedError,
+    PeerUnreachableError,
+    StorageFailedError,
+)
 from dicomnode.send.scu import Caller, Instance, open_store_association, send_echo, send_instance
 from dicomnode.settings import PeerSettings
 from tests.conftest import find_peer_program
@@ -241,6 +248,21 @@ def test_a_peer_that_does_not_answer_in_time_is_unreachable(tmp_path: Path) -> N
 
     with Process(command, tmp_path / "log", (port,)), pytest.raises(PeerUnreachableError, match="timed out"):
         _send(_peer(port), _instances(tmp_path / "out", slices=1), Caller("DICOMNODE", timeout_s=0.5))
+
+
+def test_who_sends_hears_that_it_goes_on_while_the_file_is_checked(tmp_path: Path) -> None:
+    [instance] = _instances(tmp_path, slices=1)
+    os.truncate(instance.path, 4 << 20)  # it is not what was written any more
+    beats: list[None] = []
+
+    with (
+        _answering(lambda _event: 0x0000) as peer,
+        open_store_association(peer, CALLER, {instance.context}) as association,
+        pytest.raises(FileDamagedError),
+    ):
+        send_instance(association, peer, instance, 1, lambda: beats.append(None))
+
+    assert len(beats) == 4
 
 
 def test_a_file_that_is_gone_is_not_the_peers_fault(tmp_path: Path) -> None:
