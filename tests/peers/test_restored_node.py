@@ -30,7 +30,7 @@ def test_a_restored_node_sends_what_the_first_one_owed_to_the_byte(tmp_path: Pat
         Orthanc(tmp_path / "second", "PACS") as second,
         Modality(free_port()) as scanner,
     ):
-        bench = Bench(tmp_path, first, scanner)
+        bench = Bench(tmp_path, tmp_path / "storage", first, scanner)
         first.stop()  # away: everything is owed when the backup is made
         with bench.faults.make_node("", []) as node:
             bench.add_patient()
