@@ -42,7 +42,7 @@ from dicomnode.database.commitments import (
 )
 from dicomnode.database.engine import Database
 from dicomnode.database.turns import Turn
-from dicomnode.errors import LeaseLostError, PeerRejectedError, TransientError
+from dicomnode.errors import LeaseLostError, PeerBusyError, PeerRejectedError, PeerUnreachableError, TransientError
 from dicomnode.logs import get_logger
 from dicomnode.send.association import Caller, Service, open_association
 from dicomnode.send.commitment import COMMITMENT_CONTEXTS, ask_for_commitment, make_report_service
@@ -125,7 +125,7 @@ def ask_due(work: Work, peer: PeerSettings) -> bool:
             while left and not work.stopping.is_set():
                 asked += _ask(work, association, peer, left)
             _await_reports(work, asked)
-    except (TransientError, PeerRejectedError) as error:
+    except (PeerUnreachableError, PeerBusyError, PeerRejectedError) as error:
         _put_due_off(work, turn, left, error)
         return False
     with work.database.write() as connection:
@@ -146,7 +146,7 @@ def _ask(work: Work, association: Association, peer: PeerSettings, left: list[Co
             give_commitment_up(connection, commitment, str(error))
         log.warning("commitment.given_up", **about, reason=str(error))
         return []
-    except TransientError as error:
+    except (PeerUnreachableError, PeerBusyError) as error:
         with work.database.write() as connection:
             _replace(connection, work, commitment, str(error), work.draw_retry_at(commitment.attempts + 1))
         raise
