@@ -51,7 +51,8 @@ its rows and moved its files. CPU is the SCP's, with its children's.""",
     "read": Page(
         "Reading a series: the node beside SimpleITK",
         """The same files, read in turn from memory; a figure is the median over the rounds, a ratio the median of the
-ratios within a round. Memory is what a process holds at most while it reads, beside the volume itself.""",
+ratios within a round. Memory is what a process holds at most while it reads, above what it held before, against
+the volume in float32.""",
     ),
     "send": Page(
         "Sending: the node beside storescu",
