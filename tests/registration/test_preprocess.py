@@ -8,6 +8,7 @@ from registration.preprocess import (
     blur,
     check_signal,
     find_foreground,
+    find_view,
     make_cube,
     make_cube_grid,
     normalise,
@@ -17,7 +18,7 @@ from registration.preprocess import (
     shrink,
     smooth,
 )
-from registration.resample import make_spline
+from registration.resample import make_spline, sample_grid
 from registration.transforms import RigidTransform
 from registration.volume import Volume
 
@@ -137,3 +138,15 @@ def test_a_cube_shows_the_volume_where_the_transform_puts_it() -> None:
     np.testing.assert_allclose((grid.affine @ [*index, 1])[:3] - volume.centre_mm, [0, 0, 20], atol=0.3)
     assert cube.array.min() >= 0
     assert cube.array.max() <= 1
+
+
+def test_a_view_ends_where_interpolation_ends() -> None:
+    affine = np.array([[0, 0, 2.0, -50], [0, 2.5, 0, -40], [3.0, 0, 0, -60], [0, 0, 0, 1]])
+    volume = Volume(np.ones((40, 30, 50), dtype=np.float32), affine)
+    grid = make_cube_grid(np.array([5.0, -3, 2]))
+    pose = RigidTransform.from_parameters(np.radians([10, -20, 30]), np.array([12.0, 7, -9]), np.zeros(3))
+
+    view = find_view(volume, grid, pose)
+
+    assert 0.01 < view.mean() < 0.5
+    np.testing.assert_array_equal(view, sample_grid(make_spline(volume), grid, pose) > 0.5)
