@@ -45,8 +45,8 @@ def open_to_decide(arguments: argparse.Namespace, purpose: str) -> Iterator[tupl
 def find_user() -> str:
     """Return who logged in to this machine, whoever `sudo` has made of them since; else whose process this is."""
     with suppress(OSError, ValueError):
-        login_uid = int(LOGIN_UID.read_text(encoding="ascii"))
-        return name_user(os.getuid() if login_uid == NOBODY_LOGGED_IN else login_uid)
+        if (login_uid := int(LOGIN_UID.read_text(encoding="ascii"))) != NOBODY_LOGGED_IN:
+            return name_user(login_uid)
     return name_user(os.getuid())
 
 
