@@ -43,7 +43,6 @@ from dicomnode.metrics import (
     REFUSED_CONTEXTS,
     Counts,
 )
-from dicomnode.receive.addresses import resolve_peers
 from dicomnode.receive.alerts import Alerts
 from dicomnode.receive.commitment import Kind, note_refusal, read_message, take_message
 from dicomnode.receive.contexts import find_kept_out, make_contexts
@@ -97,12 +96,6 @@ class Associations:
         with self._lock:
             if instead_of is None or instead_of is self.rules:
                 self.rules = rules
-
-    def resolve_again(self) -> None:
-        """Judge requests by the addresses that the peers' hosts have now; it may take minutes to learn them."""
-        rules = self.rules
-        found = resolve_peers(rules.settings.peers, rules.addresses)
-        self.replace_rules(Rules(rules.settings, found), instead_of=rules)
 
     def let_wait(self, client: socket.socket, address: str) -> None:
         """Take a new connection, before any thread of its own; it asks for an association, or makes room for others."""

@@ -25,7 +25,7 @@ from dicomnode.errors import ConfigurationError, DatabaseUnavailableError, State
 from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomnode.logs import get_logger
 from dicomnode.metrics import STARVATIONS, Counts
-from dicomnode.receive.addresses import resolve_peers
+from dicomnode.receive.addresses import Names
 from dicomnode.receive.associations import Associations, Rules
 from dicomnode.receive.contexts import make_contexts
 from dicomnode.receive.fetched import receive_fetched
@@ -46,6 +46,9 @@ STARVED_S = 0.05
 TOLD_AGAIN_S = 60.0
 SETTLE_EVERY_S = 60.0
 RESOLVE_EVERY_S = 60.0
+# For names to be known when the port opens. From a server that is up it takes milliseconds; from the second of two 5 s,
+# by resolv.conf(5), where the first is away.
+RESOLVE_S = 12.0
 CONNECTIONS_MAX = 10_000  # pynetdicom counts silent sockets too: `limits.associations` counts those admitted
 
 
@@ -143,8 +146,8 @@ class StorageScp:
         self._threads: list[threading.Thread] = []
         self._fetching = threading.Lock()
         self._settle_at = time.monotonic() + SETTLE_EVERY_S
+        self._names = Names()
         self._resolve_at = time.monotonic() + RESOLVE_EVERY_S
-        self._resolver: threading.Thread | None = None
 
     @property
     def port(self) -> int:
@@ -167,8 +170,10 @@ class StorageScp:
             If the storage root cannot be written or the database does not answer; the port stays closed.
         """
         settings = self._settings
-        rules = Rules(settings, resolve_peers(settings.peers))
+        self._names.follow(settings.peers)
         intake = Intake(open_spool(self._store, self._database, self._clock()), self._database)
+        self._names.wait(RESOLVE_S)
+        rules = Rules(settings, self._names.find(settings.peers))
         associations = Associations(rules, intake, self._clock, self.counts)
         try:
             node_port = settings.node.port if port is None else port
@@ -194,7 +199,8 @@ class StorageScp:
             _set_limits(one.ae, settings.limits)
         if self._tls_place() != (settings.tls.port if settings.tls.certificate else None):
             log.warning("node.restart_needed", sections=["tls"])  # which port is open does not change
-        associations.replace_rules(Rules(settings, resolve_peers(settings.peers)))
+        self._names.follow(settings.peers)
+        associations.replace_rules(Rules(settings, self._names.find(settings.peers)))
         log.info("receive.reloaded", peers=len(settings.peers))
 
     def step(self) -> None:
@@ -232,12 +238,14 @@ class StorageScp:
         log.info("receive.stopped")
 
     def _follow_names(self, associations: Associations) -> None:
-        """Look the peers' hosts up again, in a thread: a name server may take minutes to say nothing."""
-        if time.monotonic() < self._resolve_at or (self._resolver is not None and self._resolver.is_alive()):
-            return
-        self._resolve_at = time.monotonic() + RESOLVE_EVERY_S
-        self._resolver = threading.Thread(target=associations.resolve_again, name="names", daemon=True)
-        self._resolver.start()
+        """Judge requests by what the peers' names stand for by now; now and then look them up again."""
+        rules = associations.rules
+        if time.monotonic() >= self._resolve_at:
+            self._resolve_at = time.monotonic() + RESOLVE_EVERY_S
+            self._names.ask_again()
+        found = self._names.find(rules.settings.peers)
+        if found != rules.addresses:
+            associations.replace_rules(Rules(rules.settings, found), instead_of=rules)
 
     def _close(self, intake: Intake) -> None:
         intake.stop()

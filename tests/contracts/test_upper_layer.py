@@ -31,7 +31,7 @@ from dicomnode.database.engine import open_database
 from dicomnode.database.store import Store
 from dicomnode.metrics import Counts
 from dicomnode.receive import scp
-from dicomnode.receive.addresses import resolve_peers
+from dicomnode.receive.addresses import Names
 from dicomnode.receive.associations import Associations, Rules
 from dicomnode.receive.connection import Connection
 from dicomnode.receive.contexts import make_contexts
@@ -100,7 +100,7 @@ def run_stock(root: Path) -> Iterator[Scp]:
     make_sqlite(settings.database_url)
     database = open_database(settings.database_url)
     intake = Intake(open_spool(store, database, time.time()), database)
-    associations = Associations(Rules(settings, resolve_peers(settings.peers)), intake, time.time, Counts())
+    associations = Associations(Rules(settings, Names().find(settings.peers)), intake, time.time, Counts())
     entity = AE("DICOMNODE")
     entity.maximum_pdu_size = LIMITS.pdu_bytes
     entity.supported_contexts = make_contexts()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ UID_1 = f"{ROOT}.3.1"
 DATA_1 = encode(make_data_set(1))
 LOCAL_LIMIT_EXCEEDED, TEMPORARY_CONGESTION = (2, 3, 2), (2, 3, 1)  # PS3.8 table 9-21
 NOT_RECOGNISED = (1, 1, 3)
+SILENT_S = 20.0  # of a name server; longer than any test waits
 VERIFICATION = "1.2.840.10008.1.1"
 PET = {"name": "pet", "ae_title": "PET", "sop_classes": ("PositronEmissionTomographyImageStorage",)}
 OLD = {"name": "old", "ae_title": "OLD", "transfer_syntaxes": ("ImplicitVRLittleEndian",)}
@@ -210,31 +212,95 @@ def test_a_reload_does_not_open_the_port_of_now_to_what_holds_for_that_of_the_fi
         node.stop()
 
 
-def test_a_peer_is_let_in_once_its_name_has_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    resolve, known = socket.getaddrinfo, threading.Event()
+class NameServer:
+    """Answers for one name of this machine's, as the process asks it: at once, with a failure, or not at all."""
 
-    def ask_name_server(host: str, *rest: Any, **named: Any) -> Any:
-        if host == "scanner.invalid" and not known.is_set():
-            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-        return resolve(LOOPBACK if host == "scanner.invalid" else host, *rest, **named)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_away, self.goes_on = False, threading.Event()
+        self._resolve = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", self._answer)
 
-    monkeypatch.setattr(socket, "getaddrinfo", ask_name_server)
+    def _answer(self, host: str | None, *rest: Any, **named: Any) -> Any:
+        name = host or ""
+        if name.endswith(".silent"):
+            self.goes_on.wait(SILENT_S)
+        if name.endswith((".silent", ".invalid")):
+            if self.is_away:
+                raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+            host = LOOPBACK
+        return self._resolve(host, *rest, **named)
+
+
+@pytest.fixture
+def name_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
+    server = NameServer(monkeypatch)
+    yield server
+    server.goes_on.set()
+
+
+def at(host: str, peer: PeerSettings = SCANNER, **more: str) -> PeerSettings:
+    return peer.model_copy(update={"host": host, **more})
+
+
+def test_a_peer_is_let_in_once_its_name_has_an_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name_server: NameServer
+) -> None:
     monkeypatch.setattr(scp, "RESOLVE_EVERY_S", 0.0)
-    with capture_logs() as logs, running(tmp_path, SCANNER.model_copy(update={"host": "scanner.invalid"})) as node:
+    name_server.is_away = True
+    with capture_logs() as logs, running(tmp_path, at("scanner.invalid")) as node:
         for _ in range(3):
             node.scp.step()
             with RawScu(node.port) as early:
                 assert early.rejection == NOT_RECOGNISED
-        known.set()
+        name_server.is_away = False
         wait_until(lambda: is_let_in(node), 10, "the peer to be let in")
-        known.clear()  # and again the name server is away
+        name_server.is_away = True  # and again
         for _ in range(3):
             assert is_let_in(node)
     told = [row["event"] for row in logs if row.get("peer") == "scanner" and "resolved" in row["event"]]
     assert told == ["receive.peer_unresolved", "receive.peer_resolved"]
 
 
-def is_let_in(node: RunningScp) -> bool:
+def test_a_reload_while_no_name_server_answers_shuts_nobody_out_and_waits_for_none(
+    tmp_path: Path, name_server: NameServer
+) -> None:
+    scanner, viewer = at("scanner.invalid"), at(LOOPBACK, VIEWER)
+    with running(tmp_path, scanner, viewer) as node:
+        name_server.is_away = True
+        new = at("pet.silent", name="pet", ae_title="PET")
+        began = time.monotonic()
+        node.scp.reload(node.settings.model_copy(update={"peers": (scanner, viewer, new)}))
+        assert time.monotonic() - began < SILENT_S / 2
+        for calling in ("SCANNER", "VIEWER"):
+            with RawScu(node.port, calling=calling) as known:
+                assert known.is_established
+        assert not is_let_in(node, "PET")
+        name_server.is_away = False
+        name_server.goes_on.set()
+        wait_until(lambda: is_let_in(node, "PET"), 10, "the new peer to be let in, long before the next look-up is due")
+        assert scp.RESOLVE_EVERY_S > 30
+
+
+def test_a_start_waits_for_all_names_together_and_not_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name_server: NameServer
+) -> None:
+    monkeypatch.setattr(scp, "RESOLVE_S", 0.5)
+    silent = [at(f"scanner{number}.silent", name=f"s{number}", ae_title=f"S{number}") for number in range(40)]
+    began = time.monotonic()
+    with running(tmp_path, at("scanner.invalid"), *silent) as node:
+        assert time.monotonic() - began < SILENT_S / 2
+        assert not is_let_in(node, "S0")
+        name_server.goes_on.set()
+        for calling in ("S0", "S39", "SCANNER"):
+            wait_until(lambda calling=calling: is_let_in(node, calling), 10, "those who were late to be let in")  # type: ignore[misc]  # a lambda's default
+
+
+def test_a_peer_by_name_is_let_in_from_the_start(tmp_path: Path, name_server: NameServer) -> None:  # noqa: ARG001  answers
+    with running(tmp_path, at("scanner.invalid")) as node, RawScu(node.port) as scu:
+        assert scu.is_established
+
+
+def is_let_in(node: RunningScp, calling: str = "SCANNER") -> bool:
     node.scp.step()
-    with RawScu(node.port) as scu:
+    with RawScu(node.port, calling=calling) as scu:
         return scu.is_established
