@@ -16,9 +16,10 @@ from typing import Literal, Protocol, get_args
 from numpy.random import Generator, default_rng
 
 from dicomnode.database.engine import Database, open_database
+from dicomnode.database.index import has_received
 from dicomnode.database.migrate import migrate
 from dicomnode.database.store import Store
-from dicomnode.errors import DicomnodeError, StateError
+from dicomnode.errors import DicomnodeError, StateError, StorageFailedError
 from dicomnode.housekeeping.service import HousekeepingService
 from dicomnode.jobs.service import JobService
 from dicomnode.logs import get_logger
@@ -31,7 +32,7 @@ from dicomnode.send.commitments import CommitmentService
 from dicomnode.send.notices import NoticeService
 from dicomnode.send.queries import QueryService
 from dicomnode.send.service import SendService
-from dicomnode.settings import Settings
+from dicomnode.settings import DATABASE_NAME, Settings
 from dicomnode.settings_file import keep_sections
 from dicomnode.tls import Certificate, find_expiring, find_invalid, read_certificates
 
@@ -79,6 +80,7 @@ class Node:
         self._running = ExitStack()  # how to stop what was started, last first
         self._reloads: list[Callable[[Settings], None]] = []
         self._ticked_at: dict[str, float] = {}  # monotonic seconds
+        self._failures: dict[str, str] = {}  # why parts do not work now, as was said
         self._stop_by = 0.0  # monotonic seconds
         self._scp: StorageScp | None = None
         self._certificates: list[Certificate] = []
@@ -151,7 +153,7 @@ class Node:
         settings, clock = self.settings, time.time
         self._certificates = self._read_certificates(settings)
         store = Store(settings.node.storage_root)
-        store.make_folders()
+        _make_folders(store, settings)
         migrate(settings.database_url)
         database = open_database(settings.database_url)
         started.callback(database.close)
@@ -210,13 +212,19 @@ class Node:
     def _tick(self, name: str, step: Callable[[], None]) -> None:
         """Run one step; what it could not do now, the next one tries again.
 
-        A fault of ours is the scheduler's to log. A part that has one was heard of all the same: to start the node anew
-        would cost every job and association that has none, and the fault would be there again.
+        What keeps a part from its work is told when it begins, when it changes and when it is over. A fault of ours is
+        the scheduler's to log, each time, with its traceback. A part that has one was heard of all the same: to start
+        the node anew would cost every job and association that has none, and the fault would be there again.
         """
         try:
             step()
         except DicomnodeError as error:
-            log.warning("node.step_failed", part=name, reason=str(error))
+            before, self._failures[name] = self._failures.get(name), str(error)
+            if str(error) != before:
+                log.warning("node.step_failed", part=name, reason=str(error))
+        else:
+            if self._failures.pop(name, None) is not None:
+                log.info("node.step_recovered", part=name)
         finally:
             self._ticked_at[name] = time.monotonic()
 
@@ -238,3 +246,35 @@ class Node:
 
     def _remaining_s(self) -> float:
         return max(self._stop_by - time.monotonic(), 0.0)
+
+
+def _make_folders(store: Store, settings: Settings) -> None:
+    """Make the folders that are not there yet; where there is none, say so: a disk may not be mounted.
+
+    Raises
+    ------
+    StorageFailedError
+        If they cannot be made, or none is there and the database knows what was received; then none is made.
+    """
+    if not store.is_made:
+        if _knows_what_was_received(store, settings):
+            raise StorageFailedError(
+                f"{store.spool_root} is not there, but the database knows what was received below {store.root}: "
+                "mount its disk, or set node.storage_root to where it is now; where all of it is lost, make that "
+                "folder for the node's user, and have sent again what is missing"
+            )
+        why = "nothing is there yet; if a node has run there, stop this one, and mount its disk"
+        log.warning("node.storage_made", root=str(store.root), why=why)
+    store.make_folders()
+
+
+def _knows_what_was_received(store: Store, settings: Settings) -> bool:
+    """Ask the database, unless it lies below the storage root, and is gone with it."""
+    if not settings.database.url and not (store.root / DATABASE_NAME).exists():
+        return False
+    database = open_database(settings.database_url)
+    try:
+        with database.read() as connection:
+            return has_received(connection)
+    finally:
+        database.close()

@@ -45,6 +45,7 @@ from dicomnode.settings_limits import LimitSettings
 from dicomnode.settings_reporting import AuditSettings, NoticeSettings
 
 ENV_PREFIX = "DICOMNODE_"
+DATABASE_NAME = "dicomnode.sqlite"  # below the storage root, unless database.url says otherwise
 ASSOCIATIONS_AT_MOST = 16  # with one destination at one time
 
 
@@ -251,7 +252,7 @@ class Settings(BaseSettings):
     @property
     def database_url(self) -> str:
         """The SQLAlchemy URL in force."""
-        return self.database.url or f"sqlite:///{self.node.storage_root / 'dicomnode.sqlite'}"
+        return self.database.url or f"sqlite:///{self.node.storage_root / DATABASE_NAME}"
 
     def peer(self, name: str) -> PeerSettings:
         """Return the peer with this name, which `Settings` has checked to be there."""

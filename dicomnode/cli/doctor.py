@@ -28,11 +28,12 @@ from dicomnode.database.audit import fetch_channel_states
 from dicomnode.database.commitment_requests import fetch_untold
 from dicomnode.database.commitments import fetch_uncommitted
 from dicomnode.database.damages import fetch_damages
-from dicomnode.database.index import fetch_newest_opening
+from dicomnode.database.index import fetch_newest_opening, has_received
 from dicomnode.database.marks import fetch_mark
 from dicomnode.database.notices import fetch_notices
 from dicomnode.database.refusals import fetch_refusals
 from dicomnode.database.revision import check_writable
+from dicomnode.database.store import Store
 from dicomnode.errors import DicomnodeError, StorageFailedError
 from dicomnode.housekeeping.retention import CLOCK
 from dicomnode.jobs.pipeline import load_network
@@ -40,7 +41,7 @@ from dicomnode.running import find_running_nodes, read_counts
 from dicomnode.send.commitment import check_commitment_peer
 from dicomnode.send.notice_files import find_problems as find_notice_problems
 from dicomnode.send.scu import make_caller, send_echo
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings import DATABASE_NAME, PeerSettings, Settings
 from dicomnode.settings_file import load_settings
 from dicomnode.storage_root import find_storage_problem
 from dicomnode.tls import find_expiring, find_invalid, find_problems, read_certificates
@@ -92,11 +93,25 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def _look_at_storage(settings: Settings) -> Iterator[Finding]:
+    root, store = settings.node.storage_root, Store(settings.node.storage_root)
+    folder = store.spool_root if _has_run(settings) else root
+    if problem := find_storage_problem(folder, settings.limits.disk_reserve_bytes) or _find_write_problem(root):
+        yield Finding("storage", "problem", problem)
+    elif store.is_made:
+        yield Finding("storage", "ok", f"{root} can be written")
+    else:
+        text = f"{root} can be written, and nothing is kept there yet; has a node run, mount its disk before it starts"
+        yield Finding("storage", "warning", text)
+
+
+def _has_run(settings: Settings) -> bool:
+    """Say whether a node is known to have made its folders below the storage root, whatever is there now."""
     root = settings.node.storage_root
-    # Where a node has run: the root alone would not tell an unmounted disk from an empty one.
-    folder = root / "spool" if os.access(root / "dicomnode.sqlite", os.F_OK) or _has_running_node(root) else root
-    problem = find_storage_problem(folder, settings.limits.disk_reserve_bytes) or _find_write_problem(root)
-    yield Finding("storage", "problem", problem) if problem else Finding("storage", "ok", f"{root} can be written")
+    if os.access(root / DATABASE_NAME, os.F_OK) or _has_running_node(root):
+        return True
+    with suppress(DicomnodeError), open_node_database(settings) as database, database.read() as connection:
+        return has_received(connection)
+    return Store(root).is_made
 
 
 def _has_running_node(root: Path) -> bool:
@@ -177,26 +192,58 @@ def _look_at_node(settings: Settings) -> Iterator[Finding]:
         yield Finding("node", "problem", str(error))
         return
     if not found:
-        yield Finding("node", "warning", "no node runs on this storage root; start it: systemctl start dicomnode")
+        yield _say_that_none_runs(settings)
         return
     yield Finding("node", "ok", f"runs as process {', '.join(map(str, found))}")
     ports = {"node.port": settings.node.port, **({"tls.port": settings.tls.port} if settings.tls.certificate else {})}
     for key, port in ports.items():
-        try:
-            socket.create_connection((settings.node.bind, port), ANSWER_S).close()
+        if problem := _find_port_problem(settings, port):
+            yield Finding("port", "problem", f"{key} {port}: {problem}; see the node's log")
+        else:
             yield Finding("port", "ok", f"{key} {port} answers")
-        except OSError as error:
-            yield Finding("port", "problem", f"{key} {port}: {error.strerror or error}; see the node's log")
+
+
+def _say_that_none_runs(settings: Settings) -> Finding:
+    """Say what to do where no node is announced: where its disk is not mounted, one may run all the same."""
+    port, is_made = settings.node.port, Store(settings.node.storage_root).is_made
+    text = "no node runs on this storage root"
+    if _find_port_problem(settings, port) is None:
+        text = f"{text}, but node.port {port} answers: is its disk mounted, or has another program taken the port?"
+        return Finding("node", "warning" if is_made else "problem", text)
+    todo = "start it" if is_made else "once its disk is mounted, start it"
+    return Finding("node", "warning", f"{text}; {todo}: systemctl start dicomnode")
+
+
+def _find_port_problem(settings: Settings, port: int) -> str | None:
+    try:
+        socket.create_connection((settings.node.bind, port), ANSWER_S).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _look_at_descriptors(settings: Settings) -> Iterator[Finding]:
+    """Compare what each running node may open with what it may need; where none runs, what this user may."""
     limits = settings.limits
     needed = DESCRIPTORS_OF_NODE + DESCRIPTORS_OF_ASSOCIATION * limits.associations
     needed += DESCRIPTORS_OF_WAITING * limits.waiting_connections
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed < needed:
-        text = f"this user may open {allowed} files, [limits] may need {needed}; raise LimitNOFILE= of the service"
-        yield Finding("descriptors", "warning", text)
+    allowed: dict[str, int] = {}
+    with suppress(StorageFailedError):  # `node` says why
+        for process_id in find_running_nodes(settings.node.storage_root):
+            with suppress(FileNotFoundError):  # it ended since we looked
+                allowed[f"process {process_id}, which runs the node,"] = _read_descriptor_limit(process_id)
+    if not allowed:
+        allowed["this user, in this shell,"], _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for who, most in allowed.items():
+        if most < needed:
+            text = f"{who} may open {most} files, [limits] may need {needed}; raise LimitNOFILE= of the service"
+            yield Finding("descriptors", "warning", text)
+
+
+def _read_descriptor_limit(process_id: int) -> int:
+    """Return how many files a process may open, by proc_pid_limits(5)."""
+    text = Path(f"/proc/{process_id}/limits").read_text(encoding="ascii")
+    return int(text.partition("Max open files")[2].split()[0])
 
 
 def _look_at_certificates(settings: Settings) -> Iterator[Finding]:

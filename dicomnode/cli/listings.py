@@ -117,7 +117,8 @@ def open_node_database(settings: Settings) -> Iterator[Database]:
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}; run this as the node's user") from error
         if not is_there:
-            raise UsageError(f"{path}: no such database; the node makes it when it first runs (dicomnode serve)")
+            todo = "the node makes it when it first runs (dicomnode serve); has it run, is its disk mounted?"
+            raise UsageError(f"{path}: no such database; {todo}")
     database = open_database(settings.database_url)
     try:
         with database.read() as connection:

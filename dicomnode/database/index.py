@@ -12,7 +12,7 @@ from enum import Enum
 from functools import reduce
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Row, Table, bindparam, func, insert, inspect, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomnode.database.outbox import cancel_series
@@ -141,6 +141,13 @@ def fetch_newest_opening(connection: Connection) -> float | None:
     """Return when the latest association was opened by the clock of its node, UTC epoch seconds; None before any."""
     newest: float | None = connection.execute(select(func.max(associations.c.opened_at))).scalar_one()
     return newest
+
+
+def has_received(connection: Connection) -> bool:
+    """Say whether anybody ever came or anything was ever received; False, too, of a database without tables yet."""
+    if not inspect(connection).has_table(series.name):
+        return False
+    return any(connection.execute(select(table.c.id).limit(1)).first() for table in (associations, series))
 
 
 def record_instance(connection: Connection, header: InstanceHeader, file: StoredFile, arrival: Arrival) -> Recording:

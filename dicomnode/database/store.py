@@ -50,6 +50,11 @@ class Store:
         """The folder that holds one spool folder for each node."""
         return self.root / "spool"
 
+    @property
+    def is_made(self) -> bool:
+        """Whether a node has run here: the root alone would not tell an empty disk from one that is not mounted."""
+        return self.spool_root.is_dir()
+
     def spool_folder(self, node: str) -> Path:
         """Return the spool folder of the process `node`, 32 hexadecimal digits."""
         return self.spool_root / _checked_node(node)

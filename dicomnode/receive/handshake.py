@@ -40,8 +40,6 @@ class Handshake(BaseServer):
     ----------
     context : ssl.SSLContext
         What callers meet; replaced as a whole when certificates change, connections that are open keep theirs.
-    idle_s : float
-        How long one record may take, once it has begun.
     waiting : WaitingConnections
         Where a connection waits while it shakes hands, and until it asks for an association.
     counts : Counts
@@ -51,7 +49,6 @@ class Handshake(BaseServer):
     """
 
     context: ssl.SSLContext
-    idle_s: float
     waiting: WaitingConnections
     counts: Counts
     alerts: Alerts
@@ -88,7 +85,6 @@ class Handshake(BaseServer):
                 log.warning("receive.refused", rule="TLS", why=f"{address}: {_explain(error)}")
                 self.alerts.note(NODE_AUTHENTICATION, "TLS", _explain(error), Party("", address))
         else:
-            secured.settimeout(self.idle_s)
             log.info("receive.secured", address=address, version=secured.version(), certificate=_name(secured))
             return secured
         self.waiting.remove(secured)

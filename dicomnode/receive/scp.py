@@ -194,7 +194,6 @@ class StorageScp:
         server, associations, _ = self._parts()
         if self._tls_server is not None and settings.tls.certificate:
             self._tls_server.context = make_server_context(settings.tls)
-            self._tls_server.idle_s = settings.limits.idle_s
         for one in [server] if self._tls_server is None else [server, self._tls_server]:
             _set_limits(one.ae, settings.limits)
         if self._tls_place() != (settings.tls.port if settings.tls.certificate else None):
@@ -270,8 +269,7 @@ def _open_tls_port(settings: Settings, associations: Associations, server: _Serv
     except BaseException:
         server.server_close()
         raise
-    opened.context, opened.idle_s = context, settings.limits.idle_s
-    opened.counts, opened.alerts = associations.counts, associations.alerts
+    opened.context, opened.counts, opened.alerts = context, associations.counts, associations.alerts
     return opened
 
 

@@ -295,7 +295,7 @@ def test_a_start_waits_for_all_names_together_and_not_for_long(
             wait_until(lambda calling=calling: is_let_in(node, calling), 10, "those who were late to be let in")  # type: ignore[misc]  # a lambda's default
 
 
-def test_a_peer_by_name_is_let_in_from_the_start(tmp_path: Path, name_server: NameServer) -> None:  # noqa: ARG001  answers
+def test_a_peer_by_name_is_let_in_from_the_start(tmp_path: Path, name_server: NameServer) -> None:
     with running(tmp_path, at("scanner.invalid")) as node, RawScu(node.port) as scu:
         assert scu.is_established
 

@@ -101,6 +101,10 @@ def is_let_in(node: NodeProcess) -> bool:
     return answer is not None and answer[0] == A_ASSOCIATE_AC
 
 
+def read_log(node: NodeProcess) -> str:
+    return node.log.read_text(encoding="utf-8")
+
+
 def see_doctor(node: NodeProcess) -> CommandResult:
     return run_command("doctor", "--config", node.config, "--json")
 
@@ -186,8 +190,12 @@ def test_a_storage_root_that_is_gone_is_not_made_anew(tmp_path: Path, disk: Path
         assert is_refused_for_now(node)
         assert "is its disk mounted" in storage_problem(node)
         assert not root.exists()
+        wait_until(lambda: "node.step_failed" in read_log(node), 10, "a part to miss its files")
         (disk / "away").rename(root)
         assert_well(node, 2, raw)
+        wait_until(lambda: "node.step_recovered" in read_log(node), 10, "it to have them again")
+    told = [line.split(maxsplit=1)[1] for line in read_log(node).splitlines() if "node.step_failed" in line]
+    assert len(told) == len(set(told)), told  # though it was tried each second
 
 
 def test_a_disk_that_fails_to_flush_is_a_processing_failure(

@@ -6,6 +6,10 @@ Never: a node beyond this process; `tests/system/test_receive_disk.py` has real 
 
 from __future__ import annotations
 
+import resource
+import socket
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +19,7 @@ import pytest
 from dicomnode.commitment import Reference, Request
 from dicomnode.database.commitment_requests import claim_requests, finish_request, record_request
 from dicomnode.database.commitments import claim_commitments, give_commitment_up, owe_commitments
-from dicomnode.database.engine import Database
+from dicomnode.database.engine import Database, open_database
 from dicomnode.database.index import open_association
 from dicomnode.database.outbox import add_outbox_rows, claim_outbox, record_all_sent
 from dicomnode.database.refusals import Refused, record_refusal
@@ -23,10 +27,21 @@ from dicomnode.database.turns import Turn
 from dicomnode.running import announce_node, show_counts
 from tests.certificates import Authority
 from tests.commitment_peers import Pacs
+from tests.databases import make_sqlite
 from tests.dicomnode.cli.conftest import Run
 from tests.dicomnode.cli.test_peers import echo_scp
 from tests.rows import add_finished_job, due
 
+FEW_DESCRIPTORS = 700
+ANNOUNCE = """
+import resource, sys
+from pathlib import Path
+from dicomnode.running import announce_node
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), int(sys.argv[2])))
+with announce_node(Path(sys.argv[1])):
+    print("announced", flush=True)
+    sys.stdin.read()
+"""
 PEER = ["[[peers]]", 'name = "pacs"', 'ae_title = "PACS"', 'host = "127.0.0.1"', 'may = ["receive"]']
 
 
@@ -86,6 +101,65 @@ def test_a_disk_that_is_not_mounted_is_a_problem(run: Run, config: Path, databas
     write(config, tmp_path / "storage")  # a node has made its database there, and its spool is gone
     ((state, words),) = find(run, config, "storage")
     assert (state, "is its disk mounted" in words) == ("problem", True)
+
+
+def test_a_folder_that_is_gone_is_a_problem_where_the_database_knows_what_was_in_it(
+    run: Run, config: Path, tmp_path: Path
+) -> None:
+    root, url = tmp_path / "storage", f"sqlite:///{tmp_path / 'elsewhere.sqlite'}"
+    root.mkdir()
+    make_sqlite(url)
+    write(config, root, "[database]", f'url = "{url}"')
+    ((state, words),) = find(run, config, "storage")
+    assert (state, "nothing is kept there yet; has a node run, mount its disk" in words) == ("warning", True)
+    ((_, words),) = find(run, config, "node")
+    assert words.endswith("once its disk is mounted, start it: systemctl start dicomnode")
+    database = open_database(url)
+    with database.write() as connection:
+        open_association(connection, node="0" * 32, calling_ae="S", address="127.0.0.1", now=1e9)
+    database.close()
+    words = f"{root}/spool: No such file or directory; is its disk mounted, and may the node's user read it?"
+    assert find(run, config, "storage") == [("problem", words)]
+    (root / "spool").mkdir()
+    assert find(run, config, "storage") == [("ok", f"{root} can be written")]
+    ((_, words),) = find(run, config, "node")
+    assert words.endswith("; start it: systemctl start dicomnode")
+
+
+def test_a_port_that_answers_below_an_empty_folder_is_a_problem(run: Run, config: Path, tmp_path: Path) -> None:
+    root = tmp_path / "storage"
+    root.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        config.write_text(f'[node]\nstorage_root = "{root}"\nport = {port}\n', encoding="utf-8")
+        words = f"no node runs on this storage root, but node.port {port} answers: is its disk mounted, or has another"
+        for state in ("problem", "warning"):
+            ((found, text),) = find(run, config, "node")
+            assert (found, text.startswith(words)) == (state, True)
+            (root / "spool").mkdir(exist_ok=True)
+
+
+def test_descriptors_are_counted_of_the_node_that_runs_not_of_this_shell(
+    run: Run, config: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "storage"
+    write(config, root)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FEW_DESCRIPTORS, most[1]))
+    try:
+        ((state, words),) = find(run, config, "descriptors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, most)
+    text = f"may open {FEW_DESCRIPTORS} files, [limits] may need 850; raise LimitNOFILE= of the service"
+    assert (state, words) == ("warning", f"this user, in this shell, {text}")
+    program = [sys.executable, "-c", ANNOUNCE, str(root), str(FEW_DESCRIPTORS)]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as node:
+        assert node.stdout is not None
+        assert node.stdout.readline() == b"announced\n"
+        found = find(run, config, "descriptors")
+        node.communicate(timeout=30)
+    assert found == [("warning", f"process {node.pid}, which runs the node, {text}")]
+    assert find(run, config, "descriptors") == []  # nothing runs, and this shell may open enough
 
 
 def test_a_database_that_nobody_made_and_a_peer_that_does_not_answer(run: Run, config: Path, tmp_path: Path) -> None:
