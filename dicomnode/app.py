@@ -7,6 +7,7 @@ here is a clock that says "now"; what is to be done stands in the database alone
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -270,7 +271,7 @@ def _make_folders(store: Store, settings: Settings) -> None:
 
 def _knows_what_was_received(store: Store, settings: Settings) -> bool:
     """Ask the database, unless it lies below the storage root, and is gone with it."""
-    if not settings.database.url and not (store.root / DATABASE_NAME).exists():
+    if not settings.database.url and not os.access(store.root / DATABASE_NAME, os.F_OK):
         return False
     database = open_database(settings.database_url)
     try:

@@ -6,6 +6,7 @@ Never: a name that came from the data; file names are random and checked, so tha
 
 from __future__ import annotations
 
+import os
 import re
 import uuid
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class Store:
     @property
     def is_made(self) -> bool:
         """Whether a node has run here: the root alone would not tell an empty disk from one that is not mounted."""
-        return self.spool_root.is_dir()
+        return os.access(self.spool_root, os.F_OK)
 
     def spool_folder(self, node: str) -> Path:
         """Return the spool folder of the process `node`, 32 hexadecimal digits."""
