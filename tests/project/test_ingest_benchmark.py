@@ -1,10 +1,12 @@
-"""The ingest benchmark's sums: a ratio is of one round, and the goals are those of what flushes.
+"""The ingest benchmark's sums: ratios of one round, goals of what flushes; and that every sender meets every SCP.
 
 Flow: tests.benchmarks.ingest > [test_ingest_benchmark]
 Never: a comparison; `make bench` makes it.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
@@ -19,7 +21,8 @@ from tests.benchmarks.ingest.figures import (
     make_memory_row,
     make_recovery_row,
 )
-from tests.benchmarks.ingest.recovery import Recovery
+from tests.benchmarks.ingest.recovery import ASSOCIATIONS, Recovery
+from tests.benchmarks.ingest.run import Extent, measure_all
 from tests.benchmarks.ingest.scps import NODE, ORTHANC, STORESCP, STORESCP_FLUSHED
 from tests.benchmarks.page import show_row
 from tests.benchmarks.rows import Row
@@ -79,3 +82,17 @@ def test_memory_has_a_goal_and_recovery_its_clean_start() -> None:
     assert show_row(recovery) == (
         "| start after a crash with 500 instances without rows | 3 | s | a clean start 2 | 1.50 |  |  |"
     )
+
+
+def test_every_sender_is_measured_against_every_peer() -> None:
+    cases = tuple(replace(case, count=2 * case.associations) for case in CASES if case.associations == 4)
+    assert {case.sender for case in cases} == {case.sender for case in CASES}
+    rows = list(measure_all(Extent(1, cases, held=5, beset_by=4, turns=1)))
+
+    assert all(row.value > 0 for row in rows if row.unit == "instances/s")
+    rates = {(row.name, peer) for row in rows for peer in EVERY if row.peer.startswith(f"{peer} ")}
+    assert {(case.name, peer) for case in cases for peer in case.scps[1:]} <= rates
+    (held, *_), beset, recovered = rows[-4:-2], rows[-2], rows[-1]
+    assert (held.name, held.unit) == ("5 associations held, PSS", "MB")
+    assert (beset.name, beset.unit) == ("1 association beset by 200 half-open peers", "instances/s")
+    assert recovered.name == f"start after a crash with {ASSOCIATIONS} instances without rows"

@@ -1,11 +1,12 @@
 """What a sender keeps of its speed while two hundred peers have begun to say something and do not go on.
 
 Flow: run > [beset] > senders, tests.raw_association
-Never: a peer that asks for nothing left out of the count of those that wait: the oldest of them are cut for newer ones.
+Never: a peer that was cut to make room for another, or for its time, counted: the node lets as many wait.
 """
 
 from __future__ import annotations
 
+import select
 import struct
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,18 +20,22 @@ SILENT, ASSOCIATED = 160, 40
 COUNT = 320  # instances
 
 
-def measure_beset(node: Scp, send: Callable[[Load], Sent], first: int, rounds: int) -> list[tuple[float, float]]:
+def measure_beset(
+    node: Scp, send: Callable[[Load], Sent], first: int, rounds: int, count: int = COUNT
+) -> list[tuple[float, float]]:
     """Return a sender's instances/s beset and alone, in each round but the first, which warms up."""
     pairs = []
     for _ in range(rounds + 1):
         with ExitStack() as held:
-            for number in range(SILENT + ASSOCIATED):
-                raw = held.enter_context(RawAssociation(node.port))
-                if number >= SILENT:
-                    raw.associate(called=node.ae_title, calling="STORESCU")
+            besetting = [held.enter_context(RawAssociation(node.port)) for _ in range(SILENT + ASSOCIATED)]
+            for raw in besetting[SILENT:]:
+                raw.associate(called=node.ae_title, calling="STORESCU")
+            for raw in besetting:
                 raw.send(HALF)
-            beset_s = send(Load(node.port, node.ae_title, 1, COUNT, first)).seconds
-        alone_s = send(Load(node.port, node.ae_title, 1, COUNT, first + COUNT)).seconds
-        first += 2 * COUNT
-        pairs.append((COUNT / beset_s, COUNT / alone_s))
+            beset_s = send(Load(node.port, node.ae_title, 1, count, first)).seconds
+            if gone := sum(bool(select.select([raw.socket], [], [], 0)[0]) for raw in besetting):
+                raise RuntimeError(f"{gone} of {len(besetting)} peers were cut before the sender was through")
+        alone_s = send(Load(node.port, node.ae_title, 1, count, first + count)).seconds
+        first += 2 * count
+        pairs.append((count / beset_s, count / alone_s))
     return pairs[1:]

@@ -17,8 +17,8 @@ from tests.benchmarks.ingest.scps import make_node
 from tests.benchmarks.ingest.senders import FIRST, Load, hold_raw
 from tests.builders import NODE_AE, NodeProcess
 
-ASSOCIATIONS, FILES = 50, 500
-TURNS = FILES // ASSOCIATIONS
+ASSOCIATIONS = 50
+TURNS = 10
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,9 @@ class Recovery:
     after_crash_s: float
 
 
-def measure_recovery() -> Recovery:
+def measure_recovery(turns: int = TURNS) -> Recovery:
     """Start a node, kill it while the rows of its instances wait, and start it again."""
+    files = turns * ASSOCIATIONS
     with tempfile.TemporaryDirectory() as name:
         node = make_node(Path(name) / "node")
         clean_s = _start(node)
@@ -40,7 +41,7 @@ def measure_recovery() -> Recovery:
         database = node.config.parent / "storage" / "dicomnode.sqlite"
         with closing(sqlite3.connect(database, timeout=60)) as connection:
             connection.execute("BEGIN IMMEDIATE")
-            for turn in range(TURNS):
+            for turn in range(turns):
                 for raw in hold_raw(Load(node.port, NODE_AE, ASSOCIATIONS, ASSOCIATIONS, FIRST + turn * ASSOCIATIONS)):
                     raw.socket.close()
             node.kill()
@@ -48,9 +49,9 @@ def measure_recovery() -> Recovery:
         with closing(sqlite3.connect(database)) as connection:
             (count,) = connection.execute("SELECT count(*) FROM instances").fetchone()
         node.stop()
-    if count != FILES:
-        raise RuntimeError(f"{FILES} instances were acknowledged, {count} have rows after the start")
-    return Recovery(FILES, clean_s, after_crash_s)
+    if count != files:
+        raise RuntimeError(f"{files} instances were acknowledged, {count} have rows after the start")
+    return Recovery(files, clean_s, after_crash_s)
 
 
 def _start(node: NodeProcess) -> float:

@@ -15,12 +15,12 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from tests.benchmarks.ingest.beset import measure_beset
+from tests.benchmarks.ingest.beset import COUNT, measure_beset
 from tests.benchmarks.ingest.figures import (
     CASES,
-    WARMING_UP,
     Case,
     Measured,
     list_rows,
@@ -28,28 +28,42 @@ from tests.benchmarks.ingest.figures import (
     make_memory_row,
     make_recovery_row,
 )
-from tests.benchmarks.ingest.recovery import measure_recovery
+from tests.benchmarks.ingest.recovery import TURNS, measure_recovery
 from tests.benchmarks.ingest.scps import NODE, ORTHANC, Scp, start_scps
 from tests.benchmarks.ingest.senders import FIRST, Load, Sent, hold_raw, send_files, send_raw, write_files
 from tests.benchmarks.rows import Row
 
 ROUNDS, FULL_ROUNDS = 3, 7
-HELD = 100  # associations at once
 SAMPLE_S = 0.2
 SEED = 20260304
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured."""
+
+    rounds: int
+    cases: tuple[Case, ...] = CASES
+    held: int = 100  # associations at once
+    beset_by: int = COUNT  # instances that a sender who is beset sends
+    turns: int = TURNS  # of fifty instances each that a crash leaves
+
+
 def measure() -> Iterator[Row]:
     """Yield the rows of this group; more rounds with FULL=1."""
-    rounds = FULL_ROUNDS if os.environ.get("FULL") == "1" else ROUNDS
+    yield from measure_all(Extent(FULL_ROUNDS if os.environ.get("FULL") == "1" else ROUNDS))
+
+
+def measure_all(extent: Extent) -> Iterator[Row]:
+    """Yield the rows of this group, of so much."""
     found: dict[tuple[Case, str], list[Measured]] = {}
     draw = random.Random(SEED)  # noqa: S311  an order, not a secret
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
         scps = start_scps(running, Path(folder))
         sender = running.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
         first = FIRST
-        for round_number in range(rounds + 1):
-            cases = CASES if round_number else WARMING_UP
+        for round_number in range(extent.rounds + 1):  # the first of them warms up, and is not counted
+            cases = [case for case in extent.cases if round_number or case.has_goal]
             runs = [(case, scp) for case in cases for scp in scps if scp.name in case.scps]
             draw.shuffle(runs)
             for case, scp in runs:
@@ -58,14 +72,17 @@ def measure() -> Iterator[Row]:
                 measured = _run(case, scp, load, sender)
                 if round_number:
                     found.setdefault((case, scp.name), []).append(measured)
-        yield from list_rows(found)
+        yield from list_rows(found, extent.cases)
         crowded = [scp for scp in scps if scp.name != ORTHANC]  # which serves a few at a time, and lets the others wait
-        held = {scp.name: _hold(scp, first + number * HELD) for number, scp in enumerate(crowded)}
-        yield from make_memory_row(held, HELD)
+        held = {scp.name: _hold(scp, extent.held, first + number * extent.held) for number, scp in enumerate(crowded)}
+        yield from make_memory_row(held, extent.held)
         (node,) = (scp for scp in scps if scp.name == NODE)
-        first += len(crowded) * HELD
-        yield make_beset_row(measure_beset(node, lambda load: sender.submit(send_raw, load).result(), first, rounds))
-    yield make_recovery_row(measure_recovery())
+        first += len(crowded) * extent.held
+        pairs = measure_beset(
+            node, lambda load: sender.submit(send_raw, load).result(), first, extent.rounds, extent.beset_by
+        )
+        yield make_beset_row(pairs)
+    yield make_recovery_row(measure_recovery(extent.turns))
 
 
 def _run(case: Case, scp: Scp, load: Load, sender: ProcessPoolExecutor) -> Measured:
@@ -105,9 +122,9 @@ def _sample_memory(scp: Scp) -> Iterator[list[float]]:
         thread.join()
 
 
-def _hold(scp: Scp, first: int) -> float:
-    """Return the memory that a hundred open associations take, each of which has stored an instance."""
-    held = hold_raw(Load(scp.port, scp.ae_title, HELD, HELD, first))
+def _hold(scp: Scp, associations: int, first: int) -> float:
+    """Return the memory that open associations take, each of which has stored an instance."""
+    held = hold_raw(Load(scp.port, scp.ae_title, associations, associations, first))
     try:
         return scp.pss_mb()
     finally:

@@ -20,7 +20,8 @@ from tests.shims import build_shim
 
 NODE, STORESCP, STORESCP_FLUSHED, ORTHANC = "node", "storescp", "storescp + fsync", "Orthanc"
 CALLERS = ("SCANNER", "STORESCU", "DCMSEND")
-LIMITS = {"limits": {"associations_per_peer": 100}}  # one peer holds as many as the node takes in all
+# One peer holds as many associations as the node takes in all, and as many connections wait as `beset` holds.
+LIMITS = {"limits": {"associations_per_peer": 100, "waiting_connections": 250}}
 ORTHANC_TUNING = {"StorageCompression": False, "SyncStorageArea": True, "ConcurrentJobs": 2}
 _PSS = re.compile(r"^Pss: +(\d+) kB$", re.MULTILINE)
 
