@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import resource
 import select
 import socket
@@ -451,20 +450,3 @@ def test_a_handshake_under_way_is_one_of_those_that_wait(tmp_path: Path, authori
         assert (node.scp._parts()[1].waiting.count(), count(node, "waiting_connections")) == (4, 4)
         with RawAssociation(node.port).associate() as raw:
             assert store(raw) == 0x0000
-
-
-# Whose crossing a test above, or one named here, shows; the rest bound no peer.
-CROSSINGS = {
-    "associations": "test_receive_admission.py",
-    "associations_per_peer": "test_receive_admission.py",
-    "associations_per_minute": "test_receive_admission.py",
-    "commitment_instances": "test_commitment.py",
-    "disk_reserve_bytes": "test_receive_disk.py",
-    "shutdown_s": "test_receive_pynetdicom.py",
-}
-
-
-def test_every_limit_is_crossed_by_a_test() -> None:
-    source = Path(__file__).read_text(encoding="utf-8")
-    named = {limit for limit in LimitSettings.model_fields if re.search(rf"\b{limit}\b[\"']?[=:]", source)}
-    assert named | set(CROSSINGS) == set(LimitSettings.model_fields)

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from dicomnode.running import read_counts
 from tests.builders import NODE_AE, CommandResult, NodeProcess, Peer, make_config, run_command
 from tests.conftest import find_peer_program
 from tests.peers_programs import LOOPBACK, free_port
@@ -149,6 +150,9 @@ def test_below_the_reserve_nobody_new_is_let_in_and_who_is_there_is_told_to_wait
         assert is_refused_for_now(node)
         assert "bytes are free, limits.disk_reserve_bytes = 4194304 are needed" in storage_problem(node)
         assert stored_bytes(disk) == before
+        wait_until(lambda: "disk_reserve" in str(read_counts(disk / "root")), 10, "the refusal to be counted")
+        counts = read_counts(disk / "root")[node.pid]
+        assert counts['dicomnode_receive_limit_crossings{limit="disk_reserve_bytes"}'] == 1
         filler.unlink()
         assert_well(node, 2, raw)
 
