@@ -32,6 +32,7 @@ DATA_1 = encode(make_data_set(1))
 LOCAL_LIMIT_EXCEEDED, TEMPORARY_CONGESTION = (2, 3, 2), (2, 3, 1)  # PS3.8 table 9-21
 NOT_RECOGNISED = (1, 1, 3)
 SILENT_S = 20.0  # of a name server; longer than any test waits
+LATE_S = 0.5
 VERIFICATION = "1.2.840.10008.1.1"
 PET = {"name": "pet", "ae_title": "PET", "sop_classes": ("PositronEmissionTomographyImageStorage",)}
 OLD = {"name": "old", "ae_title": "OLD", "transfer_syntaxes": ("ImplicitVRLittleEndian",)}
@@ -213,7 +214,7 @@ def test_a_reload_does_not_open_the_port_of_now_to_what_holds_for_that_of_the_fi
 
 
 class NameServer:
-    """Answers for one name of this machine's, as the process asks it: at once, with a failure, or not at all."""
+    """Answers for names of this machine's, as the process asks it: at once, late, not at all, or with a failure."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_away, self.goes_on = False, threading.Event()
@@ -222,9 +223,9 @@ class NameServer:
 
     def _answer(self, host: str | None, *rest: Any, **named: Any) -> Any:
         name = host or ""
-        if name.endswith(".silent"):
-            self.goes_on.wait(SILENT_S)
-        if name.endswith((".silent", ".invalid")):
+        if name.endswith((".silent", ".late")):
+            self.goes_on.wait(SILENT_S if name.endswith(".silent") else LATE_S)
+        if name.endswith((".silent", ".late", ".invalid")):
             if self.is_away:
                 raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
             host = LOOPBACK
@@ -296,7 +297,7 @@ def test_a_start_waits_for_all_names_together_and_not_for_long(
 
 
 def test_a_peer_by_name_is_let_in_from_the_start(tmp_path: Path, name_server: NameServer) -> None:
-    with running(tmp_path, at("scanner.invalid")) as node, RawScu(node.port) as scu:
+    with running(tmp_path, at("scanner.late")) as node, RawScu(node.port) as scu:
         assert scu.is_established
 
 

@@ -22,9 +22,8 @@ COUNTER = re.compile(LIMIT_CROSSINGS + r'\{limit="(\w+)"\}')
 
 
 def test_every_limit_is_crossed_by_a_test() -> None:
-    found = {
-        limit for folder in FOLDERS for path in (TESTS / folder).glob("test_*.py") for limit in read(path.read_text())
-    }
+    files = [path for folder in FOLDERS for path in (TESTS / folder).glob("test_*.py")]
+    found = {limit for path in files for limit in read(path.read_text(encoding="utf-8"))}
     assert found & set(LimitSettings.model_fields) == set(LimitSettings.model_fields) - BOUNDS_NO_PEER
 
 
