@@ -75,4 +75,4 @@ def _read_call(call: ast.Call, test: ast.FunctionDef, readers: set[str]) -> Iter
         yield str(limit.value)
     else:
         tables = (node for node in ast.walk(test) if isinstance(node, ast.Dict))
-        yield from (key.value for table in tables for key in table.keys if isinstance(key, ast.Constant))
+        yield from (str(key.value) for table in tables for key in table.keys if isinstance(key, ast.Constant))
