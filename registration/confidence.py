@@ -12,6 +12,9 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
+from registration.descriptors import Network
+from registration.profiles import DEFAULT, Profile
+
 Verdict = Literal["accept", "review", "reject"]
 
 ACCEPT_FROM = 0.85
@@ -29,6 +32,7 @@ LEAST_EARLY_FALL_TO_ACCEPT = 0.44
 
 # Fitted by `python -m models.train.calibrate --runs 2001`, 2026-11-26: see models/MODEL_CARD.md. 0 where a signal adds
 # nothing to the others.
+CALIBRATED_SHA256 = "523bc24473b807e399936d552f88a25a11dab1eda1a4bb511af8705ac6f2a64d"  # the network of these runs
 INTERCEPT = -9.888
 COEFFICIENTS: Mapping[str, float] = {
     "fresh": 1.644,
@@ -66,7 +70,12 @@ def confidence(metrics: Mapping[str, float]) -> float:
     return 1.0 / (1.0 + math.exp(-max(-40.0, min(40.0, logit))))
 
 
-def verdict(probability: float, metrics: Mapping[str, float], *, is_calibrated: bool = True) -> Verdict:
+def is_calibrated(profile: Profile, network: Network) -> bool:
+    """Tell whether the coefficients were fitted to runs of this profile with this network; else nothing is accepted."""
+    return profile == DEFAULT and network.sha256 == CALIBRATED_SHA256
+
+
+def verdict(probability: float, metrics: Mapping[str, float], *, is_calibrated: bool) -> Verdict:
     """Decide: `accept` needs a calibrated probability that is high, and enough evidence behind it besides."""
     if probability < REJECT_BELOW:
         return "reject"

@@ -99,13 +99,21 @@ class Network:
         return cls(_open(content, "cpu", threads), "cpu", path.stem, digest, threads)
 
     def describe(self, patches: NDArray[np.float32], *, is_moving: bool) -> NDArray[np.float32]:
-        """Describe (n, 3, 64, 64) patches of one modality: (n, d) float32 of unit length, d the network's own."""
+        """Describe (n, 3, 64, 64) patches of one modality: (n, d) float32 of unit length, d the network's own.
+
+        Raises
+        ------
+        DeviceError
+            If the device fails, as when its memory is full.
+        """
         size = BATCH[self.device]
-        parts = [
-            self.session.run(None, _feeds(self.session, patches[at : at + size], is_moving=is_moving))[0]
-            for at in range(0, len(patches), size)
-        ]
-        return np.concatenate(parts)
+        feeds = (
+            _feeds(self.session, patches[at : at + size], is_moving=is_moving) for at in range(0, len(patches), size)
+        )
+        try:
+            return np.concatenate([self.session.run(None, feed)[0] for feed in feeds])
+        except RUNTIME_ERRORS as error:
+            raise DeviceError(f"the network failed on {self.device}: {error}") from error
 
 
 def describe(

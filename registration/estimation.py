@@ -32,13 +32,10 @@ class Estimate:
     ----------
     fixed_from_moving : RigidTransform
     inliers : int
-    share : float
-        Inliers over matches.
     """
 
     fixed_from_moving: RigidTransform
     inliers: int
-    share: float
 
 
 def estimate(matches: Matches, tolerance_mm: float, rng: np.random.Generator) -> Estimate:
@@ -94,5 +91,4 @@ def fit(matches: Matches, start: RigidTransform, tolerance_mm: float) -> Estimat
             raise TooFewPointsError(f"{np.count_nonzero(tukey)} matches agree, {FEWEST_MATCHES} needed")
         current = fit_rigid(matches.moving, matches.fixed, tukey)
     apart = np.linalg.norm(current.apply(matches.moving) - matches.fixed, axis=1)
-    inliers = int((apart <= tolerance_mm).sum())
-    return Estimate(current, inliers, inliers / len(matches))
+    return Estimate(current, int((apart <= tolerance_mm).sum()))

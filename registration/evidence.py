@@ -14,13 +14,14 @@ import numpy as np
 
 from registration.errors import TooFewPointsError
 from registration.estimation import estimate
+from registration.looks import FeatureEstimate, Look, look_at_moving, match_look
 from registration.matching import Matches, no_matches
 from registration.problem import Pose, Problem
-from registration.search import ROUNDS, FeatureEstimate, Look, look_at_moving, match_look
 from registration.similarity import NO_SOLUTION, joint_histogram, measure
 from registration.transforms import RigidTransform
 
 RIGHT_MATCH_MM = 12.0  # a match found without a radius that lands this near supports a pose
+FRESH_DRAW = 1000  # a draw of its own, beside those of the rounds
 FRESH_MM = 6.0  # RANSAC's tolerance for an estimate from matches found without a radius
 REUSE_MM = 4.0  # a look from a pose this near is as good as a new one
 STARTS_COUNTED = 3  # those whose climbs ended most alike: do they agree?
@@ -111,7 +112,9 @@ def measure_turned(problem: Problem, fixed_from_moving: RigidTransform) -> list[
 def find_fall(here: float, around: Sequence[float]) -> float:
     """Return how far a similarity stands above those around it, in multiples of the latter; both counted from 1."""
     known = [value - 1 for value in around if value > NO_SOLUTION]
-    return min((here - 1) / max(float(np.mean(known)), 1e-3), SHARPEST) if known else 1.0
+    if not known or here <= NO_SOLUTION:
+        return 1.0
+    return float(np.clip((here - 1) / max(float(np.mean(known)), 1e-3), 0.0, SHARPEST))
 
 
 def match_afresh(problem: Problem, best: RigidTransform, look: Look) -> tuple[Mapping[str, float], Matches]:
@@ -121,7 +124,7 @@ def match_afresh(problem: Problem, best: RigidTransform, look: Look) -> tuple[Ma
     """
     try:
         matches = match_look(problem, look)
-        fresh = estimate(matches, FRESH_MM, np.random.default_rng([problem.seed, len(ROUNDS)]))
+        fresh = estimate(matches, FRESH_MM, np.random.default_rng([problem.seed, FRESH_DRAW]))
     except TooFewPointsError:
         return NO_FRESH_LOOK, no_matches()
     final_from_look = best @ look.fixed_from_moving.inverse()

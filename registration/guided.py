@@ -1,6 +1,6 @@
 """Guided matching: where exactly a key point lies, looked for by the network next to where the estimate puts it.
 
-Flow: search > [guided] > estimation
+Flow: pipeline > [guided] > estimation
 Never: a place further off than 12 mm along an axis; SIFT's half of the descriptor, whose cells cannot be cut to what
 both volumes show.
 
@@ -9,21 +9,46 @@ Sources: Hartley and Zisserman 2004, Multiple View Geometry, algorithm 4.6 (guid
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from registration.errors import TooFewPointsError
-from registration.estimation import FEWEST_MATCHES
+from registration.estimation import FEWEST_MATCHES, fit
+from registration.looks import FeatureEstimate
 from registration.matching import Matches
 from registration.patches import cut_patches, pad_for_patches
 from registration.preprocess import CUBE_VOXELS, find_view, make_cube
-from registration.problem import Problem
+from registration.problem import Pose, Problem
+from registration.similarity import measure
 from registration.transforms import RigidTransform
 
 STEP_VOXELS = 4  # 8 mm each way: where a descriptor is as much less like as can be told from noise
 OFFSETS = STEP_VOXELS * np.vstack([np.zeros((1, 3)), np.eye(3), -np.eye(3)]).astype(np.int64)
 FURTHEST_STEPS = 1.5  # a top further off than this is guessed, not seen
 LEAST_FALL = 1e-3  # of similarity, from the place to the mean of its two neighbours, twice
+ROUNDS, TOLERANCE_MM, SETTLED_MM = 6, 6.0, 1.0  # at most; of the fit; a round that moves the brain less is the last
+
+
+def guide(problem: Problem, best: FeatureEstimate) -> FeatureEstimate:
+    """Go on with rounds of guided matching; one is kept only if it makes the volumes more alike on the fine scale."""
+    pose = best.pose.fixed_from_moving
+    similarity = measure(problem.fine, pose.inverse().matrix)
+    for _ in range(ROUNDS):
+        try:
+            step = fit(match_nearby(problem, pose), RigidTransform.identity(), TOLERANCE_MM)
+        except TooFewPointsError:
+            break
+        moved = step.fixed_from_moving @ pose
+        reached = measure(problem.fine, moved.inverse().matrix)
+        if reached <= similarity:
+            break
+        is_settled = problem.displacement_mm(moved, pose) < SETTLED_MM
+        pose, similarity = moved, reached
+        if is_settled:
+            break
+    return replace(best, pose=Pose(pose, measure(problem.coarse, pose.inverse().matrix)))
 
 
 def match_nearby(problem: Problem, fixed_from_moving: RigidTransform) -> Matches:

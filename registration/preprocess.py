@@ -196,6 +196,8 @@ def find_foreground(volume: Volume, role: str) -> tuple[float, NDArray[np.float6
     ------
     EmptyVolumeError
         If less than 20 ml is above the threshold.
+    InvalidVolumeError
+        If what is above it is not above 0.
     """
     threshold = FOREGROUND_SHARE_OF_OTSU * otsu(volume.array)
     index = np.argwhere(volume.array > threshold)
@@ -204,8 +206,10 @@ def find_foreground(volume: Volume, role: str) -> tuple[float, NDArray[np.float6
         raise EmptyVolumeError(
             f"{role} volume holds {size_mm3 / 1000:.1f} ml of signal, {SMALLEST_FOREGROUND_MM3 / 1000:.0f} ml needed"
         )
-    points = index @ volume.affine[:3, :3].T + volume.affine[:3, 3]
-    return threshold, points, volume.array[tuple(index.T)]
+    values = volume.array[tuple(index.T)]
+    if not np.percentile(values, BRIGHT_PERCENT) > 0:
+        raise InvalidVolumeError(f"{role} volume holds no intensity above 0 in the head, {values.max():g} at most")
+    return threshold, index @ volume.affine[:3, :3].T + volume.affine[:3, 3], values
 
 
 def otsu(array: NDArray[np.float32]) -> float:

@@ -7,6 +7,7 @@ Never: a change after it is posed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ class Problem:
 
     Attributes
     ----------
-    moving : Prepared
+    fixed, moving : Prepared
     moving_spline : Spline
         Of the prepared moving volume, since each look samples it again.
     grid : Grid
@@ -58,8 +59,6 @@ class Problem:
         The fixed volume on the working grid.
     fixed_index : (n, 3) int64
         Its key points, voxels of the working grid.
-    fixed_view : (k, j, i) bool
-        Which voxels of the working grid the fixed volume shows.
     fixed_descriptors : (n, d) float32
     coarse, fine, finest : Comparison
         For the search, the polish, and its last step.
@@ -70,13 +69,13 @@ class Problem:
     seed : int
     """
 
+    fixed: Prepared
     moving: Prepared
     moving_spline: Spline
     grid: Grid
     centre_mm: NDArray[np.float64]
     fixed_cube: Cube
     fixed_index: NDArray[np.int64]
-    fixed_view: NDArray[np.bool_]
     fixed_descriptors: NDArray[np.float32]
     coarse: Comparison
     fine: Comparison
@@ -90,6 +89,11 @@ class Problem:
     def fixed_points(self) -> NDArray[np.float64]:
         """The fixed key points, (n, 3) fixed LPS mm."""
         return to_mm(self.fixed_index, self.grid)
+
+    @cached_property
+    def fixed_view(self) -> NDArray[np.bool_]:
+        """Which voxels of the working grid the fixed volume shows, (k, j, i)."""
+        return find_view(self.fixed.volume, self.grid, RigidTransform.identity())
 
     def displacement_mm(self, a: RigidTransform, b: RigidTransform) -> float:
         """Return how far apart two transforms lay the same point of the brain: the mean over the brain, mm."""
@@ -122,13 +126,13 @@ def pose_problem(prepared: tuple[Prepared, Prepared], network: Network, profile:
     sampled_mm, coarse, fine, finest = make_comparisons(*prepared, seed)
     near = np.linalg.norm(sampled_mm - fixed_prepared.centre_mm, axis=1) < BRAIN_RADIUS_MM
     return Problem(
+        fixed=fixed_prepared,
         moving=moving,
         moving_spline=make_spline(moving.volume),
         grid=grid,
         centre_mm=fixed_prepared.centre_mm,
         fixed_cube=cube,
         fixed_index=index,
-        fixed_view=find_view(fixed_prepared.volume, grid, RigidTransform.identity()),
         fixed_descriptors=describe(cube, index, network, profile, is_moving=False),
         coarse=coarse,
         fine=fine,

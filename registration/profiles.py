@@ -33,8 +33,6 @@ class Profile:
     last : "similarity", "guided" or "nothing"
         What ends the search: similarity climbs on from what features found, and from other starts; or features alone
         answer, after a round of guided matching by the network or without.
-    is_calibrated : bool
-        Whether the confidence was fitted to runs of this profile; without, nothing is accepted.
     """
 
     name: str
@@ -44,7 +42,6 @@ class Profile:
     cnn_share: float
     rule: Rule
     last: Literal["similarity", "guided", "nothing"]
-    is_calibrated: bool
 
 
 DEFAULT = Profile(
@@ -55,7 +52,6 @@ DEFAULT = Profile(
     cnn_share=0.6,
     rule=Rule(ratio=0.975, apart_mm=12.0, mutual_mm=12.0, soft_mm=12.0),
     last="similarity",
-    is_calibrated=True,
 )
 # In-plane SIFT-128 and a 64x64 patch of the same slice, SIFT key points on both sides, Lowe's ratio of 0.8 against any
 # other candidate; both descriptors count alike.
@@ -67,6 +63,5 @@ PAPER = Profile(
     cnn_share=0.5,
     rule=Rule(ratio=0.8, apart_mm=1.0, mutual_mm=float("inf"), soft_mm=1.0),
     last="nothing",
-    is_calibrated=False,
 )
 PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (DEFAULT, PAPER)}

@@ -22,6 +22,7 @@ from dicomnode.cli.output import write_json
 from dicomnode.errors import UsageError
 from dicomnode.jobs.pipeline import SeriesRequest, SeriesResult, load_network, register_series
 from dicomnode.outputs.report import REPORT, write_report
+from dicomnode.outputs.report_words import describe_confidence
 from dicomnode.settings_file import load_defaults
 from dicomnode.volumes.headers import quiet_reading, read_instance, read_word
 from dicomnode.volumes.series import find_series
@@ -124,7 +125,7 @@ def _write_summary(result: SeriesResult, report: Path) -> None:
     registration = result.registration
     facts: dict[str, Any] = {
         "verdict": registration.verdict,
-        "confidence": f"{registration.confidence:.2f} that the mean error is below 5 mm",
+        "confidence": f"{registration.confidence:.2f} {describe_confidence(registration)}",
         "rotation": f"{registration.fixed_from_moving.angle_deg:.1f} degrees",
         "device": registration.device,
         "seconds": f"{sum(registration.timings_s.values()):.1f}",

@@ -143,7 +143,8 @@ def judge_result(fixed: SeriesVolume, moving: SeriesVolume, registration: Regist
 
 
 def _judge(fixed: SeriesVolume, moving: SeriesVolume, registration: Registration) -> tuple[Registration, str]:
-    reason = f"{registration.verdict} at confidence {registration.confidence:.2f}"
+    fitted = "" if registration.is_calibrated else ", which is not calibrated for this profile and network"
+    reason = f"{registration.verdict} at confidence {registration.confidence:.2f}{fitted}"
     if registration.verdict == "reject":
         return registration, reason
     hybrid = judge_hybrid(fixed, moving, registration)

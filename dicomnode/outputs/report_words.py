@@ -75,7 +75,7 @@ SIGNALS: Mapping[str, Signal] = {
     "feature_to_final_mm": Signal("from this result to what the search by features found", "{:.1f} mm"),
     "inliers": Signal("matches behind that search", "{:.0f}"),
     "starts_apart_mm": Signal(
-        "from this result to where independent starts ended, median", "{:.1f} mm", most=DOUBT_STARTS_MM
+        "from this result to where the three most alike climbs ended, median", "{:.1f} mm", most=DOUBT_STARTS_MM
     ),
     "overlap": Signal("of the head lies in the PET's field of view", "{:.0%}", least=LEAST_OVERLAP_TO_ACCEPT),
     "similarity": Signal("mutual information, normalised: 1 unrelated, 2 alike", "{:.3f}"),
@@ -107,11 +107,17 @@ def describe_verdict(registration: Registration, reason: str, middle_mm: NDArray
     came_from_mm = registration.fixed_from_moving.inverse().apply(middle_mm[None])[0]
     return [
         Line("why", reason),
-        Line(f"{registration.confidence:.2f}", "probability that the mean error over the brain is below 5 mm", colour),
+        Line(f"{registration.confidence:.2f}", describe_confidence(registration), colour),
         Line("", f"accept from {ACCEPT_FROM:.2f}, reject below {REJECT_BELOW:.2f}"),
         Line(f"{np.linalg.norm(middle_mm - came_from_mm):.1f} mm", "PET moved, at the middle of the head"),
         Line(f"{registration.fixed_from_moving.angle_deg:.1f} degrees", "PET turned"),
     ]
+
+
+def describe_confidence(registration: Registration) -> str:
+    """Say what the confidence is a probability of, or that it is none."""
+    words = "probability that the mean error over the brain is below 5 mm"
+    return words if registration.is_calibrated else f"not calibrated for this profile and network: no {words}"
 
 
 def describe_signals(metrics: Mapping[str, float]) -> list[Line]:

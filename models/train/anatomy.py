@@ -6,7 +6,10 @@ Never: a file of the excluded licences (spm12 is GPL); a person in two splits.
 
 from __future__ import annotations
 
+import hashlib
 import re
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,16 +71,42 @@ def load_volume(path: Path) -> Volume:
 
 
 def find_people(folder: Path) -> tuple[Template, dict[str, Path]]:
-    """Find the template (a T1 beside files named _gm_ and _wm_) and every other T1 below a folder."""
-    files = [path for path in sorted(folder.rglob("*.nii*")) if not any(word in path.parts for word in EXCLUDED)]
-    grey = next((path for path in files if "_gm_" in path.name), None)
+    """Find the template (a T1 beside files named _gm_ and _wm_), in the folder or beside it, and every other T1 below.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no template, or nobody besides.
+    """
+    grey = next((path for place in (folder, folder.parent) for path in find_files(place) if "_gm_" in path.name), None)
     if grey is None:
-        raise FileNotFoundError(f"no template below {folder}: a T1 with grey (_gm_) and white matter (_wm_) needed")
+        raise FileNotFoundError(
+            f"no template in or beside {folder}: an average T1, its grey and its white matter are needed, on one grid, "
+            "named alike but for _t1_, _gm_ and _wm_"
+        )
     t1, white = (grey.with_name(grey.name.replace("_gm_", word)) for word in ("_t1_", "_wm_"))
     scale = np.float32(1 / 255)
     template = Template(load_volume(t1), load_volume(grey).array * scale, load_volume(white).array * scale)
-    rest = [path for path in files if path not in (grey, t1, white) and "bet" not in path.name]
-    return template, {f"{path.parent.name}-{re.sub('_.*|[.]nii.*', '', path.name)}": path for path in rest}
+    rest = [path for path in find_files(folder) if path not in (grey, t1, white) and "bet" not in path.name]
+    if not rest:
+        raise FileNotFoundError(f"no T1 volume below {folder}; NIfTI files, one of each person, are needed")
+    return template, name_people(rest, folder)
+
+
+def find_files(folder: Path) -> list[Path]:
+    """Return every NIfTI file below a folder whose licence suits weights."""
+    return [path for path in sorted(folder.rglob("*.nii*")) if not any(word in path.parts for word in EXCLUDED)]
+
+
+def name_people(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """Name each by its folder and its file's first word, or by as much of its path as it takes to tell all apart."""
+    ways: tuple[Callable[[Path], str], ...] = (
+        lambda path: f"{path.parent.name}-{re.sub('_.*|[.]nii.*', '', path.name)}",
+        lambda path: f"{path.parent.name}-{re.sub('[.]nii.*', '', path.name)}",
+        lambda path: "-".join(path.relative_to(folder).parts),
+    )
+    tries = ({name(path): path for path in paths} for name in ways)
+    return next(named for named in tries if len(named) == len(paths))
 
 
 def split_people(names: list[str]) -> tuple[list[str], list[str]]:
@@ -185,32 +214,37 @@ def classify(mr: Volume, priors: NDArray[np.float32], *, is_stripped: bool) -> N
     return result
 
 
-def save_person(person: Person, folder: Path) -> None:
-    """Write one person into the cache folder."""
-    np.savez_compressed(
-        folder / f"{person.name}.npz",
-        array=person.mr.array,
-        affine=person.mr.affine,
-        tissue=person.tissue,
-        is_stripped=person.is_stripped,
-    )
+def fetch_person(name: str, path: Path, template: Template, cache: Path) -> Person:
+    """Return one person, prepared by an earlier run of the same file and template, or now."""
+    cache.mkdir(parents=True, exist_ok=True)
+    content = hashlib.sha256(path.read_bytes() + template.t1.array.tobytes() + template.grey.tobytes())
+    stored = cache / f"{content.hexdigest()[:16]}.npz"
+    if not stored.is_file():
+        save_person(make_person(name, load_volume(path), template), stored)
+    return load_person(name, stored)
 
 
-def load_person(path: Path) -> Person:
-    """Load one person from the cache folder."""
+def save_person(person: Person, path: Path) -> None:
+    """Write one person to a file of the cache."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as unfinished:
+        np.savez_compressed(
+            unfinished,
+            array=person.mr.array,
+            affine=person.mr.affine,
+            tissue=person.tissue,
+            is_stripped=person.is_stripped,
+        )
+    Path(unfinished.name).replace(path)
+
+
+def load_person(name: str, path: Path) -> Person:
+    """Load one person from a file of the cache."""
     with np.load(path) as stored:
         mr = Volume(stored["array"], stored["affine"])
-        return Person(path.stem, mr, stored["tissue"], bool(stored["is_stripped"]))
+        return Person(name, mr, stored["tissue"], bool(stored["is_stripped"]))
 
 
 def load_people(data: Path, cache: Path) -> dict[str, Person]:
-    """Load every person below `data`, making what the cache does not hold yet."""
-    cache.mkdir(parents=True, exist_ok=True)
+    """Load every person below `data`, preparing those that the cache does not hold yet."""
     template, paths = find_people(data)
-    people: dict[str, Person] = {}
-    for name, path in paths.items():
-        stored = cache / f"{name}.npz"
-        if not stored.is_file():
-            save_person(make_person(name, load_volume(path), template), cache)
-        people[name] = load_person(stored)
-    return people
+    return {name: fetch_person(name, path, template, cache) for name, path in paths.items()}

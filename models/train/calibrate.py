@@ -10,12 +10,11 @@ import argparse
 import datetime
 import functools
 import itertools
-import json
 import logging
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,41 +22,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.train.anatomy import Person, load_people, split_people
+from models.train.anatomy import find_people, split_people
 from models.train.card import make_table, write_section
-from models.train.cases import HARD_SETS, SETS, Case, make_case
 from models.train.plot import Panel, Points, draw
-from models.train.records import append_records, continue_records, make_version
-from models.train.simulate import draw_rotation, smooth_noise
-from registration import confidence
+from models.train.records import append_records, continue_records
+from models.train.runs import FAR_OFF_DEG, MIRRORED, OTHER_HEAD, WRONG_TOP, find_version, make_numbered
 from registration.confidence import COEFFICIENTS, signals, verdict
 from registration.descriptors import Network
-from registration.errors import RegistrationError
-from registration.evidence import gather
-from registration.pipeline import register
-from registration.preprocess import prepare_fixed, prepare_moving
-from registration.problem import pose_problem
-from registration.profiles import DEFAULT
-from registration.search import centre_start, climb, estimate_by_features, make_starts, polish
-from registration.transforms import RigidTransform
-from registration.volume import Volume
 
 log = logging.getLogger("models.train")
 
-HERE = Path(__file__).resolve().parent
-REGISTRATION = HERE.parents[1] / "registration"
 RIGHT_MM = 5.0
 RIDGE = 0.1
 NEWTON_STEPS = 40
 WEIGHT_OF_BAD = 2.0  # accepting a wrong one costs more than asking about a right one
-OTHER_HEAD = "other head"
-MIRRORED = "mirrored"  # a head is nearly symmetric: told apart in the tables, and left out of the fit
-WRONG_TOP = "searched far off"  # the right PET, whose search never comes near
-BAD_KINDS = (OTHER_HEAD, WRONG_TOP, OTHER_HEAD, MIRRORED, OTHER_HEAD, WRONG_TOP, "phantom", "blobs")
-FAR_OFF_DEG = (50.0, 130.0)
 RUNS = "calibration.jsonl"  # beside the card: a line of JSON for each run, after one with what they were made by
 PLOT = "docs/benchmarks/confidence-roc.svg"  # from the folder above the card's
-CASE_KINDS = (*SETS, *SETS, *HARD_SETS)
 KIND_COLUMNS = ("kind", "runs", "TRE mm, median / max", "right", "accept", "review", "reject", "wrong but accepted")
 BINS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 1.0)
 
@@ -78,6 +58,7 @@ def main() -> None:
     runs = load_runs(arguments)
     names = list(COEFFICIENTS)
     weights = fit(fitted(runs), names)
+    log.info('CALIBRATED_SHA256 = "%s"', Network.load(device="cpu").sha256)
     log.info("INTERCEPT = %.3f", weights[0])
     for name, weight in zip(names, weights[1:], strict=True):
         log.info('    "%s": %.3f,', name, weight)
@@ -95,8 +76,9 @@ def main() -> None:
 def load_runs(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the runs, each registered once and kept beside the card while nothing behind it changes."""
     path = arguments.output / RUNS
-    runs = continue_records(path, find_version())
-    make = functools.partial(_make_numbered, arguments.data, arguments.cache)
+    _, paths = find_people(arguments.data)
+    runs = continue_records(path, find_version(split_people(list(paths))[1]))
+    make = functools.partial(make_numbered, arguments.data, arguments.cache)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.workers, spawn) as pool:
         for run in pool.map(make, range(len(runs), arguments.runs)):
@@ -104,99 +86,6 @@ def load_runs(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             log.info("%d %s", len(runs), {key: run[key] for key in ("kind", "tre_mm")})
             runs.append(run)
     return [run for run in runs[: arguments.runs] if run["metrics"]]
-
-
-def find_version() -> str:
-    """Return a checksum of what a run depends on: the network, how it is used, and what the cases are made by.
-
-    Of `confidence` only when doubt makes it search on: its coefficients and levels judge what was measured.
-    """
-    doubt = {name: value for name, value in sorted(vars(confidence).items()) if name.startswith("DOUBT_")}
-    registration = [path for path in sorted(REGISTRATION.glob("*.py")) if path.name != "confidence.py"]
-    files = (*registration, *(HERE / name for name in ("anatomy.py", "cases.py", "simulate.py")))
-    used = Network.load(device="cpu").sha256 + json.dumps(doubt)
-    return make_version([used.encode(), *(path.read_bytes() for path in files)])
-
-
-def _make_numbered(data: Path, cache: Path, number: int) -> dict[str, Any]:
-    return make_run(number, *_equip(data, cache))
-
-
-@functools.lru_cache(maxsize=1)
-def _equip(data: Path, cache: Path) -> tuple[Sequence[Person], Network]:
-    """Load the held-out people and the network, once a process."""
-    everybody = load_people(data, cache)
-    return [everybody[name] for name in split_people(list(everybody))[1]], Network.load(device="cpu", threads=1)
-
-
-def make_run(number: int, people: Sequence[Person], network: Network) -> dict[str, Any]:
-    """Register one case: even numbers the right PET, odd ones something that must not be accepted."""
-    rng = np.random.default_rng([7, number])
-    at = int(rng.integers(len(people)))
-    person = people[at]
-    kind = CASE_KINDS[int(rng.integers(len(CASE_KINDS)))]
-    bad = None if number % 2 == 0 else BAD_KINDS[(number // 2) % len(BAD_KINDS)]
-    other = people[(at + 1 + int(rng.integers(len(people) - 1))) % len(people)] if bad == OTHER_HEAD else person
-    case = spoil(make_case(person, other, kind, rng), bad, rng)
-    run: dict[str, Any] = {"person": person.name, "kind": bad or kind.name}
-    try:
-        found, metrics = search_far_off(case, network, rng) if bad == WRONG_TOP else search(case, network)
-    except RegistrationError as error:
-        return {**run, "tre_mm": None, "error": type(error).__name__, "metrics": {}}
-    tre_mm = round(case.tre_mm(found), 3) if bad in (None, WRONG_TOP) else None
-    return {**run, "tre_mm": tre_mm, "metrics": {name: round(value, 4) for name, value in metrics.items()}}
-
-
-def search(case: Case, network: Network) -> tuple[RigidTransform, Mapping[str, float]]:
-    """Register a case as the node does."""
-    registration = register(case.fixed, case.moving, network)
-    return registration.fixed_from_moving, registration.metrics
-
-
-def search_far_off(
-    case: Case, network: Network, rng: np.random.Generator
-) -> tuple[RigidTransform, Mapping[str, float]]:
-    """Search as the node does at first, but from starts turned far off: most end on a wrong top."""
-    prepared = prepare_fixed(case.fixed), prepare_moving(case.moving)
-    problem = pose_problem(prepared, network, DEFAULT, seed=0)
-    turn = np.eye(4)
-    turn[:3, :3] = draw_rotation(FAR_OFF_DEG, rng)
-    turn[:3, 3] = problem.centre_mm - turn[:3, :3] @ problem.centre_mm
-    start = RigidTransform.from_matrix(turn) @ centre_start(*prepared)
-    features = estimate_by_features(problem, start)
-    rough = climb(problem, make_starts(problem, features.pose.fixed_from_moving, start))
-    best = polish(problem, rough)
-    return best.fixed_from_moving, gather(problem, best, rough, features, features.look).metrics
-
-
-def spoil(case: Case, bad: str | None, rng: np.random.Generator) -> Case:
-    """Turn a case's PET into one that belongs to no answer."""
-    array = case.moving.array
-    if bad == MIRRORED:
-        array = np.ascontiguousarray(array[:, :, ::-1])
-    elif bad == "phantom":
-        array = make_phantom(case.moving, rng)
-    elif bad == "blobs":
-        noise = smooth_noise(case.moving.shape, int(rng.integers(5, 14)), rng)
-        array = np.maximum(noise, 0) * np.float32(1000)
-    else:
-        return case
-    return Case(case.fixed, Volume(array, case.moving.affine), case.fixed_from_moving, case.brain_mm)
-
-
-def make_phantom(grid: Volume, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Make a cylinder of uniform uptake with cold and hot rods, somewhat noisy."""
-    k, j, i = np.indices(grid.shape).reshape(3, -1)
-    x, y, z = (grid.affine[:3, :3] @ np.stack([k, j, i]) + grid.affine[:3, 3:] - grid.centre_mm[:, None]).reshape(
-        3, *grid.shape
-    )
-    inside = (x**2 + y**2 < rng.uniform(80, 105) ** 2) & (np.abs(z) < rng.uniform(60, 90))
-    array = inside * 1.0
-    for angle in np.arange(6) * np.pi / 3 + rng.uniform(0, 1):
-        rod = (x - 50 * np.cos(angle)) ** 2 + (y - 50 * np.sin(angle)) ** 2 < rng.uniform(6, 18) ** 2
-        array[rod & inside] = rng.choice([0.0, 0.3, 4.0])
-    noisy = array + 0.05 * rng.standard_normal(grid.shape) * np.sqrt(array + 0.02)
-    return np.asarray(np.maximum(noisy, 0) * 1000, dtype=np.float32)
 
 
 def fitted(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -261,7 +150,9 @@ def describe_runs(runs: Sequence[dict[str, Any]], judged: NDArray[np.float64], r
         if chosen.any():
             share, mean = right[chosen].mean(), judged[chosen].mean()
             reliability.append((f"{low:.2f}-{high:.2f}", int(chosen.sum()), f"{mean:.2f}", f"{share:.2f}"))
-    verdicts = np.array([verdict(value, run["metrics"]) for value, run in zip(judged, runs, strict=True)])
+    verdicts = np.array(
+        [verdict(value, run["metrics"], is_calibrated=True) for value, run in zip(judged, runs, strict=True)]
+    )
     rows = []
     for kind in sorted({run["kind"] for run in runs}):
         mine = np.array([run["kind"] == kind for run in runs])
@@ -276,8 +167,8 @@ people. Right means a mean TRE under {RIGHT_MM:.0f} mm; every bad kind counts as
 error instead of an answer, and are not among them: {refused}.
 
 A mirrored PET is left out of the fit, of the first table and of the curve, since hardly a signal can tell it from a
-right one; the second table tells what becomes of it. "{WRONG_TOP}" is the right PET, searched from starts turned by 50
-to 130 degrees alone, so that most searches end on a wrong top.
+right one; the second table tells what becomes of it. "{WRONG_TOP}" is the right PET, searched from starts turned by
+{FAR_OFF_DEG[0]:.0f} to {FAR_OFF_DEG[1]:.0f} degrees alone, so that most searches end on a wrong top.
 
 {make_table(["confidence", "runs", "mean confidence", "share right"], reliability)}
 

@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.train.anatomy import Person
-from models.train.simulate import Scanner, Tracer, draw_rotation, make_uptake, scan, simulate_pet
+from models.train.simulate import (
+    ATROPHY,
+    Scanner,
+    Tracer,
+    draw_rotation,
+    make_uptake,
+    scan,
+    simulate_pet,
+    thin_cortex,
+)
 from registration.preprocess import blur
 from registration.resample import Grid, resample
 from registration.transforms import RigidTransform, rotation_about
@@ -23,6 +32,7 @@ from registration.volume import Volume, spacing_of
 PET_SPACING_MM = (3.0, 2.0, 2.0)  # k, j, i
 PET_VIEW_MM = (168.0, 256.0, 256.0)
 PET_SHIFT_IN_VIEW_MM = 60.0  # a head lies no further off the view's middle; beyond, the bed moves and the view with it
+ATROPHY_SHARE = 0.25  # of the cases
 BRAIN_POINTS = 400
 BRAIN_SHARE = 200  # of 255, grey and white together
 STRIPPED_SHARE, STRIPPED_SIGMA_MM = 0.3, 2.0  # what is brain or fluid by less than this, smoothed, is cut away
@@ -71,8 +81,8 @@ class CaseSet:
         Its checksum seeds the set's draws.
     degrees : (float, float)
         Rotation about a random axis, from and to.
-    shift_mm : float
-        The largest distance of the brain from the PET frame's origin.
+    shift_mm : (float, float)
+        Distance of the brain from the PET frame's origin, from and to.
     cropped : "none", "pet" or "mr"
         What loses slices that hold signal.
     crop_share : float
@@ -90,7 +100,7 @@ class CaseSet:
 
     name: str
     degrees: Range
-    shift_mm: float
+    shift_mm: Range
     cropped: Kind = "none"
     crop_share: float = 0.0
     contrasts: tuple[Contrast, ...] = ()
@@ -101,30 +111,30 @@ class CaseSet:
 
 
 SETS = (
-    CaseSet("up to 30 deg, 40 mm", (0, 30), 40),
-    CaseSet("30-60 deg, 60 mm", (30, 60), 60),
-    CaseSet("PET cropped 35 %, up to 30 deg, 40 mm", (0, 30), 40, "pet", 0.35),
-    CaseSet("MR cropped 35 %, up to 30 deg, 40 mm", (0, 30), 40, "mr", 0.35),
-    CaseSet("up to 60 deg, 80 mm", (0, 60), 80),
-    CaseSet("up to 30 deg, 150 mm", (0, 30), 150),
-    CaseSet("low counts (noise 20-30 %), up to 30 deg, 40 mm", (0, 30), 40, contrasts=(LOW_COUNTS,)),
-    CaseSet("MR slices of 5 mm, up to 30 deg, 40 mm", (0, 30), 40, mr_slice_mm=5.0),
+    CaseSet("up to 30 deg, 40 mm", (0, 30), (0, 40)),
+    CaseSet("30-60 deg, 60 mm", (30, 60), (0, 60)),
+    CaseSet("PET cropped 35 %, up to 30 deg, 40 mm", (0, 30), (0, 40), "pet", 0.35),
+    CaseSet("MR cropped 35 %, up to 30 deg, 40 mm", (0, 30), (0, 40), "mr", 0.35),
+    CaseSet("up to 60 deg, 40-80 mm", (0, 60), (40, 80)),
+    CaseSet("up to 30 deg, 80-150 mm", (0, 30), (80, 150)),
+    CaseSet("low counts (noise 20-30 %), up to 30 deg, 40 mm", (0, 30), (0, 40), contrasts=(LOW_COUNTS,)),
+    CaseSet("MR slices of 5 mm, up to 30 deg, 40 mm", (0, 30), (0, 40), mr_slice_mm=5.0),
     CaseSet(
         "amyloid-negative, water or HMPAO, up to 30 deg, 40 mm",
         (0, 30),
-        40,
+        (0, 40),
         contrasts=(AMYLOID_NEGATIVE, WATER, HMPAO),
     ),
-    CaseSet("PET without scalp, up to 30 deg, 40 mm", (0, 30), 40, is_pet_stripped=True),
+    CaseSet("PET without scalp, up to 30 deg, 40 mm", (0, 30), (0, 40), is_pet_stripped=True),
 )
 HARD_SETS = (
-    CaseSet("60-120 deg, 60 mm", (60, 120), 60),
-    CaseSet("120-180 deg, 60 mm", (120, 180), 60),
-    CaseSet("PET cropped 55 %, 20-60 deg, 40 mm", (20, 60), 40, "pet", 0.55),
-    CaseSet("MR slab (65 % cropped), 10-40 deg, 40 mm", (10, 40), 40, "mr", 0.65),
-    CaseSet("another position: 90 or 180 deg and up to 15, 40 mm", (0, 15), 40, turns_deg=(90, 180)),
+    CaseSet("60-120 deg, 60 mm", (60, 120), (0, 60)),
+    CaseSet("120-180 deg, 60 mm", (120, 180), (0, 60)),
+    CaseSet("PET cropped 55 %, 20-60 deg, 40 mm", (20, 60), (0, 40), "pet", 0.55),
+    CaseSet("MR slab (65 % cropped), 10-40 deg, 40 mm", (10, 40), (0, 40), "mr", 0.65),
+    CaseSet("another position: 90 or 180 deg and up to 15, 40 mm", (0, 15), (0, 40), turns_deg=(90, 180)),
 )
-WRONG_SETS = (CaseSet("another person's PET, up to 30 deg, 40 mm", (0, 30), 40, is_other_person=True),)
+WRONG_SETS = (CaseSet("another person's PET, up to 30 deg, 40 mm", (0, 30), (0, 40), is_other_person=True),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,10 +159,14 @@ def seed_of(kind: CaseSet, number: int) -> list[int]:
 
 def make_case(person: Person, other: Person, kind: CaseSet, rng: np.random.Generator) -> Case:
     """Make a case; `other` gives the PET, and is `person` unless a wrong one is wanted on purpose."""
+    if rng.random() < ATROPHY_SHARE:
+        share, is_own = rng.uniform(*ATROPHY), other is person
+        other = wear_thin(other, share)
+        person = other if is_own else wear_thin(person, share)
     brain = brain_points(other, rng)
     middle = brain.mean(axis=0)
     shift = rng.standard_normal(3)
-    shift *= rng.uniform(0, kind.shift_mm) / np.linalg.norm(shift)
+    shift *= rng.uniform(*kind.shift_mm) / np.linalg.norm(shift)
     matrix = np.eye(4)
     matrix[:3, :3] = draw_turn(kind, rng)
     matrix[:3, 3] = middle - matrix[:3, :3] @ shift
@@ -167,6 +181,12 @@ def make_case(person: Person, other: Person, kind: CaseSet, rng: np.random.Gener
     if kind.mr_slice_mm:
         fixed = thicken(fixed, kind.mr_slice_mm)
     return Case(fixed, moving, fixed_from_moving, brain)
+
+
+def wear_thin(person: Person, share: float) -> Person:
+    """Return a person with atrophy, in the MR and so in every PET made of them."""
+    mr, tissue = thin_cortex(person.mr.array, person.tissue, person.mr.spacing_mm, share)
+    return replace(person, mr=Volume(mr, person.mr.affine), tissue=tissue)
 
 
 def draw_turn(kind: CaseSet, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -68,6 +70,13 @@ class DescriptorNetwork(nn.Module):
         both = self.mr(torch.cat([mr, pet])) if self.has_one_stem else torch.cat([self.mr(mr), self.pet(pet)])
         described = functional.normalize(self.trunk(both).float(), dim=1)
         return described[: len(mr)], described[len(mr) :]
+
+    @torch.no_grad()
+    def describe(self, patches: NDArray[np.float32], *, is_moving: bool) -> NDArray[np.float32]:
+        """Describe (n, 3, 64, 64) patches of one modality in float32, as `registration.descriptors.Network` does."""
+        stem = self.pet if is_moving else self.mr
+        described = functional.normalize(self.trunk(stem(torch.from_numpy(patches))), dim=1)
+        return np.asarray(described.numpy(), dtype=np.float32)
 
 
 def make_slim() -> DescriptorNetwork:

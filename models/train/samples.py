@@ -16,7 +16,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.train.anatomy import Person
-from models.train.simulate import draw_rotation, simulate_pet, smooth_noise
+from models.train.simulate import (
+    ATROPHY,
+    draw_pet_grid,
+    draw_rotation,
+    simulate_pet,
+    smooth_noise,
+    take_on,
+    thin_cortex,
+)
 from registration.patches import CHANNELS, HALF, PATCH_VOXELS
 from registration.preprocess import (
     CUBE_VOXELS,
@@ -30,15 +38,16 @@ from registration.preprocess import (
 )
 from registration.resample import Grid, make_spline, sample_grid
 from registration.transforms import RigidTransform
-from registration.volume import Volume
+from registration.volume import Volume, spacing_of
 
 JITTER_VOXELS = 0.75  # 1.5 mm: a candidate in the PET never lies exactly where the MR's key point does
 COMMON_TILT_DEG = (0.0, 20.0)
 POOL = 16  # scenes to choose from at any time
-DRAWS_OF_A_SCENE = 5
 CANDIDATES = 6000
 SHARE_KEPT_OUTSIDE = 0.3  # of points that are head but not brain
-AMYLOID_SHARE = 0.3  # of the scenes trained on: these are the harder ones
+AMYLOID_SHARE, ATROPHY_SHARE, CUT_MR_SHARE = 0.3, 0.3, 0.2  # of the scenes trained on: these are the harder ones
+OWN_VOXELS_SHARE = 0.5  # of the scenes trained on, and all that are scored; the rest are seen on the working grid
+LEAST_LEFT = 0.35  # of the head's height in an MR that is cut
 SHARE_OF_A_DRAW = (0.15, 0.8)  # of a scene's points, those nearest to one of them, that a draw chooses from
 TURNS_OF_A_DRAW = 8  # poses among the pairs of one draw: a batch learns from many at once
 
@@ -109,24 +118,48 @@ def make_generic_subject(rng: np.random.Generator) -> Subject:
 
 def make_scene(subject: Subject, rng: np.random.Generator, *, augment: bool) -> Scene:
     """Simulate a PET of one subject, and vary both volumes if asked."""
+    mr, tissue, affine = subject.mr, subject.tissue, subject.grid.affine
+    if augment and rng.random() < ATROPHY_SHARE:
+        mr, tissue = thin_cortex(mr, tissue, spacing_of(affine), rng.uniform(*ATROPHY))
     share = {"amyloid_share": AMYLOID_SHARE} if augment else {}
-    prepared = prepare_moving(simulate_pet(subject.tissue, subject.grid.affine, rng, **share))
-    mr, pet = subject.mr, normalise(prepared.volume.array, prepared.bright)
+    pet = simulate_pet(tissue, affine, rng, **share)
+    if augment and rng.random() >= OWN_VOXELS_SHARE:
+        prepared = prepare_moving(pet)
+        seen = normalise(prepared.volume.array, prepared.bright)
+    else:
+        prepared = prepare_moving(take_on(pet, draw_pet_grid(pet.centre_mm, rng)))
+        seen = make_cube(make_spline(prepared.volume), prepared, subject.grid, RigidTransform.identity()).array
     if augment:
-        mr, pet = vary_mr(mr, rng), cut_view(vary(pet, rng), subject.foreground, rng)
+        mr, seen = vary_mr(mr, rng), cut_pet(vary(seen, rng), subject.foreground, rng)
+        if rng.random() < CUT_MR_SHARE:
+            mr = cut_mr(mr, subject.foreground, rng)
     points = choose_points(subject, rng)
-    return Scene(torch.from_numpy(mr), torch.from_numpy(pet), points[pet[tuple(points.T)] > 0])
+    at = tuple(points.T)
+    return Scene(torch.from_numpy(mr), torch.from_numpy(seen), points[(seen[at] > 0) & (mr[at] > 0)])
 
 
-def cut_view(pet: NDArray[np.float32], foreground: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Cut the field of view: often some of the head's lower end, now and then of its upper one."""
+def cut_pet(array: NDArray[np.float32], foreground: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Cut a PET's view: often some of the head's lower end, now and then of its upper one."""
+    low = rng.uniform(0, 0.35) if rng.random() < 0.6 else 0.0
+    high = rng.uniform(0, 0.25) if rng.random() < 0.3 else 0.0
+    return cut_ends(array, foreground, low, high)
+
+
+def cut_mr(array: NDArray[np.float32], foreground: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Cut an MR to a slab: what is lost lies at one end of the head, or half at each."""
+    lost = rng.uniform(0, 1 - LEAST_LEFT)
+    low = lost * rng.choice([0.0, 0.5, 1.0])
+    return cut_ends(array, foreground, low, lost - low)
+
+
+def cut_ends(array: NDArray[np.float32], foreground: NDArray[np.bool_], low: float, high: float) -> NDArray[np.float32]:
+    """Cut these shares of the head's height, and what lies beyond, off a volume's ends."""
     held = np.flatnonzero(foreground.any(axis=(1, 2)))
-    height = len(held)
-    low = round(height * rng.uniform(0, 0.35)) if rng.random() < 0.6 else 0
-    high = round(height * rng.uniform(0, 0.25)) if rng.random() < 0.3 else 0
-    cut = pet.copy()
-    cut[: held[0] + low if low else 0] = 0
-    cut[held[-1] + 1 - high if high else len(pet) :] = 0
+    cut = array.copy()
+    if first := round(len(held) * low):
+        cut[: held[0] + first] = 0
+    if last := round(len(held) * high):
+        cut[held[-1] + 1 - last :] = 0
     return cut
 
 
@@ -207,21 +240,24 @@ def cut_turned(
 
 
 class SceneStream:
-    """Endless scenes of changing subjects out of a pool, in which the oldest is replaced every few draws."""
+    """A number of scenes of changing subjects, made one after another while so many draws ask for one.
 
-    def __init__(self, subjects: Sequence[Subject], seed: int) -> None:
+    At any time a draw has the last few to choose from.
+    """
+
+    def __init__(self, subjects: Sequence[Subject], scenes: int, draws: int, seed: int) -> None:
         self._subjects = subjects
         self._rng = np.random.default_rng(seed)
-        self._drawn = 0
+        self._scenes, self._draws = scenes, draws
+        self._made = self._drawn = 0
         self._pool: list[Scene] = []
 
     def next_scene(self) -> Scene:
         """Return any scene of the pool."""
-        if len(self._pool) < POOL:
-            self._pool.append(self._make())
-        elif self._drawn % DRAWS_OF_A_SCENE == 0:
-            self._pool[(self._drawn // DRAWS_OF_A_SCENE) % POOL] = self._make()
         self._drawn += 1
+        while self._made < max(min(POOL, self._scenes), self._drawn * self._scenes // self._draws):
+            self._pool = [*self._pool[-POOL + 1 :], self._make()]
+            self._made += 1
         return self._pool[int(self._rng.integers(len(self._pool)))]
 
     def _make(self) -> Scene:

@@ -1,4 +1,4 @@
-"""PET made from tissue: uptake, lesions, point spread and noise, all drawn at random.
+"""PET made from tissue: atrophy, uptake, lesions, point spread, noise and voxels, all drawn at random.
 
 Flow: anatomy > [simulate] > samples | cases
 Never: a real PET. What the edges of a real one lack or add against its MR is not in here, so figures are optimistic.
@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registration.preprocess import SIGMA_PER_FWHM, blur
+from registration.resample import Grid, resample
+from registration.transforms import RigidTransform
 from registration.volume import Volume, spacing_of
+
+ATROPHY_MM = 4.0  # sigma of how far from fluid cortex is lost
+ATROPHY = (0.2, 0.7)  # share of the cortex beside fluid that is lost
+SLICE_MM, PIXEL_MM = (2.0, 5.0), (1.5, 4.0)  # of a PET's voxels
+VIEW_MM = (256.0, 256.0, 256.0)  # k, j, i
+BOX_SIGMA = 12**-0.5  # of a uniform distribution one wide: a voxel holds the mean over its extent
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,20 @@ def draw_tracer(rng: np.random.Generator, amyloid_share: float) -> Tracer:
 def draw_scanner(rng: np.random.Generator) -> Scanner:
     """Draw a scanner."""
     return Scanner(rng.uniform(4.5, 7.0), rng.uniform(0.03, 0.10))
+
+
+def thin_cortex(
+    mr: NDArray[np.float32], tissue: NDArray[np.uint8], spacing_mm: NDArray[np.float64], share: float
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Turn this share of the grey matter beside fluid into fluid, in an MR (k, j, i) and in its tissue: atrophy."""
+    beside = np.minimum(2 * blur(tissue[2].astype(np.float32), ATROPHY_MM / spacing_mm), 255) / np.float32(255)
+    thinned = tissue.copy()
+    thinned[0] = np.rint(tissue[0] * (1 - np.float32(share) * beside))
+    lost = tissue[0] - thinned[0]
+    thinned[2] += lost
+    grey, fluid = (float(np.average(mr, weights=tissue[at])) for at in (0, 2))
+    darker = np.float32(max(0.0, 1 - fluid / grey) / 255)
+    return np.asarray(mr * (1 - lost * darker), dtype=np.float32), thinned
 
 
 def make_uptake(
@@ -117,6 +139,24 @@ def simulate_pet(
     spacing_mm = spacing_of(affine)
     uptake = make_uptake(tissue, spacing_mm, draw_tracer(rng, amyloid_share), rng)
     return Volume(scan(uptake, spacing_mm, draw_scanner(rng), rng), affine)
+
+
+def draw_pet_grid(centre_mm: NDArray[np.float64], rng: np.random.Generator) -> Grid:
+    """Draw a PET's grid about a point, LPS mm: slices towards S, square pixels, the point anywhere in a voxel."""
+    pixel_mm = rng.uniform(*PIXEL_MM)
+    spacing_mm = np.array([rng.uniform(*SLICE_MM), pixel_mm, pixel_mm])
+    k, j, i = (int(n) for n in VIEW_MM // spacing_mm)
+    affine = np.zeros((4, 4))
+    affine[[2, 1, 0], [0, 1, 2]] = spacing_mm
+    affine[:3, 3] = centre_mm - ((np.array([k, j, i]) / 2 - rng.random(3)) * spacing_mm)[::-1]
+    affine[3, 3] = 1.0
+    return Grid(affine, (k, j, i))
+
+
+def take_on(pet: Volume, grid: Grid) -> Volume:
+    """Take a PET on the voxels of another grid with the same axes, each about the mean over its extent."""
+    averaged = Volume(blur(pet.array, BOX_SIGMA * spacing_of(grid.affine) / pet.spacing_mm), pet.affine)
+    return Volume(resample(averaged, grid, RigidTransform.identity()), grid.affine)
 
 
 def draw_rotation(degrees: tuple[float, float], rng: np.random.Generator) -> NDArray[np.float64]:

@@ -25,7 +25,8 @@ PAIRS_OF_A_SCENE = 80
 LEARNING_RATE = 1e-3
 WARM_UP_STEPS = 40
 AVERAGE_DECAY = 0.99
-GENERIC_SUBJECTS = 6
+SHAPES, SHAPE_SCENES = 40, 120
+SCENES_OF_A_STEP = 2
 HAS_BF16 = torch.cpu.get_capabilities().get(
     "avx512_bf16", False
 )  # elsewhere bfloat16 is four times slower than float32
@@ -47,10 +48,11 @@ RECIPES: Mapping[str, Recipe] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """How long each phase runs, and the seed of every draw."""
+    """How long each phase runs, how many samples (a person's MR and a PET) the second learns from, and every seed."""
 
-    generic_steps: int
+    shape_steps: int
     people_steps: int
+    samples: int
     seed: int
 
 
@@ -63,12 +65,17 @@ def train(recipe: Recipe, subjects: Sequence[Subject], plan: Plan, report: Repor
     rng = np.random.default_rng(plan.seed)
     network = recipe.make_network()
     average = copy.deepcopy(network)
-    generic = [make_generic_subject(rng) for _ in range(GENERIC_SUBJECTS if plan.generic_steps else 0)]
-    phases = {"shapes": (generic, plan.generic_steps), "people": (list(subjects), plan.people_steps)}
-    for number, (phase, (people, steps)) in enumerate(phases.items(), 1):
+    shapes = [make_generic_subject(rng) for _ in range(SHAPES if plan.shape_steps else 0)]
+    phases = (
+        ("shapes", shapes, SHAPE_SCENES, plan.shape_steps),
+        ("people", subjects, plan.samples, plan.people_steps),
+    )
+    for number, (phase, people, scenes, steps) in enumerate(phases, 1):
         if steps:
-            stream = SceneStream(people, plan.seed * 10 + number)
-            _run_phase(_Run(network, average, recipe.pose), stream, steps, functools.partial(report, phase))
+            seed = plan.seed * 10 + number
+            draws = steps * SCENES_OF_A_STEP
+            stream = SceneStream(people, min(scenes, draws), draws, seed)
+            _run_phase(_Run(network, average, recipe.pose, seed), stream, steps, functools.partial(report, phase))
     average.eval()
     return average
 
@@ -80,6 +87,7 @@ class _Run:
     network: DescriptorNetwork
     average: DescriptorNetwork
     pose: Pose
+    seed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +105,7 @@ def _run_phase(run: _Run, stream: SceneStream, steps: int, report: Callable[[int
     network = run.network
     optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
     network.train()
-    for step, batch in enumerate(_draw_ahead(stream, run.pose, steps)):
+    for step, batch in enumerate(_draw_ahead(stream, run, steps)):
         share = min(1.0, (step + 1) / WARM_UP_STEPS) * 0.5 * (1 + np.cos(np.pi * step / steps))
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * share
@@ -106,13 +114,13 @@ def _run_phase(run: _Run, stream: SceneStream, steps: int, report: Callable[[int
         report(step, loss, right)
 
 
-def _draw_ahead(stream: SceneStream, pose: Pose, steps: int) -> Iterator[_Batch]:
+def _draw_ahead(stream: SceneStream, run: _Run, steps: int) -> Iterator[_Batch]:
     """Draw the batches in one thread of their own, each while the one before is learned from."""
-    rng = np.random.default_rng(steps)
+    rng = np.random.default_rng([run.seed, 1])  # not the stream's own draws once more
     with ThreadPoolExecutor(1) as drawing:
-        ahead = drawing.submit(_draw_batch, stream, pose, rng)
+        ahead = drawing.submit(_draw_batch, stream, run.pose, rng)
         for _ in range(steps - 1):
-            batch, ahead = ahead.result(), drawing.submit(_draw_batch, stream, pose, rng)
+            batch, ahead = ahead.result(), drawing.submit(_draw_batch, stream, run.pose, rng)
             yield batch
         yield ahead.result()
 
@@ -120,11 +128,11 @@ def _draw_ahead(stream: SceneStream, pose: Pose, steps: int) -> Iterator[_Batch]
 def _draw_batch(stream: SceneStream, pose: Pose, rng: np.random.Generator) -> _Batch:
     drawn = [
         draw_pairs(scene, choose_near(scene.points, PAIRS_OF_A_SCENE, rng), pose, rng, augment=True)
-        for scene in (stream.next_scene(), stream.next_scene())
+        for scene in [stream.next_scene() for _ in range(SCENES_OF_A_STEP)]
     ]
     mr, pet = torch.cat([pairs.mr for pairs in drawn]), torch.cat([pairs.pet for pairs in drawn])
     places = torch.from_numpy(np.concatenate([pairs.places for pairs in drawn]))
-    return _Batch(mr, pet, places, torch.arange(2).repeat_interleave(PAIRS_OF_A_SCENE))
+    return _Batch(mr, pet, places, torch.arange(SCENES_OF_A_STEP).repeat_interleave(PAIRS_OF_A_SCENE))
 
 
 def _step(network: DescriptorNetwork, optimiser: torch.optim.Optimizer, batch: _Batch) -> tuple[float, float]:

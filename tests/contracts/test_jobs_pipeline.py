@@ -32,7 +32,7 @@ def _registration(verdict: Literal["accept", "review", "reject"], shift_mm: floa
     matrix = np.eye(4)
     matrix[0, 3] = shift_mm
     transform = RigidTransform.from_matrix(matrix)
-    return Registration(transform, verdict, 0.91, {"inliers": 71.0}, {"polish": 1.5}, "cpu", "ab" * 32)
+    return Registration(transform, verdict, 0.91, True, {"inliers": 71.0}, {"polish": 1.5}, "cpu", "ab" * 32)
 
 
 def _output(root: Path, number: int, kind: Literal["pt", "rgb", "reg"]) -> OutputFile:

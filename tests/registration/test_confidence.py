@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from registration.confidence import COEFFICIENTS, confidence, is_doubtful, signals, verdict
+from registration.confidence import COEFFICIENTS, confidence, is_calibrated, is_doubtful, signals, verdict
+from registration.descriptors import Network
+from registration.profiles import DEFAULT, PAPER
 
 GOOD = {
     "fresh_to_final_mm": 1.5,
@@ -37,8 +41,8 @@ WORSE = {
 
 
 def test_agreement_is_accepted_and_disagreement_rejected() -> None:
-    assert verdict(confidence(GOOD), GOOD) == "accept"
-    assert verdict(confidence(BAD), BAD) == "reject"
+    assert verdict(confidence(GOOD), GOOD, is_calibrated=True) == "accept"
+    assert verdict(confidence(BAD), BAD, is_calibrated=True) == "reject"
     assert confidence(GOOD) > 0.9 > 0.3 > confidence(BAD)
 
 
@@ -51,7 +55,16 @@ def test_no_signal_that_gets_worse_raises_the_confidence(name: str) -> None:
     ("name", "value"), [("overlap", 0.39), ("matches_kept", 12.0), ("sharpness", 1.07), ("early_fall", 0.42)]
 )
 def test_thin_evidence_is_never_accepted(name: str, value: float) -> None:
-    assert verdict(0.999, {**GOOD, name: value}) == "review"
+    assert verdict(0.999, {**GOOD, name: value}, is_calibrated=True) == "review"
+
+
+def test_only_the_profile_and_network_of_the_calibration_are_calibrated() -> None:
+    network = Network.load(device="cpu")
+
+    assert is_calibrated(DEFAULT, network)
+    assert not is_calibrated(DEFAULT, replace(network, sha256="0" * 64))
+    assert not is_calibrated(replace(DEFAULT, last="guided"), network)
+    assert not is_calibrated(PAPER, Network.load(PAPER.network, device="cpu"))
 
 
 def test_what_was_not_calibrated_is_never_accepted() -> None:

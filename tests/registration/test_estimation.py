@@ -30,7 +30,6 @@ def test_three_wrong_matches_to_one_right_one_do_not_matter(angles: tuple[float,
     assert off.angle_deg < 2
     assert np.linalg.norm(off.translation_mm) < 2
     assert found.inliers >= 36
-    assert found.share == found.inliers / 160
 
 
 def test_same_seed_same_transform_to_the_bit() -> None:

@@ -6,11 +6,11 @@ import pytest
 from registration.descriptors import Network
 from registration.errors import TooFewPointsError
 from registration.estimation import fit
-from registration.guided import FURTHEST_STEPS, STEP_VOXELS, match_nearby
+from registration.guided import FURTHEST_STEPS, STEP_VOXELS, TOLERANCE_MM, guide, match_nearby
+from registration.looks import FeatureEstimate
 from registration.preprocess import CUBE_SPACING_MM, prepare_fixed, prepare_moving
 from registration.problem import Pose, Problem, pose_problem
 from registration.profiles import DEFAULT
-from registration.search import GUIDED_MM, FeatureEstimate, guide
 from registration.similarity import measure
 from registration.transforms import RigidTransform
 from registration.volume import Volume
@@ -64,7 +64,7 @@ def test_the_guided_round_brings_a_pose_nearer(problem: Problem) -> None:
 def test_a_round_that_makes_the_volumes_less_alike_is_not_kept(problem: Problem) -> None:
     right = estimate_at(problem, HERE)
 
-    moved = fit(match_nearby(problem, HERE), HERE, GUIDED_MM).fixed_from_moving
+    moved = fit(match_nearby(problem, HERE), HERE, TOLERANCE_MM).fixed_from_moving
     assert measure(problem.fine, moved.inverse().matrix) < measure(problem.fine, HERE.matrix)
     assert guide(problem, right).pose.fixed_from_moving is HERE
 

@@ -5,7 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_info
 
+from models.train.cases import thicken
+from models.train.runs import make_phantom, make_torso
 from registration.confidence import LEAST_SHARPNESS_TO_ACCEPT
 from registration.descriptors import Network
 from registration.errors import EmptyVolumeError, InvalidVolumeError, ModelError, RegistrationError
@@ -67,10 +71,18 @@ def test_same_seed_same_answer_to_the_bit_on_any_number_of_threads(
     assert again.metrics == answer.metrics
 
 
+@pytest.mark.parametrize(
+    ("turn_deg", "shift_mm"), [((6, -9, 12), (40, -25, 60)), ((-12, 4, -7), (-80, 10, 0)), ((0, 0, 0), (13, 150, -400))]
+)
 def test_a_common_rigid_motion_of_both_volumes_changes_nothing(
-    fixed: Volume, moving: Volume, answer: Registration, network: Network
+    fixed: Volume,
+    moving: Volume,
+    answer: Registration,
+    network: Network,
+    turn_deg: tuple[float, ...],
+    shift_mm: tuple[float, ...],
 ) -> None:
-    motion = RigidTransform.from_parameters(np.radians([6, -9, 12]), np.array([40.0, -25, 60]), np.zeros(3))
+    motion = RigidTransform.from_parameters(np.radians(turn_deg), np.array(shift_mm, dtype=np.float64), np.zeros(3))
 
     moved = register(
         Volume(fixed.array, motion.matrix @ fixed.affine), Volume(moving.array, motion.matrix @ moving.affine), network
@@ -83,18 +95,24 @@ def test_a_common_rigid_motion_of_both_volumes_changes_nothing(
 def test_axis_order_grid_and_intensity_scale_do_not_matter(
     fixed: Volume, moving: Volume, answer: Registration, network: Network
 ) -> None:
+    fine = regrid(fixed, 0.9)
     turned = Volume(
-        np.transpose(fixed.array, (2, 0, 1))[::-1] * np.float32(7),
-        fixed.affine[:, [2, 0, 1, 3]] @ np.diag([-1.0, 1, 1, 1]) + shift_of_first(fixed),
+        np.transpose(fine.array, (2, 0, 1))[::-1] * np.float32(7),
+        fine.affine[:, [2, 0, 1, 3]] @ np.diag([-1.0, 1, 1, 1]) + shift_of_first(fine),
     )
-    affine = moving.affine.copy()
-    affine[:3, :3] *= 0.8
-    finer = Grid(affine, (82, 125, 125))
-    regridded = Volume(resample(moving, finer, RigidTransform.identity()) * np.float32(0.001), affine)
+    regridded = regrid(moving, 0.8)
 
-    found = register(turned, regridded, network)
+    found = register(turned, Volume(regridded.array * np.float32(0.001), regridded.affine), network)
 
     assert error_mm(found.fixed_from_moving, answer.fixed_from_moving) < 0.3
+
+
+def regrid(volume: Volume, share: float) -> Volume:
+    """Return the volume on voxels that are smaller by this share."""
+    affine = volume.affine.copy()
+    affine[:3, :3] *= share
+    k, j, i = (int((n - 1) / share) + 1 for n in volume.shape)
+    return Volume(resample(volume, Grid(affine, (k, j, i)), RigidTransform.identity()), affine)
 
 
 def shift_of_first(volume: Volume) -> np.ndarray:
@@ -106,9 +124,15 @@ def shift_of_first(volume: Volume) -> np.ndarray:
 
 def test_progress_is_told_stage_by_stage_up_to_the_whole(fixed: Volume, moving: Volume, network: Network) -> None:
     told: list[tuple[str, float]] = []
+    sums: set[int] = set()  # into how many parts the linear algebra cuts a sum, which rounds by it
 
-    answer = register(fixed, moving, network, progress=lambda stage, share: told.append((stage, share)))
+    def watch(stage: str, share: float) -> None:
+        told.append((stage, share))
+        sums.update(found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas")
 
+    answer = register(fixed, moving, network, progress=watch)
+
+    assert sums == {1}
     assert [stage for stage, _ in told] == list(answer.timings_s)
     shares = [share for _, share in told]
     assert shares == sorted(shares)
@@ -120,6 +144,7 @@ def test_features_alone_answer_where_nothing_is_polished(
 ) -> None:
     alone = register(fixed, moving, network, profile=replace(DEFAULT, last="guided"))
 
+    assert not alone.is_calibrated
     assert "polish" not in alone.timings_s
     assert "guided" in alone.timings_s
     assert alone.metrics["feature_to_final_mm"] < 1e-6
@@ -133,6 +158,7 @@ def test_the_papers_profile_runs_whole_and_accepts_nothing(fixed: Volume, moving
     answer = register(fixed, near, alexnet, profile=PAPER)
 
     assert answer.verdict != "accept"
+    assert not answer.is_calibrated
     assert answer.model_sha256 == alexnet.sha256
     assert alexnet.describe(np.zeros((2, 3, 64, 64), np.float32), is_moving=True).shape == (2, 4096)
 
@@ -154,13 +180,64 @@ def test_a_pet_of_another_head_is_not_accepted_and_sharpness_tells_it(
     assert 0.25 < found.metrics["early_fall"] < answer.metrics["early_fall"] < 0.6
 
 
-def test_a_pet_of_noise_is_not_accepted(fixed: Volume, moving: Volume, network: Network) -> None:
-    noise = np.random.default_rng(0).random(moving.shape, dtype=np.float32)
+NOT_OF_THIS_HEAD: dict[str, Callable[[Volume], NDArray[np.float32]]] = {
+    "noise": lambda pet: np.random.default_rng(0).random(pet.shape, dtype=np.float32),
+    "mirrored": lambda pet: np.ascontiguousarray(pet.array[:, :, ::-1]),
+    "phantom": lambda pet: make_phantom(pet, np.random.default_rng(0)),
+    "torso": lambda pet: make_torso(pet, np.random.default_rng(0)),
+}
+
+
+@pytest.mark.parametrize("name", NOT_OF_THIS_HEAD)
+def test_what_is_no_pet_of_this_head_is_not_accepted(
+    fixed: Volume, moving: Volume, network: Network, name: str
+) -> None:
     try:
-        answer = register(fixed, Volume(noise, moving.affine), network)
+        answer = register(fixed, Volume(NOT_OF_THIS_HEAD[name](moving), moving.affine), network)
     except RegistrationError:
         return
     assert answer.verdict != "accept"
+
+
+def test_more_starts_are_tried_in_doubt_alone(answer: Registration, fixed: Volume, network: Network) -> None:
+    upside_down = RigidTransform.from_parameters(np.radians([150, 0, 0]), np.zeros(3), np.zeros(3))
+    moving = place_elsewhere(make_head((3.0, 2.0, 2.0), is_pet=True), upside_down)
+
+    found = register(fixed, moving, network)
+
+    assert "turned" not in answer.timings_s
+    assert "turned" in found.timings_s
+    assert error_mm(found.fixed_from_moving, upside_down) < 1.0
+
+
+HARD: dict[str, Callable[[Volume, Volume], tuple[Volume, Volume]]] = {
+    "PET cropped": lambda mr, pet: (mr, Volume(pet.array[24:], pet.affine @ shift_of_index(24))),
+    "MR slab": lambda mr, pet: (Volume(mr.array[40:80], mr.affine @ shift_of_index(40)), pet),
+    "MR slices of 6 mm": lambda mr, pet: (thicken(mr, 6.0), pet),
+    "low counts": lambda mr, pet: (mr, add_noise(pet, 0.25)),
+    "PET without scalp": lambda mr, pet: (mr, Volume(np.where(pet.array > 250, pet.array, 0), pet.affine)),
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_what_is_hard_is_registered_too(fixed: Volume, moving: Volume, network: Network, name: str) -> None:
+    mr, pet = HARD[name](fixed, moving)
+
+    assert error_mm(register(mr, pet, network).fixed_from_moving, TRUTH) < 2.0
+
+
+def shift_of_index(first: int) -> NDArray[np.float64]:
+    """Return what an affine is multiplied by when so many slices go at its beginning."""
+    shift = np.eye(4)
+    shift[0, 3] = first
+    return shift
+
+
+def add_noise(volume: Volume, share: float) -> Volume:
+    """Add noise of this share of the brightest, as a scan of few counts has it."""
+    noise = np.random.default_rng(3).standard_normal(volume.shape, dtype=np.float32)
+    level = np.float32(share * np.percentile(volume.array, 99))
+    return Volume(np.maximum(volume.array + noise * level, 0), volume.affine)
 
 
 Spoil = Callable[[Volume], Volume]

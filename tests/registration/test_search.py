@@ -6,17 +6,11 @@ import numpy as np
 import pytest
 
 from registration.descriptors import Network
+from registration.pipeline import MANY_INLIERS, estimate_by_features, look_further, search_by_features
 from registration.preprocess import prepare_fixed, prepare_moving
 from registration.problem import Pose, Problem, pose_problem
 from registration.profiles import DEFAULT
-from registration.search import (
-    MANY_INLIERS,
-    choose_apart,
-    estimate_by_features,
-    icosahedral_rotations,
-    look_further,
-    search_by_features,
-)
+from registration.search import choose_apart, icosahedral_rotations
 from registration.transforms import RigidTransform
 from tests.registration.heads import error_mm, make_head
 
@@ -71,7 +65,7 @@ def test_features_look_further_where_few_matches_agree_and_not_where_many_do(pro
     assert upside_down.inliers < MANY_INLIERS
     assert found.pose.similarity > upside_down.pose.similarity
     assert (
-        error_mm(found.pose.fixed_from_moving, turned(0)) < 12 < error_mm(upside_down.pose.fixed_from_moving, turned(0))
+        error_mm(found.pose.fixed_from_moving, turned(0)) < 20 < error_mm(upside_down.pose.fixed_from_moving, turned(0))
     )
     content = replace(upside_down, inliers=MANY_INLIERS)
     assert look_further(problem, content, turned(150)) is content

@@ -18,4 +18,4 @@ def stand_in(*_volumes: Any, **_options: Any) -> Registration:
     """Find a small shift, as the registration would of two series that fit, and be sure of it."""
     matrix = np.eye(4)
     matrix[:3, 3] = 3.0, -2.0, 1.0
-    return Registration(RigidTransform.from_matrix(matrix), "accept", 0.99, {}, {}, "cpu", "ab" * 32)
+    return Registration(RigidTransform.from_matrix(matrix), "accept", 0.99, True, {}, {}, "cpu", "ab" * 32)

@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache as cache_results
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dicomnode.demo.phantom import BRAIN, Head, Tissue
 from dicomnode.demo.scans import lay_sagittal, make_mr
-from models.train.anatomy import Person, find_people, load_person, load_volume, make_person, save_person, split_people
+from models.train.anatomy import Person, fetch_person, find_people, split_people
 from models.train.cases import HARD_SETS, SETS, WRONG_SETS, Case, CaseSet, make_case, seed_of
 from registration.volume import Volume
 from tests.builders import head
@@ -66,20 +66,11 @@ def find_unseen_people() -> People:
     folder = Path(os.environ.get("DATA") or DATA)
     if not folder.is_dir():
         return People(SYNTHETIC, make_synthetic_person, "synthetic people")
-    _, paths = find_people(folder)
+    template, paths = find_people(folder)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", tempfile.gettempdir())) / "dicomnode-train"
     names = tuple(split_people(list(paths))[1])
-    return People(names, cache(partial(load_held_out, folder)), f"{len(names)} held-out people")
-
-
-def load_held_out(folder: Path, name: str) -> Person:
-    """Load one person, preparing them if the training programs' cache does not hold them yet."""
-    place = Path(os.environ.get("XDG_CACHE_HOME", tempfile.gettempdir())) / "dicomnode-train"
-    place.mkdir(parents=True, exist_ok=True)
-    stored = place / f"{name}.npz"
-    if not stored.is_file():
-        template, paths = find_people(folder)
-        save_person(make_person(name, load_volume(paths[name]), template), place)
-    return load_person(stored)
+    load = cache_results(lambda name: fetch_person(name, paths[name], template, cache))
+    return People(names, load, f"{len(names)} held-out people")
 
 
 def make_synthetic_person(name: str) -> Person:

@@ -68,15 +68,12 @@ class Method:
         A module or a network that may be missing here.
     is_peer : bool
         Whether it is somebody else's.
-    has_verdict : bool
-        Whether its answer comes with a verdict that means something.
     """
 
     name: str
     load: Callable[[], Run]
     needs: str
     is_peer: bool = False
-    has_verdict: bool = False
 
     @property
     def is_here(self) -> bool:
@@ -140,8 +137,8 @@ def load_peer(load: peers.Load) -> Run:
 
 
 ALL = (
-    Method("default", partial(load_profile, DEFAULT), DEFAULT.network, has_verdict=True),
-    Method("paper", partial(load_profile, PAPER), PAPER.network, has_verdict=True),
+    Method("default", partial(load_profile, DEFAULT), DEFAULT.network),
+    Method("paper", partial(load_profile, PAPER), PAPER.network),
     Method("features only", partial(load_profile, FEATURES), FEATURES.network),
     Method("SIFT only", partial(load_profile, replace(FEATURES, cnn_share=0.0, last="nothing")), FEATURES.network),
     Method("CNN only", partial(load_profile, replace(FEATURES, cnn_share=1.0)), FEATURES.network),

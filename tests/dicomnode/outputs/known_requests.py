@@ -47,6 +47,7 @@ def make_registration(transform: RigidTransform = SMALL_MOTION, verdict: Verdict
         fixed_from_moving=transform,
         verdict=verdict,
         confidence=0.987,
+        is_calibrated=True,
         metrics={},
         timings_s={},
         device="cpu",

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from models.train import calibrate
-from models.train.calibrate import MIRRORED, OTHER_HEAD, describe_runs, find_area, find_rocs, fit, judge_by_others
+from models.train.calibrate import describe_runs, find_area, find_rocs, fit, judge_by_others
+from models.train.runs import HERE, MIRRORED, OTHER_HEAD, REGISTRATION, find_version
 from registration import confidence
 from registration.confidence import COEFFICIENTS
 
@@ -117,23 +118,25 @@ def test_the_section_counts_who_was_accepted_and_leaves_mirrored_ones_out_of_the
 def test_runs_are_made_again_when_what_made_them_changes_and_not_for_a_coefficient(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    people = ["a-01", "a-02"]
     copy = tmp_path / "registration"
-    shutil.copytree(calibrate.REGISTRATION, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(calibrate, "REGISTRATION", copy)
-    before = calibrate.find_version()
+    shutil.copytree(REGISTRATION, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr("models.train.runs.REGISTRATION", copy)
+    before = find_version(people)
 
     (copy / "confidence.py").write_text("INTERCEPT = 7.0\n")
-    judged_otherwise = calibrate.find_version()
+    judged_otherwise = find_version(people)
+    of_others = find_version(people[:1])
     monkeypatch.setattr(confidence, "DOUBT_SHARE", 0.5)
-    in_doubt_otherwise = calibrate.find_version()
+    in_doubt_otherwise = find_version(people)
     (copy / "evidence.py").write_text("")
 
     assert judged_otherwise == before
-    assert len({before, in_doubt_otherwise, calibrate.find_version()}) == 3
+    assert len({before, of_others, in_doubt_otherwise, find_version(people)}) == 4
 
 
 def test_the_shipped_coefficients_are_the_fit_to_the_shipped_runs() -> None:
-    lines = (calibrate.HERE.parent / calibrate.RUNS).read_text().splitlines()[1:]
+    lines = (HERE.parent / calibrate.RUNS).read_text().splitlines()[1:]
     runs = [run for run in map(json.loads, lines) if run["metrics"]]
 
     intercept, *weights = fit(calibrate.fitted(runs), NAMES)

@@ -2,14 +2,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from models.train.anatomy import Person, split_people
-from models.train.calibrate import BAD_KINDS, OTHER_HEAD, WRONG_TOP, spoil
 from models.train.cases import SETS, CaseSet, brain_points, crop_ends, make_case
-from models.train.simulate import Scanner, Tracer, draw_rotation, make_uptake, scan
+from models.train.runs import BAD_KINDS, OTHER_HEAD, WRONG_TOP, spoil
+from models.train.simulate import (
+    Scanner,
+    Tracer,
+    draw_pet_grid,
+    draw_rotation,
+    make_uptake,
+    scan,
+    take_on,
+    thin_cortex,
+)
 from registration.preprocess import prepare_moving
 from registration.transforms import RigidTransform
-from registration.volume import Volume
+from registration.volume import Volume, spacing_of
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +47,7 @@ def test_the_right_answer_has_no_error_and_a_shift_of_3_mm_has_3(person: Person)
 
 
 def test_the_truth_lays_the_uptake_on_the_head(person: Person) -> None:
-    case = make_case(person, person, CaseSet("far", (60, 60), 20), np.random.default_rng(1))
+    case = make_case(person, person, CaseSet("far", (60, 60), (0, 20)), np.random.default_rng(1))
 
     uptake_middle = case.fixed_from_moving.apply(prepare_moving(case.moving).centre_mm[None])[0]
 
@@ -91,6 +101,44 @@ def test_a_scanner_blurs_by_its_point_spread_and_keeps_the_sum() -> None:
 
     assert seen.sum() == pytest.approx(1000, rel=0.01)
     assert seen[23, 20, 20] / seen[20, 20, 20] == pytest.approx(0.5, abs=0.02)
+
+
+def test_atrophy_takes_cortex_beside_fluid_and_nothing_else(person: Person) -> None:
+    tissue = person.tissue.copy()
+    tissue[2, :24], tissue[0, :24], tissue[1, :24], tissue[3, :24] = 255, 0, 0, 0  # below, all is fluid
+    mr = (tissue[0] * 0.7 + tissue[1] * 1.0 + tissue[2] * 0.2).astype(np.float32)
+
+    worn, thinned = thin_cortex(mr, tissue, np.full(3, 4.0), 0.5)
+
+    assert (thinned.sum(axis=0, dtype=int) == tissue.sum(axis=0, dtype=int)).all()
+    np.testing.assert_array_equal(thinned[[1, 3]], tissue[[1, 3]])
+    lost = (tissue[0].astype(int) - thinned[0]) / 255
+    beside = 0.62  # twice the share of a Gaussian of one voxel that lies more than half a voxel away
+    assert lost[24][tissue[0, 24] == 255].mean() == pytest.approx(0.5 * beside, abs=0.03)
+    assert lost[30:].max() == 0
+    expected = mr * (1 - lost * (1 - 0.2 / 0.7))  # where half of the cortex is fluid, so is its signal
+    np.testing.assert_allclose(worn, expected, rtol=1e-3)
+
+
+def test_a_pet_is_seen_on_voxels_of_its_own_and_keeps_its_place(person: Person) -> None:
+    pet = Volume(person.tissue[0].astype(np.float32), person.mr.affine)
+    grids = [draw_pet_grid(pet.centre_mm, np.random.default_rng(seed)) for seed in range(8)]
+
+    for grid in grids:
+        seen = take_on(pet, grid)
+
+        k, j, i = spacing_of(seen.affine)
+        assert 2.0 <= k <= 5.0
+        assert 1.5 <= j == i <= 4.0
+        assert np.linalg.norm(find_middle(seen) - find_middle(pet)) < 0.5
+    assert len({tuple(spacing_of(grid.affine)) for grid in grids}) == len(grids)
+
+
+def find_middle(volume: Volume) -> NDArray[np.float64]:
+    """Return the centre of the intensity, LPS mm."""
+    index = np.argwhere(volume.array > 0)
+    points = index @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+    return np.asarray(np.average(points, axis=0, weights=volume.array[tuple(index.T)]))
 
 
 def test_a_rotation_is_by_the_angle_asked_for() -> None:
