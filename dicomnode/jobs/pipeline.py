@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 from sqlalchemy import Connection
 
 from dicomnode.database.damages import StoredInstance, fetch_series_instances, record_damage
@@ -117,7 +118,7 @@ def register_series(request: SeriesRequest, network: Network, progress: Progress
             network,
             profile=PROFILES[request.registration.profile],
             seed=request.registration.seed,
-            progress=lambda stage, done: progress(f"register: {stage}", _percent("register", done)),
+            progress=lambda stage, done: progress(f"register: {stage} done", _percent("register", done)),
         )
     reach(Step.REGISTERED)
     registration, reason = judge_result(fixed, moving, registration)
@@ -273,7 +274,11 @@ def _write_copies(result: SeriesResult, destinations: Sequence[DestinationSettin
 
 @lru_cache(maxsize=1)
 def load_network(settings: RegistrationSettings) -> Network:
-    """Load the network the settings ask for, once a process; raises `ConfigurationError` if it cannot be used."""
+    """Load the network the settings ask for, once a process; raises `ConfigurationError` if it cannot be used.
+
+    OpenCV, which smooths for it, is held to the same number of threads.
+    """
+    cv2.setNumThreads(settings.threads)
     with _translated():
         return Network.load(PROFILES[settings.profile].network, device=settings.device, threads=settings.threads)
 
