@@ -28,6 +28,9 @@ from dicomnode.logs import get_logger
 from dicomnode.receive.connection import Connection
 from dicomnode.receive.ingest import StoreRequest
 from dicomnode.receive.messages import (
+    A_ABORT as ABORT,
+    A_ASSOCIATE_RQ,
+    A_RELEASE_RP,
     A_RELEASE_RQ,
     C_CANCEL_RQ,
     C_ECHO_RQ,
@@ -38,11 +41,15 @@ from dicomnode.receive.messages import (
     PDU_HEADER,
     Assembler,
     Message,
+    RequestHead,
     encode_abort,
+    encode_reject,
     encode_store_response,
     malformed,
     read_command_field,
+    read_request_head,
     read_store_command,
+    tidy_request_head,
 )
 from dicomnode.receive.usage import Usage
 from dicomnode.status import AbortReason
@@ -60,10 +67,20 @@ _OF_PUSH_MODEL, _OF_OTHERS = frozenset({N_ACTION_RQ, N_EVENT_REPORT_RQ}), frozen
 # States of PS3.8 table 9-10 that matter here.
 UNREADABLE_MESSAGE = "Evt19"  # PS3.8 table 9-10, so that pynetdicom aborts
 AWAITING_REQUEST, ESTABLISHED, RELEASING, AWAITING_CLOSE = "Sta2", "Sta6", "Sta7", "Sta13"
+# What an acceptor takes in each state of that table; all else ends the association there (AA-1, AA-8).
+EXPECTED = {
+    AWAITING_REQUEST: {A_ASSOCIATE_RQ, ABORT},
+    ESTABLISHED: {P_DATA_TF, A_RELEASE_RQ, ABORT},
+    RELEASING: {P_DATA_TF, A_RELEASE_RQ, A_RELEASE_RP, ABORT},
+    "Sta10": {A_RELEASE_RP, ABORT},  # both asked for the release
+}
 
 
 class Service(Protocol):
-    """Who answers C-STORE, and hears why an association is ended."""
+    """Who answers C-STORE, judges who asks for an association, and hears why one is ended."""
+
+    def judge_head(self, association: Association, head: RequestHead) -> tuple[int, int, int] | None:
+        """Return result, source and reason to reject a request with by what it begins with; None to read on."""
 
     def store(self, association: Association, request: StoreRequest) -> int:
         """Return the status to answer with; raises `PeerProtocolError` to end the association instead."""
@@ -154,9 +171,7 @@ class UpperLayer(DULServiceProvider):
     def break_off(self, error: PeerProtocolError) -> None:
         """Send A-ABORT with the reason, forget what came, and tell the association."""
         self._service.note_abort(self.assoc, error)
-        self._forget()
-        self._connection.send(encode_abort(error.reason))
-        self.state_machine.transition(AWAITING_CLOSE)
+        self._say_last(encode_abort(error.reason))
         if self.assoc.requestor.primitive is not None:
             primitive = A_P_ABORT()
             primitive.provider_reason = error.reason
@@ -183,9 +198,17 @@ class UpperLayer(DULServiceProvider):
         while self.is_alive() and not self.event_queue.empty():
             try:
                 self.state_machine.do_action(self.event_queue.get(block=False))
-            except (InvalidEventError, *_UNREADABLE) as error:  # an answer after the end, a request that is none
-                log.warning("receive.closed", address=self.assoc.requestor.address, why=type(error).__name__)
-                self._close()
+            except (InvalidEventError, *_UNREADABLE) as error:
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """End what pynetdicom gave up: over a request that it could not read, or an answer of ours after the end."""
+        if self._state == AWAITING_REQUEST:
+            self._kill_thread = False  # until the peer has been told
+            self.break_off(malformed(f"an association request that cannot be read: {type(error).__name__}"))
+        else:
+            log.warning("receive.closed", address=self.assoc.requestor.address, why=type(error).__name__)
+            self._close()
 
     def _read(self, until: float) -> None:
         received = self._connection.received
@@ -221,7 +244,10 @@ class UpperLayer(DULServiceProvider):
         pdu_type, length = PDU_HEADER.unpack_from(received)
         if pdu_type not in PDU_TYPES:
             raise PeerProtocolError(AbortReason.UNRECOGNISED_PDU, f"a PDU of type {pdu_type:02X} is none of PS3.8")
-        is_data = pdu_type == P_DATA_TF and self._state != AWAITING_REQUEST
+        if pdu_type not in EXPECTED.get(self._state, {ABORT}):
+            words = f"a PDU of type {pdu_type:02X} came where PS3.8 table 9-10 expects none ({self._state})"
+            raise PeerProtocolError(AbortReason.UNEXPECTED_PDU, words)
+        is_data = pdu_type == P_DATA_TF
         limit = int(self.assoc.acceptor.maximum_length or 0) if is_data else self._limits.associate_bytes
         if length > limit:
             raise LimitExceededError(
@@ -232,14 +258,32 @@ class UpperLayer(DULServiceProvider):
         return PDU_HEADER.size + int(length)
 
     def _take_pdu(self, size: int) -> None:
-        connection, state = self._connection, self._state
-        if connection.received[0] != P_DATA_TF or state not in (ESTABLISHED, RELEASING):
-            if connection.received[0] == A_RELEASE_RQ:
+        pdu_type = self._connection.received[0]
+        if pdu_type == P_DATA_TF:
+            self._take_data(size)
+        elif pdu_type != A_ASSOCIATE_RQ or self._is_read_on(size):
+            if pdu_type == A_RELEASE_RQ:
                 self._service.finish_rows(self.assoc)
             self._read_pdu_data()  # pynetdicom's: it takes the bytes by `Connection.recv`
-            return
+            if UNREADABLE_MESSAGE in self.event_queue.queue:
+                self.event_queue.queue.clear()
+                raise malformed(f"a PDU of type {pdu_type:02X} cannot be read")
+
+    def _is_read_on(self, size: int) -> bool:
+        """Have a request judged by what pynetdicom could not read, or would not; reject it, or make it readable."""
+        received = self._connection.received
+        head = read_request_head(received[:size])
+        rejection = self._service.judge_head(self.assoc, head)
+        if rejection is not None:
+            self._say_last(encode_reject(*rejection))
+            return False
+        tidy_request_head(received, head)
+        return True
+
+    def _take_data(self, size: int) -> None:
+        connection = self._connection
         pdu, connection.received = connection.received, connection.received[size:]
-        if state == RELEASING:
+        if self._state == RELEASING:
             return  # we asked for the release: nothing may be answered any more
         self._usage.take_data(size)
         for message in self._assembler.take(memoryview(pdu)[PDU_HEADER.size : size]):
@@ -332,6 +376,12 @@ class UpperLayer(DULServiceProvider):
             raise LimitExceededError("idle_s", f"nothing came for {self._limits.idle_s} s in the middle of a message")
 
     # The end.
+
+    def _say_last(self, words: bytes) -> None:
+        """Forget what came, and send a last PDU; then only the end of the connection is waited for."""
+        self._forget()
+        self._connection.send(words)
+        self.state_machine.transition(AWAITING_CLOSE)
 
     def _forget(self) -> None:
         self._connection.received.clear()

@@ -263,7 +263,9 @@ def find_names(ours: type) -> tuple[set[str], set[str]]:
 
 # What we put in the place of pynetdicom's own on purpose; any other name in common would be an accident.
 REPLACED = {
-    UpperLayer: {"start", "is_alive", "stop_dul", "idle_timer_expired", "send_pdu", "receive_pdu"},
+    UpperLayer: {
+        "start", "is_alive", "stop_dul", "idle_timer_expired", "send_pdu", "receive_pdu", "_kill_thread",
+    },
     Dimse: {"get_msg"},
     Connection: {"recv", "send", "_shutdown_socket"},
     scp._Server: {

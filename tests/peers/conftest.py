@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.store import Store
+from dicomnode.logs import LIBRARY_LEVELS, quiet_libraries
 from dicomnode.settings import NodeSettings, Settings
 from dicomnode.volumes.series import find_series
 from tests.certificates import Authority
@@ -19,6 +21,21 @@ from tests.databases import make_sqlite
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture
+def library_words() -> Iterator[list[logging.LogRecord]]:
+    """Give what libraries say that a node would let into its log: of what a peer sends, they are to say nothing."""
+    levels = {name: logging.getLogger(name).level for name in LIBRARY_LEVELS}
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]  # all it has to do
+    quiet_libraries()
+    logging.root.addHandler(handler)
+    yield records
+    logging.root.removeHandler(handler)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture

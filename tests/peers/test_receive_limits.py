@@ -107,7 +107,7 @@ def test_a_pdu_longer_than_negotiated_is_refused_by_its_header(tmp_path: Path, l
 
 
 @pytest.mark.parametrize(
-    "header", [struct.pack(">BxL", 0x01, 0xFFFFFFFF), struct.pack(">BxL", P_DATA, 4097)], ids=["request", "data"]
+    "header", [struct.pack(">BxL", 0x01, 0xFFFFFFFF), struct.pack(">BxL", A_ABORT, 4097)], ids=["request", "abort"]
 )
 def test_what_comes_before_an_association_is_bounded(tmp_path: Path, header: bytes) -> None:
     with running(tmp_path, associate_bytes=4096) as node, capture_logs() as logs:
