@@ -47,7 +47,7 @@ from dicomnode.metrics import (
 from dicomnode.receive.addresses import resolve_peers
 from dicomnode.receive.alerts import Alerts
 from dicomnode.receive.commitment import Kind, note_refusal, read_message, take_message
-from dicomnode.receive.contexts import find_kept_out, make_contexts
+from dicomnode.receive.contexts import find_kept_out, find_unknown, make_contexts
 from dicomnode.receive.ingest import StoreRequest, ingest
 from dicomnode.receive.intake import Intake
 from dicomnode.receive.load import Load, Overload
@@ -66,6 +66,7 @@ log = get_logger()
 DATABASE_RETRY_S = 5.0
 ABORT_GRACE_S = 1.0  # for the A-ABORT to leave before the socket is shut
 POLL_S = 0.02
+TOLD_CONTEXTS = 10  # of those that a caller offers, in one line: a PACS may offer a hundred that are of no use here
 # PS3.8 table 9-21, Result and Source: a rule keeps the caller out for good; what is too much now may be less later.
 REJECTED: Mapping[type[IntEnum], tuple[int, int]] = {RejectReason: (1, 1), AcseReason: (1, 2), BusyReason: (2, 3)}
 
@@ -329,7 +330,13 @@ class Associations:
         log.info("receive.associated", calling_ae=calling_ae, peer=admission.peer, address=caller.address)
 
     def _narrow(self, association: Association, admission: Admission, offered: Sequence[PresentationContext]) -> None:
-        """Leave the association those presentation contexts that its peer may have."""
+        """Leave the association those presentation contexts that its peer may have, and tell of the others."""
+        if unknown := find_unknown(offered):
+            more = f" and {len(unknown) - TOLD_CONTEXTS} more" if len(unknown) > TOLD_CONTEXTS else ""
+            shown = f"{', '.join(unknown[:TOLD_CONTEXTS])}{more}"
+            self.counts.add(REFUSED_CONTEXTS)
+            why = f"{admission.ae_title!a} offered {shown}, which this node takes from nobody"
+            log.info("receive.context_refused", rule="SOP classes of this node", why=why)
         allowed = admission.sop_classes, admission.transfer_syntaxes
         if any(allowed):
             association.acceptor.supported_contexts = make_contexts(*allowed)

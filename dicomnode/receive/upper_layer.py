@@ -156,7 +156,8 @@ class UpperLayer(DULServiceProvider):
         return super().receive_pdu(wait=False)
 
     def wait_for_user(self) -> None:
-        """Read, and store, until there is something that is the association's business."""
+        """Read, and store, until there is something that is the association's business; the last such is done with."""
+        self._let_go()
         while self.is_alive() and self.to_user_queue.empty() and self.assoc.dimse.msg_queue.empty():
             if self.idle_timer_expired():
                 self._service.note_silence(self.assoc.requestor.address, self._limits.idle_s)
@@ -167,6 +168,11 @@ class UpperLayer(DULServiceProvider):
         """End the connection, from any thread, whatever the peer does."""
         if self.socket is not None:
             self._connection.hang_up()
+
+    def note_unread(self) -> None:
+        """Record that the peer does not read what it is sent: its connection is shut, and nothing can be said to it."""
+        words = f"it did not read an answer within {self._limits.pdu_s} s"
+        self._service.note_abort(self.assoc, LimitExceededError("pdu_s", words))
 
     def break_off(self, error: PeerProtocolError) -> None:
         """Send A-ABORT with the reason, forget what came, and tell the association."""
@@ -288,10 +294,15 @@ class UpperLayer(DULServiceProvider):
         self._usage.take_data(size)
         for message in self._assembler.take(memoryview(pdu)[PDU_HEADER.size : size]):
             self._take_message(message)
-            self._usage.let_go()
+            self._let_go()
             self._message_since = math.inf
         if not self._assembler.is_between_messages:
             self._message_since = min(self._message_since, time.monotonic())
+
+    def _let_go(self) -> None:
+        """Hold nothing more of what came, unless pynetdicom has still to answer some of it."""
+        if self.assoc.dimse.msg_queue.empty():
+            self._usage.let_go()
 
     def _take_message(self, message: Message) -> None:
         if message.has_data_set:
@@ -427,5 +438,5 @@ def attach(association: Association, client: socket.socket, usage: Usage, servic
     association.dul = upper_layer = UpperLayer(association, usage, service)
     association.dimse = Dimse(association)
     association.acse_timeout = association.acse_timeout  # the timer stands in the upper layer
-    association.set_socket(Connection(association, client, usage.limits.pdu_s))
+    association.set_socket(Connection(association, client, usage.limits.pdu_s, upper_layer.note_unread))
     return upper_layer

@@ -240,3 +240,22 @@ def is_let_in(node: RunningScp) -> bool:
     node.scp.step()
     with RawScu(node.port) as scu:
         return scu.is_established
+
+
+def test_what_the_node_takes_from_nobody_is_told_in_one_line(tmp_path: Path) -> None:
+    ct, private, deflated = "1.2.840.10008.5.1.4.1.1.2", f"{ROOT}.66", "1.2.840.10008.1.2.1.99"
+    many = [(f"{ROOT}.67.{number}", (ExplicitVRLittleEndian,)) for number in range(30)]
+    contexts = [(uid, (ExplicitVRLittleEndian,)) for uid in (MR, ct, private)] + [(PT, (deflated,))]
+    with running(tmp_path, SCANNER, VIEWER) as node, capture_logs() as logs:
+        with RawScu(node.port, contexts=contexts) as scu:
+            assert set(scu.accepted()) == {MR}
+        with RawScu(node.port, calling="VIEWER", contexts=[*contexts[:1], *many]) as scu:
+            assert set(scu.accepted()) == {MR}
+        assert node.scp.counts.read()["dicomnode_receive_refused_contexts"] == 2
+    of_scanner, of_viewer = [why for _, why in refusals(logs)]
+    assert of_scanner == (
+        f"'SCANNER' offered CTImageStorage, '{private}', PositronEmissionTomographyImageStorage in "
+        "DeflatedExplicitVRLittleEndian, which this node takes from nobody"
+    )
+    assert of_viewer.endswith(f"'{many[9][0]}' and 20 more, which this node takes from nobody")
+    assert {rule for rule, _ in refusals(logs)} == {"SOP classes of this node"}
