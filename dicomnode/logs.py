@@ -13,7 +13,6 @@ from typing import Literal
 
 import structlog
 
-
 # From which level on a library is heard.
 LIBRARY_LEVELS = {
     "pynetdicom": logging.WARNING,

@@ -76,9 +76,9 @@ class Connection(AssociationSocket):
                 try:
                     unsent = unsent[self.socket.send(unsent) :]
                 except (BlockingIOError, ssl.SSLWantWriteError):
-                    self._await_reader(select.POLLOUT, deadline)
+                    self._await_reader(self.socket, select.POLLOUT, deadline)
                 except ssl.SSLWantReadError:
-                    self._await_reader(select.POLLIN, deadline)
+                    self._await_reader(self.socket, select.POLLIN, deadline)
         except OSError:
             self.event_queue.put("Evt17")
 
@@ -109,10 +109,10 @@ class Connection(AssociationSocket):
         if self.socket is not None:
             self.socket.close()
 
-    def _await_reader(self, event: int, deadline: float) -> None:
+    def _await_reader(self, client: socket.socket, event: int, deadline: float) -> None:
         """Wait until the socket takes more, or shut it at the deadline."""
         poll = select.poll()
-        poll.register(self.socket, event)
+        poll.register(client, event)
         if not poll.poll(_milliseconds_until(deadline)):
             self.hang_up()  # so that nobody waits for this peer again
             self._note_unread()

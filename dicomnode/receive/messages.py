@@ -18,7 +18,7 @@ from dicomnode.status import AbortReason
 
 PROTOCOL_VERSION = 0x0001  # PS3.8 9.3.2: a bit for each version; there is one
 PDU_HEADER = struct.Struct(">BxL")  # PS3.8 9.3.1: type, reserved, length of what follows
-A_ASSOCIATE_RQ, A_ASSOCIATE_RJ, P_DATA_TF, A_RELEASE_RQ, A_RELEASE_RP, A_ABORT = 0x01, 0x03, 0x04, 0x05, 0x06, 0x07
+A_ASSOCIATE_RQ, A_ASSOCIATE_RJ, P_DATA_TF, A_RELEASE_RQ, A_RELEASE_RP, A_ABORT_PDU = 0x01, 0x03, 0x04, 0x05, 0x06, 0x07
 C_STORE_RQ, C_STORE_RSP, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x8001, 0x0030, 0x0FFF  # PS3.7 E.1
 N_EVENT_REPORT_RQ, N_ACTION_RQ = 0x0100, 0x0130
 NO_DATA_SET = 0x0101
@@ -233,7 +233,7 @@ def encode_reject(result: int, source: int, reason: int) -> bytes:
 
 def encode_abort(reason: AbortReason) -> bytes:
     """Return the A-ABORT by which the service provider, source 2, ends an association: PS3.8 9.3.8."""
-    return PDU_HEADER.pack(A_ABORT, 4) + struct.pack("2xBB", 2, reason)
+    return PDU_HEADER.pack(A_ABORT_PDU, 4) + struct.pack("2xBB", 2, reason)
 
 
 def malformed(message: str) -> PeerProtocolError:

@@ -28,7 +28,7 @@ from dicomnode.logs import get_logger
 from dicomnode.receive.connection import Connection
 from dicomnode.receive.ingest import StoreRequest
 from dicomnode.receive.messages import (
-    A_ABORT as ABORT,
+    A_ABORT_PDU,
     A_ASSOCIATE_RQ,
     A_RELEASE_RP,
     A_RELEASE_RQ,
@@ -69,10 +69,10 @@ UNREADABLE_MESSAGE = "Evt19"  # PS3.8 table 9-10, so that pynetdicom aborts
 AWAITING_REQUEST, ESTABLISHED, RELEASING, AWAITING_CLOSE = "Sta2", "Sta6", "Sta7", "Sta13"
 # What an acceptor takes in each state of that table; all else ends the association there (AA-1, AA-8).
 EXPECTED = {
-    AWAITING_REQUEST: {A_ASSOCIATE_RQ, ABORT},
-    ESTABLISHED: {P_DATA_TF, A_RELEASE_RQ, ABORT},
-    RELEASING: {P_DATA_TF, A_RELEASE_RQ, A_RELEASE_RP, ABORT},
-    "Sta10": {A_RELEASE_RP, ABORT},  # both asked for the release
+    AWAITING_REQUEST: {A_ASSOCIATE_RQ, A_ABORT_PDU},
+    ESTABLISHED: {P_DATA_TF, A_RELEASE_RQ, A_ABORT_PDU},
+    RELEASING: {P_DATA_TF, A_RELEASE_RQ, A_RELEASE_RP, A_ABORT_PDU},
+    "Sta10": {A_RELEASE_RP, A_ABORT_PDU},  # both asked for the release
 }
 
 
@@ -250,7 +250,7 @@ class UpperLayer(DULServiceProvider):
         pdu_type, length = PDU_HEADER.unpack_from(received)
         if pdu_type not in PDU_TYPES:
             raise PeerProtocolError(AbortReason.UNRECOGNISED_PDU, f"a PDU of type {pdu_type:02X} is none of PS3.8")
-        if pdu_type not in EXPECTED.get(self._state, {ABORT}):
+        if pdu_type not in EXPECTED.get(self._state, {A_ABORT_PDU}):
             words = f"a PDU of type {pdu_type:02X} came where PS3.8 table 9-10 expects none ({self._state})"
             raise PeerProtocolError(AbortReason.UNEXPECTED_PDU, words)
         is_data = pdu_type == P_DATA_TF

@@ -29,8 +29,8 @@ from pynetdicom.fsm import TRANSITION_TABLE
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 from sqlalchemy import select
 
-from dicomnode.database.engine import open_database
 from dicomnode.database import schema
+from dicomnode.database.engine import open_database
 from dicomnode.database.store import Store
 from dicomnode.metrics import Counts
 from dicomnode.receive import scp

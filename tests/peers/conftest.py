@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tarfile
 from collections.abc import Iterator
+from logging.handlers import BufferingHandler
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,10 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def library_words() -> Iterator[list[logging.LogRecord]]:
     """Give what libraries say that a node would let into its log: of what a peer sends, they are to say nothing."""
     levels = {name: logging.getLogger(name).level for name in LIBRARY_LEVELS}
-    records: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = records.append  # type: ignore[method-assign]  # all it has to do
+    handler = BufferingHandler(capacity=1000)
     quiet_libraries()
     logging.root.addHandler(handler)
-    yield records
+    yield handler.buffer
     logging.root.removeHandler(handler)
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)

@@ -200,8 +200,13 @@ def test_what_pynetdicom_answers_is_held_until_it_has(tmp_path: Path, monkeypatc
     odd, held = store_command(MR, UID_1, ErrorComment="for pynetdicom to read"), list[int]()
     with running(tmp_path) as node, RawAssociation(node.port).associate() as raw:
         server, associations, _ = node.scp._parts()
-        server.bind(evt.EVT_DIMSE_RECV, lambda _event: held.append(associations._memory.change(0)))
-        monkeypatch.setattr(associations, "store", lambda *_: held.append(associations._memory.change(0)) or 0)
+
+        def look(*_: object) -> int:
+            held.append(associations._memory.change(0))
+            return 0x0000
+
+        server.bind(evt.EVT_DIMSE_RECV, look)
+        monkeypatch.setattr(associations, "store", look)
         for _ in range(2):
             raw.send_pdvs([[pdv(1, COMMAND | LAST, odd), pdv(1, LAST, DATA_1)]])
             assert raw.read() is not None
@@ -225,7 +230,8 @@ def test_who_does_not_read_its_answers_is_let_go(
     with running(tmp_path, pdu_s=0.3) as node, capture_logs() as logs:
         _, associations, _ = node.scp._parts()
         with RawAssociation(node.port).associate(contexts) as raw:
-            for one in (next(iter(associations._connections.values())).socket.socket, raw.socket):
+            for one in (next(iter(associations._connections.values()))._connection.socket, raw.socket):
+                assert one is not None
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             raw.socket.settimeout(2)

@@ -104,7 +104,7 @@ def test_a_title_that_is_none_is_rejected_by_its_rule(
     tmp_path: Path,
     place: slice,
     expected: tuple[int, int, int],
-    check_called: bool,  # noqa: FBT001  pytest gives it by name
+    check_called: bool,
     library_words: list[logging.LogRecord],
 ) -> None:
     with watched(tmp_path, ReceiveSettings(check_called_ae_title=check_called)) as (node, logs):

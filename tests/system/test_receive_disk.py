@@ -204,7 +204,7 @@ def test_who_sends_to_a_read_only_disk_is_told_of_each_instance(tmp_path: Path, 
         assert set(statuses[-10:]) == {PROCESSING_FAILURE}
         assert_well(node, 300, raw)
         wanted = 3 + statuses.count(SUCCESS)  # those whose files were open already are as safe as any
-        wait_until(lambda: [row["instance_count"] for row in node.list_rows("series")] == [wanted], 20, f"{wanted} rows")
+        wait_until(lambda: [row["instance_count"] for row in node.list_rows("series")] == [wanted], 20, "every row")
 
 
 def test_eight_senders_that_lose_the_storage_root_are_all_told_and_go_on_when_it_is_back(
