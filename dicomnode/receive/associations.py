@@ -46,15 +46,16 @@ from dicomnode.metrics import (
 )
 from dicomnode.receive.addresses import resolve_peers
 from dicomnode.receive.alerts import Alerts
+from dicomnode.receive.attaching import attach
 from dicomnode.receive.commitment import Kind, note_refusal, read_message, take_message
 from dicomnode.receive.contexts import find_kept_out, find_unknown, make_contexts
 from dicomnode.receive.ingest import StoreRequest, ingest
 from dicomnode.receive.intake import Intake
 from dicomnode.receive.load import Load, Overload
-from dicomnode.receive.messages import RequestHead
+from dicomnode.receive.pdus import RequestHead
 from dicomnode.receive.policy import Addresses, Admission, Caller, Refusal, admit, check_head
 from dicomnode.receive.recording import Sender
-from dicomnode.receive.upper_layer import UpperLayer, attach
+from dicomnode.receive.upper_layer import UpperLayer
 from dicomnode.receive.usage import Memory, Usage
 from dicomnode.receive.waiting import WaitingConnections
 from dicomnode.settings import Settings

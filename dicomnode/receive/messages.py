@@ -1,4 +1,4 @@
-"""Puts DIMSE messages together from P-DATA, reads what requests say, writes responses: bytes in, bytes out.
+"""Puts DIMSE messages together from P-DATA, reads a C-STORE request, writes its response: bytes in, bytes out.
 
 Flow: receive.upper_layer > [messages]
 Never: a socket; a pydicom Dataset; a data set kept beyond its limit, however it comes.
@@ -16,15 +16,13 @@ from io import BytesIO
 from dicomnode.errors import LimitExceededError, PeerProtocolError
 from dicomnode.status import AbortReason
 
-PROTOCOL_VERSION = 0x0001  # PS3.8 9.3.2: a bit for each version; there is one
 PDU_HEADER = struct.Struct(">BxL")  # PS3.8 9.3.1: type, reserved, length of what follows
-A_ASSOCIATE_RQ, A_ASSOCIATE_RJ, P_DATA_TF, A_RELEASE_RQ, A_RELEASE_RP, A_ABORT_PDU = 0x01, 0x03, 0x04, 0x05, 0x06, 0x07
+P_DATA_TF = 0x04
 C_STORE_RQ, C_STORE_RSP, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x8001, 0x0030, 0x0FFF  # PS3.7 E.1
 N_EVENT_REPORT_RQ, N_ACTION_RQ = 0x0100, 0x0130
 NO_DATA_SET = 0x0101
 COMMAND_SET_BYTES_MAX = 16384  # the longest that PS3.7 E.1 allows is far below 1 KiB
 
-_REQUEST_HEAD = struct.Struct(">6xH2x16s16s32x")  # PS3.8 9.3.2: protocol version, called and calling AE title
 _PDV = struct.Struct(">LBB")  # PS3.8 9.3.5.1: length, presentation context, and E.2: message control header
 _IS_COMMAND, _IS_LAST = 1, 2
 _ELEMENT = struct.Struct("<HHL")
@@ -35,15 +33,6 @@ _STORE_NEEDS = frozenset({_SOP_CLASS, _COMMAND_FIELD, _MESSAGE_ID, _PRIORITY, _D
 _STORE_MAY_HAVE = _STORE_NEEDS | _MOVE_ORIGINATOR | {_GROUP_LENGTH}
 _NUMBERS = (_COMMAND_FIELD, _MESSAGE_ID, _DATA_SET_TYPE)
 _UID = re.compile(rb"[0-9.]{1,64}")
-
-
-@dataclass(frozen=True)
-class RequestHead:
-    """What an A-ASSOCIATE-RQ begins with: PS3.8 9.3.2. The titles lack their padding; each byte is a character."""
-
-    protocol_version: int
-    called_ae: str
-    calling_ae: str
 
 
 @dataclass(frozen=True)
@@ -147,27 +136,6 @@ class Assembler:
         self._data_set.write(fragment)
 
 
-def read_request_head(request: bytes | bytearray) -> RequestHead:
-    """Return what a whole A-ASSOCIATE-RQ begins with; some pad titles with NUL, which others read as a character.
-
-    Raises
-    ------
-    PeerProtocolError
-        If it is too short for that.
-    """
-    if len(request) < _REQUEST_HEAD.size:
-        raise malformed(f"an association request of {len(request)} bytes came, it has at least {_REQUEST_HEAD.size}")
-    version, *titles = _REQUEST_HEAD.unpack_from(request)
-    called, calling = (title.strip(b" \0").decode("latin-1") for title in titles)
-    return RequestHead(version, called, calling)
-
-
-def tidy_request_head(request: bytearray, head: RequestHead) -> None:
-    """Write a head that was read over that of its request: with spaces for padding, and the one version there is."""
-    titles = (title.encode("latin-1").ljust(16) for title in (head.called_ae, head.calling_ae))
-    struct.pack_into(">H2x16s16s", request, PDU_HEADER.size, PROTOCOL_VERSION, *titles)
-
-
 @lru_cache(maxsize=32)  # each is asked for twice
 def read_command_set(encoded: bytes) -> Mapping[int, bytes]:
     """Return the values of a command set by element number; group 0000, Implicit VR Little Endian (PS3.7 6.3.1).
@@ -224,16 +192,6 @@ def encode_store_response(command: StoreCommand, context_id: int, status: int) -
     command_set = _element(_GROUP_LENGTH, struct.pack("<L", len(elements))) + elements
     pdv = _PDV.pack(len(command_set) + 2, context_id, _IS_COMMAND | _IS_LAST) + command_set
     return PDU_HEADER.pack(P_DATA_TF, len(pdv)) + pdv
-
-
-def encode_reject(result: int, source: int, reason: int) -> bytes:
-    """Return the A-ASSOCIATE-RJ of PS3.8 9.3.4."""
-    return PDU_HEADER.pack(A_ASSOCIATE_RJ, 4) + struct.pack("xBBB", result, source, reason)
-
-
-def encode_abort(reason: AbortReason) -> bytes:
-    """Return the A-ABORT by which the service provider, source 2, ends an association: PS3.8 9.3.8."""
-    return PDU_HEADER.pack(A_ABORT_PDU, 4) + struct.pack("2xBB", 2, reason)
 
 
 def malformed(message: str) -> PeerProtocolError:

@@ -1,6 +1,6 @@
 """Decides who may associate and who may store: a function of the settings and of what a caller says.
 
-Flow: receive.associations > [policy] > receive.messages, settings, tls
+Flow: receive.associations > [policy] > receive.pdus, settings, tls
 Never: a socket, a name look-up, a log; a hostile AE title unescaped in a message.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dicomnode.certificates import PeerCertificate
-from dicomnode.receive.messages import PROTOCOL_VERSION
+from dicomnode.receive.pdus import PROTOCOL_VERSION
 from dicomnode.setting_values import check_ae_title
 from dicomnode.settings import PeerSettings, Settings
 from dicomnode.status import AcseReason, RejectReason

@@ -1,6 +1,6 @@
 """pynetdicom's upper layer without its polling: it waits for the socket, and stores a plain C-STORE on the spot.
 
-Flow: receive.scp > [upper_layer] > receive.connection, receive.messages, receive.associations
+Flow: receive.scp > [upper_layer] > receive.connection, receive.pdus, receive.messages, receive.service
 Never: a thread of its own (whoever waits for a primitive reads the socket meanwhile); an answer to anything but a plain
 C-STORE: negotiation, C-ECHO, release and all else are pynetdicom's; more bytes or time than the limits give.
 """
@@ -8,16 +8,13 @@ C-STORE: negotiation, C-ECHO, release and all else are pynetdicom's; more bytes 
 from __future__ import annotations
 
 import math
-import socket
 import struct
 import threading
 import time
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_primitives import DimseServiceType
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE, P_DATA
@@ -28,10 +25,6 @@ from dicomnode.logs import get_logger
 from dicomnode.receive.connection import Connection
 from dicomnode.receive.ingest import StoreRequest
 from dicomnode.receive.messages import (
-    A_ABORT_PDU,
-    A_ASSOCIATE_RQ,
-    A_RELEASE_RP,
-    A_RELEASE_RQ,
     C_CANCEL_RQ,
     C_ECHO_RQ,
     C_STORE_RQ,
@@ -41,58 +34,38 @@ from dicomnode.receive.messages import (
     PDU_HEADER,
     Assembler,
     Message,
-    RequestHead,
-    encode_abort,
-    encode_reject,
     encode_store_response,
     malformed,
     read_command_field,
-    read_request_head,
     read_store_command,
+)
+from dicomnode.receive.pdus import (
+    A_ASSOCIATE_RQ,
+    A_RELEASE_RQ,
+    AWAITING_CLOSE,
+    AWAITING_REQUEST,
+    ESTABLISHED,
+    RELEASING,
+    check_turn,
+    encode_abort,
+    encode_reject,
+    read_request_head,
     tidy_request_head,
 )
+from dicomnode.receive.service import Service
 from dicomnode.receive.usage import Usage
 from dicomnode.status import AbortReason
 
 log = get_logger()
 
 CLOSE_S = 1.0  # for the peer to read our last word and close: to close first could take it from the peer
-PDU_TYPES = range(0x01, 0x08)  # PS3.8 9.3.1
 RESPONSE_BYTES_MAX = 256  # of a C-STORE-RSP; a peer that takes no PDU of this size gets it in pieces, from pynetdicom
 # What pynetdicom raises on what it cannot decode.
 _UNREADABLE = (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError, struct.error)
 # What pynetdicom answers, by the SOP class of the presentation context; a C-CANCEL can only come too late.
 _ANYWHERE = frozenset({C_ECHO_RQ, C_CANCEL_RQ})
 _OF_PUSH_MODEL, _OF_OTHERS = frozenset({N_ACTION_RQ, N_EVENT_REPORT_RQ}), frozenset({C_STORE_RQ})
-# States of PS3.8 table 9-10 that matter here.
 UNREADABLE_MESSAGE = "Evt19"  # PS3.8 table 9-10, so that pynetdicom aborts
-AWAITING_REQUEST, ESTABLISHED, RELEASING, AWAITING_CLOSE = "Sta2", "Sta6", "Sta7", "Sta13"
-# What an acceptor takes in each state of that table; all else ends the association there (AA-1, AA-8).
-EXPECTED = {
-    AWAITING_REQUEST: {A_ASSOCIATE_RQ, A_ABORT_PDU},
-    ESTABLISHED: {P_DATA_TF, A_RELEASE_RQ, A_ABORT_PDU},
-    RELEASING: {P_DATA_TF, A_RELEASE_RQ, A_RELEASE_RP, A_ABORT_PDU},
-    "Sta10": {A_RELEASE_RP, A_ABORT_PDU},  # both asked for the release
-}
-
-
-class Service(Protocol):
-    """Who answers C-STORE, judges who asks for an association, and hears why one is ended."""
-
-    def judge_head(self, association: Association, head: RequestHead) -> tuple[int, int, int] | None:
-        """Return result, source and reason to reject a request with by what it begins with; None to read on."""
-
-    def store(self, association: Association, request: StoreRequest) -> int:
-        """Return the status to answer with; raises `PeerProtocolError` to end the association instead."""
-
-    def finish_rows(self, association: Association) -> None:
-        """Put in the index what was stored, so that whoever asks after the release finds it."""
-
-    def note_abort(self, association: Association, error: PeerProtocolError) -> None:
-        """Record that a peer is cut off."""
-
-    def note_silence(self, address: str, idle_s: float) -> None:
-        """Record that a peer is let go because it says nothing."""
 
 
 class UpperLayer(DULServiceProvider):
@@ -248,11 +221,7 @@ class UpperLayer(DULServiceProvider):
         if len(received) < PDU_HEADER.size:
             return PDU_HEADER.size
         pdu_type, length = PDU_HEADER.unpack_from(received)
-        if pdu_type not in PDU_TYPES:
-            raise PeerProtocolError(AbortReason.UNRECOGNISED_PDU, f"a PDU of type {pdu_type:02X} is none of PS3.8")
-        if pdu_type not in EXPECTED.get(self._state, {A_ABORT_PDU}):
-            words = f"a PDU of type {pdu_type:02X} came where PS3.8 table 9-10 expects none ({self._state})"
-            raise PeerProtocolError(AbortReason.UNEXPECTED_PDU, words)
+        check_turn(pdu_type, self._state)
         is_data = pdu_type == P_DATA_TF
         limit = int(self.assoc.acceptor.maximum_length or 0) if is_data else self._limits.associate_bytes
         if length > limit:
@@ -417,26 +386,3 @@ class UpperLayer(DULServiceProvider):
     def _connection(self) -> Connection:
         assert isinstance(self.socket, Connection)  # noqa: S101  `attach` sets it
         return self.socket
-
-
-class Dimse(DIMSEServiceProvider):
-    """Gives messages to the association's loop, which waits here instead of asking each millisecond."""
-
-    def get_msg(
-        self,
-        block: bool = False,  # noqa: ARG002, FBT001  pynetdicom fixes the signature
-    ) -> tuple[int, DimseServiceType] | tuple[None, None]:
-        """Return the next message that is pynetdicom's to answer, if there is one."""
-        dul = self.dul
-        assert isinstance(dul, UpperLayer)  # noqa: S101  `attach` sets both
-        dul.wait_for_user()
-        return super().get_msg(block=False)
-
-
-def attach(association: Association, client: socket.socket, usage: Usage, service: Service) -> UpperLayer:
-    """Put this upper layer in the place of pynetdicom's, before the association starts; a TLS handshake is over."""
-    association.dul = upper_layer = UpperLayer(association, usage, service)
-    association.dimse = Dimse(association)
-    association.acse_timeout = association.acse_timeout  # the timer stands in the upper layer
-    association.set_socket(Connection(association, client, usage.limits.pdu_s, upper_layer.note_unread))
-    return upper_layer

@@ -36,12 +36,13 @@ from dicomnode.metrics import Counts
 from dicomnode.receive import scp
 from dicomnode.receive.addresses import resolve_peers
 from dicomnode.receive.associations import Associations, Rules
+from dicomnode.receive.attaching import Dimse
 from dicomnode.receive.connection import Connection
 from dicomnode.receive.contexts import make_contexts
 from dicomnode.receive.intake import Intake
 from dicomnode.receive.messages import read_command_set
 from dicomnode.receive.recovery import close_spool, open_spool
-from dicomnode.receive.upper_layer import Dimse, UpperLayer
+from dicomnode.receive.upper_layer import UpperLayer
 from dicomnode.settings import NodeSettings, Settings
 from dicomnode.settings_limits import LimitSettings
 from tests.databases import make_sqlite
