@@ -13,6 +13,16 @@ from typing import Literal
 
 import structlog
 
+# From which level on a library is heard.
+LIBRARY_LEVELS = {
+    "pynetdicom": logging.WARNING,
+    "apscheduler": logging.WARNING,
+    "alembic": logging.WARNING,
+    "pydicom": logging.ERROR,  # its warnings quote values, which may be a patient's
+    # These report what peers do, which each part says in its own words: once, and with whom it was.
+    **{f"pynetdicom.{name}": logging.CRITICAL for name in ("association", "dimse", "dul", "fsm", "utils")},
+}
+
 
 def configure(log_format: Literal["console", "json"], level: str = "INFO") -> None:
     """Send every event to standard error in one form, and quiet the libraries that log patient data."""
@@ -46,12 +56,13 @@ def configure(log_format: Literal["console", "json"], level: str = "INFO") -> No
     )
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(level)
-    for name in ("pynetdicom", "pydicom", "apscheduler", "alembic"):
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
-    logging.getLogger("pydicom").setLevel(logging.ERROR)  # its warnings quote values, which may be a patient's
-    # These report what peers do, which each part says in its own words: once, and with whom it was.
-    for name in ("association", "dimse", "utils"):
-        logging.getLogger(f"pynetdicom.{name}").setLevel(logging.CRITICAL)
+    quiet_libraries()
+
+
+def quiet_libraries() -> None:
+    """Let libraries say only what no part of the node says, and nothing of a patient."""
+    for name, least in LIBRARY_LEVELS.items():
+        logging.getLogger(name).setLevel(max(least, logging.root.level))
 
 
 def escape(text: str) -> str:

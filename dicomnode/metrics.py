@@ -12,7 +12,7 @@ from collections import Counter
 LIMIT_CROSSINGS = "dicomnode_receive_limit_crossings"  # by `limit`, a key of [limits]
 PROTOCOL_ERRORS = "dicomnode_receive_protocol_errors"
 REFUSED_ASSOCIATIONS = "dicomnode_receive_refused_associations"  # by `rule`, as in the log
-REFUSED_CONTEXTS = "dicomnode_receive_refused_contexts"  # kept out by the settings of a peer
+REFUSED_CONTEXTS = "dicomnode_receive_refused_contexts"  # kept out by the settings of a peer, or by the node
 ASSOCIATIONS = "dicomnode_receive_associations"  # admitted
 STARVATIONS = "dicomnode_receive_descriptor_starvations"  # times that there was none for the next caller
 COMMITMENT_MESSAGES = "dicomnode_receive_commitment_messages"  # by `kind` (request, report) and `status`

@@ -51,6 +51,12 @@ class RejectReason(IntEnum):
     CALLED_AE_TITLE_NOT_RECOGNISED = 7
 
 
+class AcseReason(IntEnum):
+    """Reasons for A-ASSOCIATE-RJ by the service provider, source 2, that the node gives: PS3.8 9.3.4, table 9-21."""
+
+    PROTOCOL_VERSION_NOT_SUPPORTED = 2
+
+
 class BusyReason(IntEnum):
     """Reasons for A-ASSOCIATE-RJ for now by the service provider, source 3: PS3.8 9.3.4, table 9-21."""
 

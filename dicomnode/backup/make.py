@@ -165,8 +165,8 @@ def _hold(database: Database, clock: Clock, is_over: Callable[[], bool]) -> Keep
 def _list_unrecorded(store: Store) -> dict[str, Wanted]:
     """Return the received files that may have no row yet, by the name they will have in the store."""
     found: dict[str, Wanted] = {}
-    for folder in sorted(path for path in store.spool_root.iterdir() if path.is_dir()):
-        for name, path in store.list_spool(folder.name).items():
+    for node in store.list_spools():
+        for name, path in store.list_spool(node).items():
             if _size_of(path):
                 find = _finder(store, path, name)
                 found[name] = Wanted(str(path.relative_to(store.root)), find)

@@ -60,6 +60,10 @@ class Store:
         """Return the spool folder of the process `node`, 32 hexadecimal digits."""
         return self.spool_root / _checked_node(node)
 
+    def list_spools(self) -> list[str]:
+        """Return the processes that have a spool folder; what else may lie beside them is nobody's."""
+        return sorted(path.name for path in self.spool_root.iterdir() if _NODE.fullmatch(path.name) and path.is_dir())
+
     def list_spool(self, node: str) -> dict[str, Path]:
         """Return what lies in the spool of `node`, by the name that each file will have in the store."""
         return {

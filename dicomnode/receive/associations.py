@@ -10,8 +10,9 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from io import BytesIO
 from typing import cast
 
@@ -44,18 +45,20 @@ from dicomnode.metrics import (
     Counts,
 )
 from dicomnode.receive.alerts import Alerts
+from dicomnode.receive.attaching import attach
 from dicomnode.receive.commitment import Kind, note_refusal, read_message, take_message
-from dicomnode.receive.contexts import find_kept_out, make_contexts
+from dicomnode.receive.contexts import find_kept_out, find_unknown, make_contexts
 from dicomnode.receive.ingest import StoreRequest, ingest
 from dicomnode.receive.intake import Intake
 from dicomnode.receive.load import Load, Overload
-from dicomnode.receive.policy import Addresses, Admission, Caller, Refusal, admit
+from dicomnode.receive.pdus import RequestHead
+from dicomnode.receive.policy import Addresses, Admission, Caller, Refusal, admit, check_head
 from dicomnode.receive.recording import Sender
-from dicomnode.receive.upper_layer import UpperLayer, attach
+from dicomnode.receive.upper_layer import UpperLayer
 from dicomnode.receive.usage import Memory, Usage
 from dicomnode.receive.waiting import WaitingConnections
 from dicomnode.settings import Settings
-from dicomnode.status import BusyReason, CommitmentStatus, StoreStatus
+from dicomnode.status import AcseReason, BusyReason, CommitmentStatus, RejectReason, StoreStatus
 from dicomnode.storage_root import find_storage_problem
 
 log = get_logger()
@@ -63,8 +66,9 @@ log = get_logger()
 DATABASE_RETRY_S = 5.0
 ABORT_GRACE_S = 1.0  # for the A-ABORT to leave before the socket is shut
 POLL_S = 0.02
+TOLD_CONTEXTS = 10  # of those that a caller offers, in one line: a PACS may offer a hundred that are of no use here
 # PS3.8 table 9-21, Result and Source: a rule keeps the caller out for good; what is too much now may be less later.
-REJECTED_BY_RULE, REJECTED_FOR_NOW = (1, 1), (2, 3)
+REJECTED: Mapping[type[IntEnum], tuple[int, int]] = {RejectReason: (1, 1), AcseReason: (1, 2), BusyReason: (2, 3)}
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,13 @@ class Associations:
             end()
             raise
 
+    def judge_head(self, association: Association, head: RequestHead) -> tuple[int, int, int] | None:
+        """Return what a request is rejected with by what it begins with, before the rest is read; None to read on."""
+        address = association.requestor.address
+        caller = Caller(head.called_ae, head.calling_ae, address, protocol_version=head.protocol_version)
+        refusal = check_head(self.rules.settings, caller)
+        return None if refusal is None else self._note_refusal(refusal, caller)
+
     def handle_request(self, event: Event) -> None:
         """Admit or reject (`EVT_REQUESTED`). Who is not in `_senders` stores nothing, so that a fault here is safe."""
         association = event.assoc
@@ -152,13 +163,11 @@ class Associations:
         rules = self.rules
         verdict = admit(rules.settings, rules.addresses, caller)
         if isinstance(verdict, Refusal):
-            party = Party(caller.calling_ae.strip(" \0"), caller.address)
-            self.alerts.note(NODE_AUTHENTICATION, verdict.rule, verdict.message, party)
-            self._refuse(association, verdict.rule, verdict.message, (*REJECTED_BY_RULE, verdict.reason))
+            self._refuse(association, self._note_refusal(verdict, caller))
         elif overload := self._find_overload(association, verdict, caller):
             self.counts.add(LIMIT_CROSSINGS, limit=overload.limit)
             why = f"{verdict.ae_title!a} at {caller.address}: {overload.message}"
-            self._refuse(association, f"limits.{overload.limit}", why, (*REJECTED_FOR_NOW, overload.reason))
+            self._refuse(association, self._note_rejection(f"limits.{overload.limit}", why, overload.reason))
         else:
             self._add_sender(association, verdict, caller)
             self._narrow(association, verdict, request.presentation_context_definition_list)
@@ -289,10 +298,19 @@ class Associations:
             return Overload(BusyReason.LOCAL_LIMIT_EXCEEDED, "disk_reserve_bytes", problem)
         return self._load.enter(association, admission.peer or caller.address, limits, time.monotonic())
 
-    def _refuse(self, association: Association, rule: str, why: str, rejection: tuple[int, int, int]) -> None:
-        """Send A-ASSOCIATE-RJ and wait until it has left, as pynetdicom's own rejection does."""
+    def _note_refusal(self, refusal: Refusal, caller: Caller) -> tuple[int, int, int]:
+        """Record that a rule keeps a caller out, and return what to tell it."""
+        party = Party(caller.calling_ae.strip(" \0"), caller.address)
+        self.alerts.note(NODE_AUTHENTICATION, refusal.rule, refusal.message, party)
+        return self._note_rejection(refusal.rule, refusal.message, refusal.reason)
+
+    def _note_rejection(self, rule: str, why: str, reason: IntEnum) -> tuple[int, int, int]:
         self.counts.add(REFUSED_ASSOCIATIONS, rule=rule)
         log.warning("receive.refused", rule=rule, why=why)
+        return (*REJECTED[type(reason)], int(reason))
+
+    def _refuse(self, association: Association, rejection: tuple[int, int, int]) -> None:
+        """Send A-ASSOCIATE-RJ and wait until it has left, as pynetdicom's own rejection does."""
         association.acse.send_reject(*rejection)
         association.kill()
 
@@ -306,7 +324,13 @@ class Associations:
         log.info("receive.associated", calling_ae=calling_ae, peer=admission.peer, address=caller.address)
 
     def _narrow(self, association: Association, admission: Admission, offered: Sequence[PresentationContext]) -> None:
-        """Leave the association those presentation contexts that its peer may have."""
+        """Leave the association those presentation contexts that its peer may have, and tell of the others."""
+        if unknown := find_unknown(offered):
+            more = f" and {len(unknown) - TOLD_CONTEXTS} more" if len(unknown) > TOLD_CONTEXTS else ""
+            shown = f"{', '.join(unknown[:TOLD_CONTEXTS])}{more}"
+            self.counts.add(REFUSED_CONTEXTS)
+            why = f"{admission.ae_title!a} offered {shown}, which this node takes from nobody"
+            log.info("receive.context_refused", rule="SOP classes of this node", why=why)
         allowed = admission.sop_classes, admission.transfer_syntaxes
         if any(allowed):
             association.acceptor.supported_contexts = make_contexts(*allowed)

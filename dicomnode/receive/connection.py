@@ -13,6 +13,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from pynetdicom.association import Association
@@ -25,10 +26,13 @@ _WANT_READ = (BlockingIOError, ssl.SSLWantReadError)
 class Connection(AssociationSocket):
     """What an association reads from and writes to; all but `wake` and `hang_up` belong to the association's thread."""
 
-    def __init__(self, association: Association, client: socket.socket, send_s: float) -> None:
+    def __init__(
+        self, association: Association, client: socket.socket, send_s: float, note_unread: Callable[[], None]
+    ) -> None:
         super().__init__(association, client_socket=client)
         self.received = bytearray()  # and not yet taken
         self._send_s = send_s
+        self._note_unread = note_unread
         self._lock = threading.Lock()
         client.setblocking(False)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -62,7 +66,7 @@ class Connection(AssociationSocket):
         return taken
 
     def send(self, bytestream: bytes) -> None:
-        """Send all bytes, or note that the connection is closed (`Evt17`)."""
+        """Send all bytes, or note that the connection is closed (`Evt17`): to who does not read them it is shut."""
         unsent = memoryview(bytestream)
         deadline = time.monotonic() + self._send_s
         try:
@@ -72,9 +76,9 @@ class Connection(AssociationSocket):
                 try:
                     unsent = unsent[self.socket.send(unsent) :]
                 except (BlockingIOError, ssl.SSLWantWriteError):
-                    _wait_for(self.socket, select.POLLOUT, deadline)
+                    self._await_reader(self.socket, select.POLLOUT, deadline)
                 except ssl.SSLWantReadError:
-                    _wait_for(self.socket, select.POLLIN, deadline)
+                    self._await_reader(self.socket, select.POLLIN, deadline)
         except OSError:
             self.event_queue.put("Evt17")
 
@@ -105,6 +109,15 @@ class Connection(AssociationSocket):
         if self.socket is not None:
             self.socket.close()
 
+    def _await_reader(self, client: socket.socket, event: int, deadline: float) -> None:
+        """Wait until the socket takes more, or shut it at the deadline."""
+        poll = select.poll()
+        poll.register(client, event)
+        if not poll.poll(_milliseconds_until(deadline)):
+            self.hang_up()  # so that nobody waits for this peer again
+            self._note_unread()
+            raise TimeoutError
+
     def _wait(self, deadline: float) -> bool:
         """Wait for bytes, or for `wake`, which it tells."""
         ready = self._poll.poll(_milliseconds_until(deadline))
@@ -114,13 +127,6 @@ class Connection(AssociationSocket):
         if is_woken and self._wake is not None:
             os.eventfd_read(self._wake)
         return is_woken
-
-
-def _wait_for(client: socket.socket, event: int, deadline: float) -> None:
-    poll = select.poll()
-    poll.register(client, event)
-    if not poll.poll(_milliseconds_until(deadline)):
-        raise TimeoutError
 
 
 def _milliseconds_until(deadline: float) -> int | None:

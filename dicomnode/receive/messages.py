@@ -17,7 +17,7 @@ from dicomnode.errors import LimitExceededError, PeerProtocolError
 from dicomnode.status import AbortReason
 
 PDU_HEADER = struct.Struct(">BxL")  # PS3.8 9.3.1: type, reserved, length of what follows
-P_DATA_TF, A_RELEASE_RQ, A_ABORT = 0x04, 0x05, 0x07
+P_DATA_TF = 0x04
 C_STORE_RQ, C_STORE_RSP, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x8001, 0x0030, 0x0FFF  # PS3.7 E.1
 N_EVENT_REPORT_RQ, N_ACTION_RQ = 0x0100, 0x0130
 NO_DATA_SET = 0x0101
@@ -192,11 +192,6 @@ def encode_store_response(command: StoreCommand, context_id: int, status: int) -
     command_set = _element(_GROUP_LENGTH, struct.pack("<L", len(elements))) + elements
     pdv = _PDV.pack(len(command_set) + 2, context_id, _IS_COMMAND | _IS_LAST) + command_set
     return PDU_HEADER.pack(P_DATA_TF, len(pdv)) + pdv
-
-
-def encode_abort(reason: AbortReason) -> bytes:
-    """Return the A-ABORT by which the service provider, source 2, ends an association: PS3.8 9.3.8."""
-    return PDU_HEADER.pack(A_ABORT, 4) + struct.pack("2xBB", 2, reason)
 
 
 def malformed(message: str) -> PeerProtocolError:

@@ -1,6 +1,6 @@
 """Decides who may associate and who may store: a function of the settings and of what a caller says.
 
-Flow: receive.associations > [policy] > settings, tls
+Flow: receive.associations > [policy] > receive.pdus, settings, tls
 Never: a socket, a name look-up, a log; a hostile AE title unescaped in a message.
 """
 
@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dicomnode.certificates import PeerCertificate
+from dicomnode.receive.pdus import PROTOCOL_VERSION
 from dicomnode.setting_values import check_ae_title
 from dicomnode.settings import PeerSettings, Settings
-from dicomnode.status import RejectReason
+from dicomnode.status import AcseReason, RejectReason
 from dicomnode.tls import is_proven, show_needed_certificate
 
 # By the name of the peer: the IP addresses its host stands for, or the network it calls from.
@@ -28,6 +29,7 @@ class Caller:
     calling_ae: str
     address: str
     certificate: PeerCertificate | None = None  # None without TLS too
+    protocol_version: int = PROTOCOL_VERSION
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class Admission:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The caller is refused by a rule of ours (PS3.8 9.3.4, source 1), with the words for our log."""
+    """The caller is refused for good by a rule (PS3.8 9.3.4), with the words for our log."""
 
-    reason: RejectReason
+    reason: RejectReason | AcseReason
     rule: str
     message: str
 
@@ -59,23 +61,40 @@ def admit(settings: Settings, addresses: Addresses, caller: Caller) -> Admission
     addresses : mapping
         The IP addresses or the network of each peer's host, by the peer's name.
     """
-    called, calling = caller.called_ae.strip(" \0"), caller.calling_ae.strip(" \0")
+    refusal = check_head(settings, caller)
+    if refusal is not None:
+        return refusal
+    calling = _strip(caller.calling_ae)
+    if settings.receive.accept == "any":
+        found = _admit_configured(settings.peers, addresses, calling, caller)
+        names = found.names if isinstance(found, Admission) else ()
+        return Admission(calling, "", may_store=True, names=names)
+    return _admit_configured(settings.peers, addresses, calling, caller)
+
+
+def check_head(settings: Settings, caller: Caller) -> Refusal | None:
+    """Judge what a request begins with, before the rest is read: its protocol version and its AE titles."""
+    called, calling = _strip(caller.called_ae), _strip(caller.calling_ae)
+    if not caller.protocol_version & PROTOCOL_VERSION:
+        return Refusal(
+            AcseReason.PROTOCOL_VERSION_NOT_SUPPORTED,
+            "protocol version",
+            f"{calling!a} at {caller.address} speaks none but other versions ({caller.protocol_version:04X}) of the "
+            f"DICOM upper layer, version 1 ({PROTOCOL_VERSION:04X}) is needed",
+        )
     if settings.receive.check_called_ae_title and called != settings.node.ae_title:
         return Refusal(
             RejectReason.CALLED_AE_TITLE_NOT_RECOGNISED,
             "called AE title",
             f"{calling!a} at {caller.address} called {called!a}, but this node is {settings.node.ae_title!a}",
         )
-    try:
-        check_ae_title(calling)
-    except ValueError as error:
-        message = f"{caller.address} called us as {calling!a}: {error}"
+    if problem := _find_title_problem(called):
+        message = f"{calling!a} at {caller.address} called {called!a}: {problem}"
+        return Refusal(RejectReason.CALLED_AE_TITLE_NOT_RECOGNISED, "called AE title", message)
+    if problem := _find_title_problem(calling):
+        message = f"{caller.address} called us as {calling!a}: {problem}"
         return Refusal(RejectReason.CALLING_AE_TITLE_NOT_RECOGNISED, "calling AE title", message)
-    if settings.receive.accept == "any":
-        found = _admit_configured(settings.peers, addresses, calling, caller)
-        names = found.names if isinstance(found, Admission) else ()
-        return Admission(calling, "", may_store=True, names=names)
-    return _admit_configured(settings.peers, addresses, calling, caller)
+    return None
 
 
 def normalise_address(address: str) -> str:
@@ -86,6 +105,19 @@ def normalise_address(address: str) -> str:
         return address
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
     return str(mapped or parsed)
+
+
+def _strip(title: str) -> str:
+    return title.strip(" \0")
+
+
+def _find_title_problem(title: str) -> str:
+    """Say what is wrong with an AE title; empty where nothing is."""
+    try:
+        check_ae_title(title)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _admit_configured(

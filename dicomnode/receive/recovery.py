@@ -7,6 +7,7 @@ thrown away before it has its row; a file without one kept that is not whole (it
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import uuid
 from collections.abc import Iterable, Iterator
@@ -38,6 +39,7 @@ log = get_logger()
 
 GROUP = 256  # files whose rows share a commit
 _LOCK_NAME = "lock"
+_NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 def open_spool(store: Store, database: Database, now: float) -> Spool:
@@ -52,7 +54,7 @@ def open_spool(store: Store, database: Database, now: float) -> Spool:
     """
     store.make_folders()
     node = uuid.uuid4().hex
-    with _start_lock(store), translated(store.spool_root):
+    with _start_lock(store):
         _settle_dead(store, database)
         _close_lost_associations(store, database, now)
         store.spool_folder(node).mkdir(mode=0o750)
@@ -64,14 +66,14 @@ def open_spool(store: Store, database: Database, now: float) -> Spool:
 
 def settle_dead_spools(store: Store, database: Database, now: float) -> None:
     """Finish what dead processes left, or what was put into a spool of nobody's, while this one lives; raises alike."""
-    with _start_lock(store), translated(store.spool_root):
+    with _start_lock(store):
         _settle_dead(store, database)
         _close_lost_associations(store, database, now)
 
 
 def close_spool(spool: Spool, database: Database, now: float) -> None:
-    """Give a spool up: settle what is left, close this process's associations, remove the folder."""
-    with _start_lock(spool.store), translated(spool.folder):
+    """Give a spool up: settle what is left, close this process's associations, remove the folder; raises alike."""
+    with _start_lock(spool.store):
         with spool.lock:
             _settle(spool, database)
         _close_lost_associations(spool.store, database, now)
@@ -79,17 +81,26 @@ def close_spool(spool: Spool, database: Database, now: float) -> None:
 
 @contextmanager
 def _start_lock(store: Store) -> Iterator[None]:
-    """Let one process at a time open or close its spool below a storage root."""
-    with (store.spool_root / _LOCK_NAME).open("ab") as lock:
+    """Let one process at a time open or close its spool below a storage root; what the disk refuses is translated."""
+    with translated(store.spool_root), (store.spool_root / _LOCK_NAME).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _settle_dead(store: Store, database: Database) -> None:
-    for folder in sorted(path for path in store.spool_root.iterdir() if path.is_dir()):
-        with (folder / _LOCK_NAME).open("ab") as lock:
+    for node in store.list_spools():
+        if _is_settled(store, node):
+            continue
+        with (store.spool_folder(node) / _LOCK_NAME).open("ab") as lock:
             if try_lock(lock):  # the process that had it is dead
-                _settle(Spool(store, folder.name, lock), database)
+                _settle(Spool(store, node, lock), database)
+
+
+def _is_settled(store: Store, node: str) -> bool:
+    """Say whether nothing of ours is left in a spool folder, so that what keeps it there was told of before."""
+    folder = store.spool_folder(node)
+    is_kept = any(folder.iterdir()) and not (folder / _LOCK_NAME).exists()
+    return is_kept and not store.list_spool(node)
 
 
 def try_lock(lock: BinaryIO) -> bool:
@@ -101,32 +112,50 @@ def try_lock(lock: BinaryIO) -> bool:
     return True
 
 
-def _is_locked(folder: Path) -> bool:
+def _is_locked(store: Store, node: str) -> bool:
     """Say whether the process that a spool belongs to lives; that of a dead one may hold what a person must see."""
-    with (folder / _LOCK_NAME).open("ab") as lock:
+    if _is_settled(store, node):
+        return False
+    with (store.spool_folder(node) / _LOCK_NAME).open("ab") as lock:
         return not try_lock(lock)
 
 
 def _settle(spool: Spool, database: Database) -> None:
-    """Settle every file of a spool; remove the folder, unless a file has to stay for a person."""
+    """Settle every file of a spool; remove the folder, unless a file has to stay for a person, or is none of ours."""
     store = spool.store
     paths = store.list_spool(spool.node)
     for unused in [name for name, path in paths.items() if path.stat().st_size == 0]:
         paths.pop(unused).unlink()
     left = _move_recorded(spool, database, paths)
     senders: dict[tuple[str, str, float], Sender] = {}
+    discarded = 0
     for start in range(0, len(left), GROUP):
-        entries = [entry for name in left[start : start + GROUP] if (entry := _read_entry(name, paths[name], senders))]
+        group = left[start : start + GROUP]
+        entries = [entry for name in group if (entry := _read_entry(name, paths[name], senders))]
+        discarded += sum(not paths[name].exists() for name in group)
         _find_associations(spool, database, senders.values())
         outcomes = record_group(spool, database, entries)
         for entry, outcome in zip(entries, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 log.error("receive.unindexed", file_name=entry.file.file_name, why=type(outcome).__name__)
-    if left:
-        log.info("receive.recovered", files=len(left))
+    if discarded:
+        log.warning("receive.discarded", files=discarded)
+    if len(left) > discarded:
+        log.info("receive.recovered", files=len(left) - discarded)
     if not store.list_spool(spool.node):
-        (spool.folder / _LOCK_NAME).unlink()
+        _remove(spool)
+
+
+def _remove(spool: Spool) -> None:
+    spool.lock.close()  # NFS keeps an open file that is unlinked, under another name
+    (spool.folder / _LOCK_NAME).unlink()
+    try:
         spool.folder.rmdir()
+    except OSError as error:
+        if error.errno not in _NOT_EMPTY:
+            raise
+        # Without our lock in it the folder is settled (`_is_settled`): this is said once.
+        log.warning("receive.spool_kept", folder=str(spool.folder), why="it holds files that are none of this node's")
 
 
 def _move_recorded(spool: Spool, database: Database, names: Iterable[str]) -> list[str]:
@@ -179,6 +208,6 @@ def _find_associations(spool: Spool, database: Database, senders: Iterable[Sende
 
 
 def _close_lost_associations(store: Store, database: Database, now: float) -> None:
-    living = [path.name for path in store.spool_root.iterdir() if path.is_dir() and _is_locked(path)]
+    living = [node for node in store.list_spools() if _is_locked(store, node)]
     with database.write() as connection:
         close_lost_associations(connection, living, now)

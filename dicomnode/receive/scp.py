@@ -12,7 +12,8 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from socketserver import BaseServer
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from dicomnode.database.engine import Database
 from dicomnode.database.store import Store
-from dicomnode.errors import ConfigurationError, DatabaseUnavailableError, StateError
+from dicomnode.errors import ConfigurationError, StateError, TransientError
 from dicomnode.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomnode.logs import get_logger
 from dicomnode.metrics import STARVATIONS, Counts
@@ -228,12 +229,11 @@ class StorageScp:
         self._tls_server, self._threads = None, []
         with self._fetching:
             self._running = None
-        try:
-            if associations.finish(deadline_s):
+        if associations.finish(deadline_s):
+            with _left_to_the_next_start():
                 self._close(intake)
+        with _left_to_the_next_start():
             associations.alerts.write(self._database, associations.rules.settings)
-        except DatabaseUnavailableError as error:
-            log.warning("receive.unsettled", why=str(error))  # as after a crash: the next start puts it in order
         log.info("receive.stopped")
 
     def _follow_names(self, associations: Associations) -> None:
@@ -257,6 +257,15 @@ class StorageScp:
         if self._running is None:
             raise StateError("the storage SCP does not run; it must be started first")
         return self._running
+
+
+@contextmanager
+def _left_to_the_next_start() -> Iterator[None]:
+    """Let a stop go on where the database or the storage root is away: the next start puts in order what is left."""
+    try:
+        yield
+    except TransientError as error:
+        log.warning("receive.unsettled", why=str(error))
 
 
 def _open_tls_port(settings: Settings, associations: Associations, server: _Server) -> _TlsServer | None:

@@ -127,8 +127,10 @@ class Spool:
                 self._empty.put(file)
 
     def close_files(self) -> None:
-        """Close the files that were made beforehand."""
-        _close_all(self._empty.get() for _ in range(self._empty.qsize()))
+        """Close the files that were made beforehand; several threads may do so at once."""
+        with suppress(Empty):
+            while True:
+                os.close(self._empty.get_nowait().descriptor)
 
     def put_in_place(self, recordings: Iterable[tuple[str, Recording]]) -> None:
         """Move each file, given by its name, to where its committed row says, durably, or remove it where it has none.

@@ -1,6 +1,6 @@
 """pynetdicom's upper layer without its polling: it waits for the socket, and stores a plain C-STORE on the spot.
 
-Flow: receive.scp > [upper_layer] > receive.connection, receive.messages, receive.associations
+Flow: receive.scp > [upper_layer] > receive.connection, receive.pdus, receive.messages, receive.service
 Never: a thread of its own (whoever waits for a primitive reads the socket meanwhile); an answer to anything but a plain
 C-STORE: negotiation, C-ECHO, release and all else are pynetdicom's; more bytes or time than the limits give.
 """
@@ -8,16 +8,13 @@ C-STORE: negotiation, C-ECHO, release and all else are pynetdicom's; more bytes 
 from __future__ import annotations
 
 import math
-import socket
 import struct
 import threading
 import time
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_primitives import DimseServiceType
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE, P_DATA
@@ -28,7 +25,6 @@ from dicomnode.logs import get_logger
 from dicomnode.receive.connection import Connection
 from dicomnode.receive.ingest import StoreRequest
 from dicomnode.receive.messages import (
-    A_RELEASE_RQ,
     C_CANCEL_RQ,
     C_ECHO_RQ,
     C_STORE_RQ,
@@ -38,44 +34,38 @@ from dicomnode.receive.messages import (
     PDU_HEADER,
     Assembler,
     Message,
-    encode_abort,
     encode_store_response,
     malformed,
     read_command_field,
     read_store_command,
 )
+from dicomnode.receive.pdus import (
+    A_ASSOCIATE_RQ,
+    A_RELEASE_RQ,
+    AWAITING_CLOSE,
+    AWAITING_REQUEST,
+    ESTABLISHED,
+    RELEASING,
+    check_turn,
+    encode_abort,
+    encode_reject,
+    read_request_head,
+    tidy_request_head,
+)
+from dicomnode.receive.service import Service
 from dicomnode.receive.usage import Usage
 from dicomnode.status import AbortReason
 
 log = get_logger()
 
 CLOSE_S = 1.0  # for the peer to read our last word and close: to close first could take it from the peer
-PDU_TYPES = range(0x01, 0x08)  # PS3.8 9.3.1
 RESPONSE_BYTES_MAX = 256  # of a C-STORE-RSP; a peer that takes no PDU of this size gets it in pieces, from pynetdicom
 # What pynetdicom raises on what it cannot decode.
 _UNREADABLE = (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError, struct.error)
 # What pynetdicom answers, by the SOP class of the presentation context; a C-CANCEL can only come too late.
 _ANYWHERE = frozenset({C_ECHO_RQ, C_CANCEL_RQ})
 _OF_PUSH_MODEL, _OF_OTHERS = frozenset({N_ACTION_RQ, N_EVENT_REPORT_RQ}), frozenset({C_STORE_RQ})
-# States of PS3.8 table 9-10 that matter here.
 UNREADABLE_MESSAGE = "Evt19"  # PS3.8 table 9-10, so that pynetdicom aborts
-AWAITING_REQUEST, ESTABLISHED, RELEASING, AWAITING_CLOSE = "Sta2", "Sta6", "Sta7", "Sta13"
-
-
-class Service(Protocol):
-    """Who answers C-STORE, and hears why an association is ended."""
-
-    def store(self, association: Association, request: StoreRequest) -> int:
-        """Return the status to answer with; raises `PeerProtocolError` to end the association instead."""
-
-    def finish_rows(self, association: Association) -> None:
-        """Put in the index what was stored, so that whoever asks after the release finds it."""
-
-    def note_abort(self, association: Association, error: PeerProtocolError) -> None:
-        """Record that a peer is cut off."""
-
-    def note_silence(self, address: str, idle_s: float) -> None:
-        """Record that a peer is let go because it says nothing."""
 
 
 class UpperLayer(DULServiceProvider):
@@ -139,7 +129,8 @@ class UpperLayer(DULServiceProvider):
         return super().receive_pdu(wait=False)
 
     def wait_for_user(self) -> None:
-        """Read, and store, until there is something that is the association's business."""
+        """Read, and store, until there is something that is the association's business; the last such is done with."""
+        self._let_go()
         while self.is_alive() and self.to_user_queue.empty() and self.assoc.dimse.msg_queue.empty():
             if self.idle_timer_expired():
                 self._service.note_silence(self.assoc.requestor.address, self._limits.idle_s)
@@ -151,12 +142,15 @@ class UpperLayer(DULServiceProvider):
         if self.socket is not None:
             self._connection.hang_up()
 
+    def note_unread(self) -> None:
+        """Record that the peer does not read what it is sent: its connection is shut, and nothing can be said to it."""
+        words = f"it did not read an answer within {self._limits.pdu_s} s"
+        self._service.note_abort(self.assoc, LimitExceededError("pdu_s", words))
+
     def break_off(self, error: PeerProtocolError) -> None:
         """Send A-ABORT with the reason, forget what came, and tell the association."""
         self._service.note_abort(self.assoc, error)
-        self._forget()
-        self._connection.send(encode_abort(error.reason))
-        self.state_machine.transition(AWAITING_CLOSE)
+        self._say_last(encode_abort(error.reason))
         if self.assoc.requestor.primitive is not None:
             primitive = A_P_ABORT()
             primitive.provider_reason = error.reason
@@ -183,9 +177,17 @@ class UpperLayer(DULServiceProvider):
         while self.is_alive() and not self.event_queue.empty():
             try:
                 self.state_machine.do_action(self.event_queue.get(block=False))
-            except (InvalidEventError, *_UNREADABLE) as error:  # an answer after the end, a request that is none
-                log.warning("receive.closed", address=self.assoc.requestor.address, why=type(error).__name__)
-                self._close()
+            except (InvalidEventError, *_UNREADABLE) as error:
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """End what pynetdicom gave up: over a request that it could not read, or an answer of ours after the end."""
+        if self._state == AWAITING_REQUEST:
+            self._kill_thread = False  # until the peer has been told
+            self.break_off(malformed(f"an association request that cannot be read: {type(error).__name__}"))
+        else:
+            log.warning("receive.closed", address=self.assoc.requestor.address, why=type(error).__name__)
+            self._close()
 
     def _read(self, until: float) -> None:
         received = self._connection.received
@@ -219,9 +221,8 @@ class UpperLayer(DULServiceProvider):
         if len(received) < PDU_HEADER.size:
             return PDU_HEADER.size
         pdu_type, length = PDU_HEADER.unpack_from(received)
-        if pdu_type not in PDU_TYPES:
-            raise PeerProtocolError(AbortReason.UNRECOGNISED_PDU, f"a PDU of type {pdu_type:02X} is none of PS3.8")
-        is_data = pdu_type == P_DATA_TF and self._state != AWAITING_REQUEST
+        check_turn(pdu_type, self._state)
+        is_data = pdu_type == P_DATA_TF
         limit = int(self.assoc.acceptor.maximum_length or 0) if is_data else self._limits.associate_bytes
         if length > limit:
             raise LimitExceededError(
@@ -232,22 +233,45 @@ class UpperLayer(DULServiceProvider):
         return PDU_HEADER.size + int(length)
 
     def _take_pdu(self, size: int) -> None:
-        connection, state = self._connection, self._state
-        if connection.received[0] != P_DATA_TF or state not in (ESTABLISHED, RELEASING):
-            if connection.received[0] == A_RELEASE_RQ:
+        pdu_type = self._connection.received[0]
+        if pdu_type == P_DATA_TF:
+            self._take_data(size)
+        elif pdu_type != A_ASSOCIATE_RQ or self._is_read_on(size):
+            if pdu_type == A_RELEASE_RQ:
                 self._service.finish_rows(self.assoc)
             self._read_pdu_data()  # pynetdicom's: it takes the bytes by `Connection.recv`
-            return
+            if UNREADABLE_MESSAGE in self.event_queue.queue:
+                self.event_queue.queue.clear()
+                raise malformed(f"a PDU of type {pdu_type:02X} cannot be read")
+
+    def _is_read_on(self, size: int) -> bool:
+        """Have a request judged by what pynetdicom could not read, or would not; reject it, or make it readable."""
+        received = self._connection.received
+        head = read_request_head(received[:size])
+        rejection = self._service.judge_head(self.assoc, head)
+        if rejection is not None:
+            self._say_last(encode_reject(*rejection))
+            return False
+        tidy_request_head(received, head)
+        return True
+
+    def _take_data(self, size: int) -> None:
+        connection = self._connection
         pdu, connection.received = connection.received, connection.received[size:]
-        if state == RELEASING:
+        if self._state == RELEASING:
             return  # we asked for the release: nothing may be answered any more
         self._usage.take_data(size)
         for message in self._assembler.take(memoryview(pdu)[PDU_HEADER.size : size]):
             self._take_message(message)
-            self._usage.let_go()
+            self._let_go()
             self._message_since = math.inf
         if not self._assembler.is_between_messages:
             self._message_since = min(self._message_since, time.monotonic())
+
+    def _let_go(self) -> None:
+        """Hold nothing more of what came, unless pynetdicom has still to answer some of it."""
+        if self.assoc.dimse.msg_queue.empty():
+            self._usage.let_go()
 
     def _take_message(self, message: Message) -> None:
         if message.has_data_set:
@@ -333,6 +357,12 @@ class UpperLayer(DULServiceProvider):
 
     # The end.
 
+    def _say_last(self, words: bytes) -> None:
+        """Forget what came, and send a last PDU; then only the end of the connection is waited for."""
+        self._forget()
+        self._connection.send(words)
+        self.state_machine.transition(AWAITING_CLOSE)
+
     def _forget(self) -> None:
         self._connection.received.clear()
         self._assembler = Assembler(0)
@@ -356,26 +386,3 @@ class UpperLayer(DULServiceProvider):
     def _connection(self) -> Connection:
         assert isinstance(self.socket, Connection)  # noqa: S101  `attach` sets it
         return self.socket
-
-
-class Dimse(DIMSEServiceProvider):
-    """Gives messages to the association's loop, which waits here instead of asking each millisecond."""
-
-    def get_msg(
-        self,
-        block: bool = False,  # noqa: ARG002, FBT001  pynetdicom fixes the signature
-    ) -> tuple[int, DimseServiceType] | tuple[None, None]:
-        """Return the next message that is pynetdicom's to answer, if there is one."""
-        dul = self.dul
-        assert isinstance(dul, UpperLayer)  # noqa: S101  `attach` sets both
-        dul.wait_for_user()
-        return super().get_msg(block=False)
-
-
-def attach(association: Association, client: socket.socket, usage: Usage, service: Service) -> UpperLayer:
-    """Put this upper layer in the place of pynetdicom's, before the association starts; a TLS handshake is over."""
-    association.dul = upper_layer = UpperLayer(association, usage, service)
-    association.dimse = Dimse(association)
-    association.acse_timeout = association.acse_timeout  # the timer stands in the upper layer
-    association.set_socket(Connection(association, client, usage.limits.pdu_s))
-    return upper_layer

@@ -44,8 +44,14 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def unread() -> list[bool]:
+    """Give what the connection tells of a peer that does not read."""
+    return []
+
+
 @pytest.fixture(params=["plain", "tls"])
-def ends(request: pytest.FixtureRequest) -> Iterator[tuple[Connection, socket.socket]]:
+def ends(request: pytest.FixtureRequest, unread: list[bool]) -> Iterator[tuple[Connection, socket.socket]]:
     """Give a connection of ours and the peer's end of it."""
     with ExitStack() as held, socket.create_server((LOOPBACK, 0)) as listener:
         peer = socket.create_connection(listener.getsockname(), timeout=LONG_S)
@@ -53,7 +59,7 @@ def ends(request: pytest.FixtureRequest) -> Iterator[tuple[Connection, socket.so
         if request.param == "tls":
             ours, peer = shake_hands(ours, peer, request.getfixturevalue("certificate"))
         held.callback(peer.close)
-        connection = Connection(Association(AE(), "acceptor"), ours, SEND_S)
+        connection = Connection(Association(AE(), "acceptor"), ours, SEND_S, lambda: unread.append(True))
         held.callback(connection.release)
         held.callback(connection.close)
         yield connection, peer
@@ -124,10 +130,12 @@ def test_an_end_is_no_bytes(ends: tuple[Connection, socket.socket], who: str) ->
     assert connection.receive(math.inf) == b""
 
 
-def test_a_peer_that_does_not_read_is_given_up(ends: tuple[Connection, socket.socket]) -> None:
+def test_a_peer_that_does_not_read_is_given_up(ends: tuple[Connection, socket.socket], unread: list[bool]) -> None:
     connection, peer = ends
     connection.send(b"answer")
     assert peer.recv(6) == b"answer"
     assert list(connection.event_queue.queue) == ["Evt5"]
     connection.send(bytes(64 << 20))
     assert list(connection.event_queue.queue) == ["Evt5", "Evt17"]
+    connection.send(bytes(64 << 20))  # which finds the connection shut, and is no second time
+    assert unread == [True]

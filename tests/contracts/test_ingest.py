@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -41,7 +42,7 @@ from dicomnode.receive.ingest import StoreRequest, ingest
 from dicomnode.receive.intake import Intake
 from dicomnode.receive.part10 import FileMeta, encode_head, read_whole
 from dicomnode.receive.recording import Sender
-from dicomnode.receive.recovery import close_spool, open_spool
+from dicomnode.receive.recovery import close_spool, open_spool, settle_dead_spools
 from dicomnode.receive.spool import Spool
 from dicomnode.settings_limits import LimitSettings
 from tests.peers_programs import data_set_bytes
@@ -229,6 +230,24 @@ def test_of_files_that_cannot_all_be_made_none_is_left(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
     assert list(spool.folder.iterdir()) == []
+
+
+def test_senders_that_find_the_spool_gone_at_once_wait_for_no_other(tmp_path: Path) -> None:
+    store, at_once, done = Store(tmp_path / "root"), threading.Barrier(8), threading.Semaphore(0)
+    store.spool_folder("0" * 32).mkdir(parents=True)
+    with (store.spool_root / "lock").open("wb") as lock:
+        spool = Spool(store, "0" * 32, lock)
+
+        def close() -> None:
+            at_once.wait(20)
+            spool.close_files()
+            done.release()
+
+        for _ in range(5):
+            spool.make_files()
+            for _ in range(8):
+                threading.Thread(target=close, daemon=True).start()
+            assert all(done.acquire(timeout=20) for _ in range(8))
 
 
 def test_a_failed_move_loses_nothing(bench: Bench) -> None:
@@ -441,9 +460,11 @@ def test_a_file_that_is_not_whole_is_thrown_away(bench: Bench, at: str) -> None:
     place = {"magic": 0, "record": 60, "file meta": 300, "data set": len(whole) - 1}[at]
     changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
     (bench.spool_folder / make_file_name().removesuffix(".dcm")).write_bytes(changed)
-    bench.restart()
+    with capture_logs() as logs:
+        bench.restart()
     assert bench.files("store") == [file]
     assert (bench.files("spool"), bench.files("conflicts"), bench.count(instances)) == ([], [], 1)
+    assert [(row["event"], row["files"]) for row in logs] == [("receive.discarded", 1)]
 
 
 @pytest.mark.parametrize("kind", ["identical", "conflict"])
@@ -575,6 +596,53 @@ def test_a_closed_spool_leaves_no_folder_and_no_open_association(bench: Bench) -
     assert bench.count(instances) == 1
     with bench.database.read() as connection:
         assert connection.execute(select(associations.c.closed_at)).scalar_one() == 3000.0
+
+
+def kept_spools(logs: list[Any]) -> list[str]:
+    return [row["folder"] for row in logs if row["event"] == "receive.spool_kept"]
+
+
+@pytest.mark.parametrize("how", ["start", "stop"])
+def test_a_spool_with_a_file_that_is_none_of_ours_is_left_and_named_once(bench: Bench, how: str) -> None:
+    bench.send(make_request())
+    folder = bench.spool_folder
+    (folder / "Doe^Jane.txt").write_bytes(b"somebody put it here")
+    with capture_logs() as logs:
+        if how == "stop":
+            bench.intake.stop()
+            close_spool(bench.intake.spool, bench.database, NOW)
+        else:
+            bench.crash()
+            bench.restart()
+        for _ in range(2):
+            settle_dead_spools(bench.store, bench.database, NOW)
+    assert [path.name for path in folder.iterdir()] == ["Doe^Jane.txt"]
+    assert kept_spools(logs) == [str(folder)]
+    assert "Doe" not in str(logs)
+    bench.crash()
+    with capture_logs() as logs:
+        bench.restart()
+    assert kept_spools(logs) == []
+    assert bench.send_and_flush(make_request(2)) is Recorded.NEW
+
+
+def test_a_folder_beside_the_spools_is_left_alone(bench: Bench) -> None:
+    (bench.store.spool_root / "lost+found").mkdir()
+    bench.crash()
+    bench.restart()
+    assert bench.send_and_flush(make_request()) is Recorded.NEW
+
+
+def test_a_spool_that_cannot_be_locked_is_named_in_a_line(bench: Bench) -> None:
+    lock = bench.store.spool_root / "lock"
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(StorageFailedError, match=rf"^{lock}: Is a directory$"):
+        open_spool(bench.store, bench.database, NOW)
+    bench.store.spool_root.rename(bench.store.root / "away")
+    for settle in (settle_dead_spools, lambda *rest: close_spool(bench.intake.spool, *rest[1:])):
+        with pytest.raises(StorageFailedError, match=rf"^{lock}: No such file or directory$"):
+            settle(bench.store, bench.database, NOW)
 
 
 def test_a_storage_root_that_cannot_be_made_is_named(database: Database, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import socket
+import struct
 import textwrap
 import threading
 import time
@@ -21,23 +22,27 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
-from pynetdicom import AE, evt
+from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import TRANSITION_TABLE
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+from sqlalchemy import select
 
+from dicomnode.database import schema
 from dicomnode.database.engine import open_database
 from dicomnode.database.store import Store
 from dicomnode.metrics import Counts
 from dicomnode.receive import scp
 from dicomnode.receive.addresses import Names
 from dicomnode.receive.associations import Associations, Rules
+from dicomnode.receive.attaching import Dimse
 from dicomnode.receive.connection import Connection
 from dicomnode.receive.contexts import make_contexts
 from dicomnode.receive.intake import Intake
+from dicomnode.receive.messages import read_command_set
 from dicomnode.receive.recovery import close_spool, open_spool
-from dicomnode.receive.upper_layer import Dimse, UpperLayer
+from dicomnode.receive.upper_layer import UpperLayer
 from dicomnode.settings import NodeSettings, Settings
 from dicomnode.settings_limits import LimitSettings
 from tests.databases import make_sqlite
@@ -263,7 +268,9 @@ def find_names(ours: type) -> tuple[set[str], set[str]]:
 
 # What we put in the place of pynetdicom's own on purpose; any other name in common would be an accident.
 REPLACED = {
-    UpperLayer: {"start", "is_alive", "stop_dul", "idle_timer_expired", "send_pdu", "receive_pdu"},
+    UpperLayer: {
+        "start", "is_alive", "stop_dul", "idle_timer_expired", "send_pdu", "receive_pdu", "_kill_thread",
+    },
     Dimse: {"get_msg"},
     Connection: {"recv", "send", "_shutdown_socket"},
     scp._Server: {
@@ -326,3 +333,53 @@ def test_pynetdicom_asks_where_our_upper_layer_waits() -> None:
     assert "self.socket.send(" in inspect.getsource(DULServiceProvider._send)
     ends = {TRANSITION_TABLE["Evt17", "Sta13"], TRANSITION_TABLE["Evt15", "Sta6"], TRANSITION_TABLE["Evt18", "Sta2"]}
     assert ends == {"AR-5", "AA-1", "AA-2"}
+
+
+def test_every_setting_of_pynetdicom_that_we_change_is_one_of_its_own() -> None:
+    changed = {
+        target.attr
+        for node in ast.walk(ast.parse(inspect.getsource(scp)))
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Attribute) and ast.unparse(target.value) == "_config"
+    }
+    own = {
+        ast.unparse(node.target)
+        for node in ast.parse(inspect.getsource(_config)).body  # not what is there: what we set would be, too
+        if isinstance(node, ast.AnnAssign)
+    }
+    assert changed
+    assert changed <= own
+
+
+@pytest.mark.parametrize("maximum_length", [0, 128, 255, 4096])
+def test_an_answer_comes_in_pdus_that_the_sender_takes(tmp_path: Path, maximum_length: int) -> None:
+    command = store_command(MR, UID_1, 77)
+    with run_ours(tmp_path) as ours, RawAssociation(ours.port).associate(maximum_length=maximum_length) as raw:
+        raw.send_pdvs(all_in_one(1, command, encode_for(ExplicitVRLittleEndian), 65536))
+        answer, control = b"", COMMAND
+        while not control & LAST:
+            pdu = raw.read()
+            assert pdu is not None
+            assert pdu[0] == P_DATA
+            assert not maximum_length or len(pdu) - 6 <= maximum_length
+            (length, context_id, control), value = struct.unpack_from(">LBB", pdu, 6), pdu[12:]
+            assert (length, context_id, control & COMMAND) == (len(value) + 2, 1, COMMAND)
+            answer += value
+        assert len(answer) > 128 - 6  # so that the smallest takes two
+    values = read_command_set(answer)
+    assert (values[0x0100], values[0x0120], values[0x0900]) == (b"\x01\x80", b"\x4d\0", b"\0\0")
+    assert int.from_bytes(values[0], "little") == len(answer) - 12
+    assert values[0x1000].rstrip(b"\0") == UID_1.encode()
+
+
+def test_who_sees_the_release_finds_every_row(tmp_path: Path) -> None:
+    with RunningScp(tmp_path) as node, RawAssociation(node.port).associate(CONTEXTS) as raw:
+        for number in range(5):
+            command, data = store_command(MR, f"{ROOT}.3.{number}"), encode_for(ExplicitVRLittleEndian, number)
+            raw.send_pdvs(all_in_one(1, command, data, 65536))
+            assert raw.read() is not None
+        raw.release()
+        with node.database.read() as connection:
+            assert len(connection.execute(select(schema.instances)).all()) == 5
+            assert connection.execute(select(schema.associations.c.closed_at)).scalar_one() is not None

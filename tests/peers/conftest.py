@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import tarfile
 from collections.abc import Iterator
+from logging.handlers import BufferingHandler
 from pathlib import Path
 
 import pytest
 
 from dicomnode.database.engine import Database, open_database
 from dicomnode.database.store import Store
+from dicomnode.logs import LIBRARY_LEVELS, quiet_libraries
 from dicomnode.settings import NodeSettings, Settings
 from dicomnode.volumes.series import find_series
 from tests.certificates import Authority
@@ -19,6 +22,19 @@ from tests.databases import make_sqlite
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture
+def library_words() -> Iterator[list[logging.LogRecord]]:
+    """Give what libraries say that a node would let into its log: of what a peer sends, they are to say nothing."""
+    levels = {name: logging.getLogger(name).level for name in LIBRARY_LEVELS}
+    handler = BufferingHandler(capacity=1000)
+    quiet_libraries()
+    logging.root.addHandler(handler)
+    yield handler.buffer
+    logging.root.removeHandler(handler)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from tests.waiting import wait_until
 UID_1 = f"{ROOT}.3.1"
 DATA_1 = encode(make_data_set(1))
 LOCAL_LIMIT_EXCEEDED, TEMPORARY_CONGESTION = (2, 3, 2), (2, 3, 1)  # PS3.8 table 9-21
-NOT_RECOGNISED = (1, 1, 3)
+NOT_RECOGNISED, NOT_CALLED = (1, 1, 3), (1, 1, 7)
 SILENT_S = 20.0  # of a name server; longer than any test waits
 LATE_S = 0.5
 VERIFICATION = "1.2.840.10008.1.1"
@@ -144,6 +144,7 @@ def test_hostile_words_reach_no_path_query_log_or_listing(
     listed = run_command("series", "list", "--config", config, "--json")
     assert len(listed.json) == len(HOSTILE)
     shown = [run_command("series", "show", row["series_uid"], "--config", config).stdout for row in listed.json]
+    assert "Traceback" not in node.output()
     for text in (table.stdout, listed.stdout, *shown, node.log.read_bytes().decode("utf-8")):
         assert text
         assert all(line.isprintable() for line in text.split("\n"))
@@ -185,7 +186,8 @@ def call_as(port: int, title: bytes) -> None:
         with RawAssociation(port) as raw:
             raw.send(request)
             answer = raw.read()
-            assert answer is None or answer[0] in (0x03, 0x07), "a rejection or an abort"
+            assert answer is not None
+            assert answer[6:] == bytes((0, *(NOT_RECOGNISED if called == NODE_AE.encode() else NOT_CALLED)))
 
 
 def test_anybody_with_a_hostile_title_is_kept_and_shown_escaped(tmp_path: Path) -> None:
@@ -305,3 +307,22 @@ def is_let_in(node: RunningScp, calling: str = "SCANNER") -> bool:
     node.scp.step()
     with RawScu(node.port, calling=calling) as scu:
         return scu.is_established
+
+
+def test_what_the_node_takes_from_nobody_is_told_in_one_line(tmp_path: Path) -> None:
+    ct, private, deflated = "1.2.840.10008.5.1.4.1.1.2", f"{ROOT}.66", "1.2.840.10008.1.2.1.99"
+    many = [(f"{ROOT}.67.{number}", (ExplicitVRLittleEndian,)) for number in range(30)]
+    contexts = [(uid, (ExplicitVRLittleEndian,)) for uid in (MR, ct, private)] + [(PT, (deflated,))]
+    with running(tmp_path, SCANNER, VIEWER) as node, capture_logs() as logs:
+        with RawScu(node.port, contexts=contexts) as scu:
+            assert set(scu.accepted()) == {MR}
+        with RawScu(node.port, calling="VIEWER", contexts=[*contexts[:1], *many]) as scu:
+            assert set(scu.accepted()) == {MR}
+        assert node.scp.counts.read()["dicomnode_receive_refused_contexts"] == 2
+    of_scanner, of_viewer = [why for _, why in refusals(logs)]
+    assert of_scanner == (
+        f"'SCANNER' offered CTImageStorage, '{private}', PositronEmissionTomographyImageStorage in "
+        "DeflatedExplicitVRLittleEndian, which this node takes from nobody"
+    )
+    assert of_viewer.endswith(f"'{many[9][0]}' and 20 more, which this node takes from nobody")
+    assert {rule for rule, _ in refusals(logs)} == {"SOP classes of this node"}

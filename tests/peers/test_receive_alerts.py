@@ -27,7 +27,7 @@ WAIT_S = 20.0
 NODE_ALERT, FUNCTION_ALERT = "Security Alert: Node Authentication", "Security Alert: Use of Restricted Function"
 
 
-def _told(node: RunningScp) -> list[tuple[str, str, str, int]]:
+def told_of(node: RunningScp) -> list[tuple[str, str, str, int]]:
     """Return what waits for the audit trail: event, caller, description and count."""
     with node.database.read() as connection:
         texts = [message.text for message in fetch_messages(connection, "file", 1000)]
@@ -38,7 +38,7 @@ def _told(node: RunningScp) -> list[tuple[str, str, str, int]]:
     return told
 
 
-def _audited(node: RunningScp) -> RunningScp:
+def audited(node: RunningScp) -> RunningScp:
     node.settings = node.settings.model_copy(update={"audit": AuditSettings(file="/unused/audit.log")})
     return node
 
@@ -46,7 +46,7 @@ def _audited(node: RunningScp) -> RunningScp:
 def test_strangers_rule_breakers_and_failed_handshakes_are_told_of(tmp_path: Path, authority: Authority) -> None:
     files = make_files(tmp_path / "files", count=1)
     tls = authority.settings(authority.sign("/CN=fusion.example.org"), free_port())
-    with _audited(RunningScp(tmp_path / "node", tls=tls)) as node:
+    with audited(RunningScp(tmp_path / "node", tls=tls)) as node:
         for _ in range(3):
             assert not send_with_dcmtk(files, node.port, called="DICOMNODE", calling="STRANGER").all_stored
         assert not send_with_dcmtk(files, node.port, called="DICOMNODE", calling="VIEWER").all_stored
@@ -57,10 +57,10 @@ def test_strangers_rule_breakers_and_failed_handshakes_are_told_of(tmp_path: Pat
 
         def are_told() -> bool:
             node.scp.step()
-            return len(_told(node)) >= 4
+            return len(told_of(node)) >= 4
 
         wait_until(are_told, WAIT_S, "four alerts")
-        told = _told(node)
+        told = told_of(node)
         assert [(event, caller, count) for event, caller, _, count in told] == [
             (NODE_ALERT, "STRANGER", 3),
             (FUNCTION_ALERT, "VIEWER", 1),
@@ -71,7 +71,7 @@ def test_strangers_rule_breakers_and_failed_handshakes_are_told_of(tmp_path: Pat
         assert told[1][2] == "peer 'VIEWER' at 127.0.0.1 has no may = [\"store\"]"
         assert told[2][2] == "it spoke HTTP, not TLS"
         assert send_with_dcmtk(files, node.port, called="DICOMNODE", calling="SCANNER").all_stored
-        assert len(_told(node)) == 4
+        assert len(told_of(node)) == 4
 
 
 def test_without_an_audit_trail_alerts_are_forgotten(tmp_path: Path) -> None:
@@ -79,11 +79,11 @@ def test_without_an_audit_trail_alerts_are_forgotten(tmp_path: Path) -> None:
         alerts, _ = _alerts(0.0)
         alerts.note(NODE_AUTHENTICATION, "rule", "why", Party("A", "10.0.0.1"))
         alerts.write(node.database, node.settings)
-        assert _told(node) == []
+        assert told_of(node) == []
 
 
 def test_what_comes_again_is_counted_and_said_once_a_minute(tmp_path: Path) -> None:
-    with _audited(RunningScp(tmp_path)) as node:
+    with audited(RunningScp(tmp_path)) as node:
         alerts, set_clock = _alerts(100.0)
         with node.database.write() as connection:
             open_audit(connection, ["file"], 0.0)
@@ -92,18 +92,18 @@ def test_what_comes_again_is_counted_and_said_once_a_minute(tmp_path: Path) -> N
             for _ in range(10):
                 alerts.note(NODE_AUTHENTICATION, "rule", f"at {second}", Party("A", "10.0.0.1"))
             alerts.write(node.database, node.settings)
-        assert [(why, count) for _, _, why, count in _told(node)] == [
+        assert [(why, count) for _, _, why, count in told_of(node)] == [
             ("at 0", 10),
             (f"at {REPEATED_AFTER_S:g}", 600),
             (f"at {2 * REPEATED_AFTER_S:g}", 600),
         ]
         set_clock(5.0)  # put back
         alerts.write(node.database, node.settings)
-        assert _told(node)[-1][3] == 90
+        assert told_of(node)[-1][3] == 90
 
 
 def test_callers_without_number_fill_neither_memory_nor_disk(tmp_path: Path) -> None:
-    with _audited(RunningScp(tmp_path)) as node:
+    with audited(RunningScp(tmp_path)) as node:
         alerts, _ = _alerts(100.0)
         for number in range(KEPT_AT_MOST + 500):
             alerts.note(NODE_AUTHENTICATION, "rule", "why", Party("A", f"10.0.{number // 256}.{number % 256}"))
@@ -111,7 +111,7 @@ def test_callers_without_number_fill_neither_memory_nor_disk(tmp_path: Path) -> 
         with node.database.read() as connection:
             texts = [message.text for message in fetch_messages(connection, "file", 10000)]
         assert len(texts) == KEPT_AT_MOST + 1
-        assert _told(node)[-1][0] == NODE_ALERT
+        assert told_of(node)[-1][0] == NODE_ALERT
         assert details_of(texts[-1], "ActiveParticipant", "UserID")[1] == "many callers"
 
 

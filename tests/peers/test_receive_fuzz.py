@@ -6,6 +6,7 @@ Never: other cases each day (`derandomize`); a found case that is not kept as an
 
 from __future__ import annotations
 
+import logging
 import socket
 import struct
 import tracemalloc
@@ -193,7 +194,9 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningScp]:
 @pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom, of what is sent on purpose
 @FEW
 @given(st.data())
-def test_a_damaged_conversation_ends_and_leaves_nothing(node: RunningScp, data: st.DataObject) -> None:
+def test_a_damaged_conversation_ends_and_leaves_nothing(
+    node: RunningScp, library_words: list[logging.LogRecord], data: st.DataObject
+) -> None:
     before, sent = data.draw(st.sampled_from(CONVERSATIONS))
     with capture_logs() as logs:
         with RawAssociation(node.port) as raw, suppress(OSError):
@@ -209,6 +212,7 @@ def test_a_damaged_conversation_ends_and_leaves_nothing(node: RunningScp, data: 
     told = [row["event"] for row in logs if row["log_level"] in ("warning", "error")]
     assert len(told) <= 3, told
     assert "exception" not in str(logs)
+    assert library_words == []
 
 
 def test_after_the_damage_a_sender_is_served(node: RunningScp, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import select
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import evt
 from pynetdicom.association import Association
 from structlog.testing import capture_logs
 
@@ -31,6 +33,7 @@ from tests.raw_association import (
     LAST,
     P_DATA,
     RawAssociation,
+    echo_command,
     fragments,
     pdu,
     pdv,
@@ -48,6 +51,7 @@ COMMAND_1 = store_command(MR, UID_1)
 NOT_SPECIFIED, UNRECOGNISED_PDU, UNEXPECTED_PARAMETER, INVALID_VALUE = 0, 1, 5, 6  # PS3.8 table 9-26
 BY_PROVIDER = 2
 BOTH = [(MR, (ExplicitVRLittleEndian,)), (PUSH_MODEL, (ExplicitVRLittleEndian,))]
+VERIFICATION = "1.2.840.10008.1.1"
 PAGE_BYTES = resource.getpagesize()
 
 
@@ -106,7 +110,7 @@ def test_a_pdu_longer_than_negotiated_is_refused_by_its_header(tmp_path: Path, l
 
 
 @pytest.mark.parametrize(
-    "header", [struct.pack(">BxL", 0x01, 0xFFFFFFFF), struct.pack(">BxL", P_DATA, 4097)], ids=["request", "data"]
+    "header", [struct.pack(">BxL", 0x01, 0xFFFFFFFF), struct.pack(">BxL", A_ABORT, 4097)], ids=["request", "abort"]
 )
 def test_what_comes_before_an_association_is_bounded(tmp_path: Path, header: bytes) -> None:
     with running(tmp_path, associate_bytes=4096) as node, capture_logs() as logs:
@@ -182,6 +186,59 @@ def test_who_holds_most_of_the_memory_goes_and_small_instances_go_on(tmp_path: P
         (told,) = [row for row in logs if row.get("limit") == "memory_bytes"]
         assert told["why"].endswith("of them this one's; at most 1048576 are kept in memory")
         assert count(node, "memory_bytes") == 1
+
+
+def test_memory_is_given_back_after_each_instance(tmp_path: Path) -> None:
+    data, limits = encode(make_data_set(1, size=128)), {"memory_bytes": 1 << 18, "data_set_bytes": 1 << 18}
+    with running(tmp_path, associations=1, **limits) as node, RawAssociation(node.port).associate() as raw:
+        for _ in range(2 + (1 << 18) // len(data)):  # more in all than may be held
+            assert store(raw, data) == 0x0000
+
+
+def test_what_pynetdicom_answers_is_held_until_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd, held = store_command(MR, UID_1, ErrorComment="for pynetdicom to read"), list[int]()
+    with running(tmp_path) as node, RawAssociation(node.port).associate() as raw:
+        server, associations, _ = node.scp._parts()
+
+        def look(*_: object) -> int:
+            held.append(associations._memory.change(0))
+            return 0x0000
+
+        server.bind(evt.EVT_DIMSE_RECV, look)
+        monkeypatch.setattr(associations, "store", look)
+        for _ in range(2):
+            raw.send_pdvs([[pdv(1, COMMAND | LAST, odd), pdv(1, LAST, DATA_1)]])
+            assert raw.read() is not None
+        wait_until(lambda: associations._memory.change(0) == 0, 10, "the bytes to be given back")
+    pdu_bytes = 6 + 6 + len(odd) + 6 + len(DATA_1)
+    assert held == [pdu_bytes] * 4
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pdv(1, COMMAND | LAST, COMMAND_1) + pdv(1, LAST, b"no data set"),  # which we answer ourselves
+        pdv(3, COMMAND | LAST, echo_command()),  # which pynetdicom does
+    ],
+    ids=["store", "echo"],
+)
+def test_who_does_not_read_its_answers_is_let_go(
+    tmp_path: Path, library_words: list[logging.LogRecord], request_: bytes
+) -> None:
+    contexts = [(MR, (ExplicitVRLittleEndian,)), (VERIFICATION, (ExplicitVRLittleEndian,))]
+    with running(tmp_path, pdu_s=0.3) as node, capture_logs() as logs:
+        _, associations, _ = node.scp._parts()
+        with RawAssociation(node.port).associate(contexts) as raw:
+            for one in (next(iter(associations._connections.values()))._connection.socket, raw.socket):
+                assert one is not None
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            raw.socket.settimeout(2)
+            with pytest.raises(OSError, match=r"timed out|reset|Broken pipe"):
+                raw.send(pdu(P_DATA, request_) * 20_000)
+            wait_until(lambda: not associations._connections, 10, "it to be let go")
+        assert_crossed(node, logs, "pdu_s", "it did not read an answer within 0.3 s")
+    assert library_words == []
 
 
 def test_memory_is_given_back_however_an_association_ends(tmp_path: Path) -> None:
@@ -359,16 +416,6 @@ def test_silent_and_half_open_sockets_take_no_place(tmp_path: Path) -> None:
         left = [raw for raw in silent if not select.select([raw.socket], [], [], 0)[0]]
         assert left == silent[-7:]  # the oldest were cut off
         assert count(node, "waiting_connections") == 13  # as one more came in
-
-
-def test_a_peer_that_never_reads_its_answers_does_not_hold_its_thread(tmp_path: Path) -> None:
-    with running(tmp_path, pdu_s=0.5) as node, RawAssociation(node.port).associate() as raw:
-        request = pdu(P_DATA, pdv(1, COMMAND | LAST, COMMAND_1) + pdv(1, LAST, b"no data set"))
-        _, associations, _ = node.scp._parts()
-        raw.socket.settimeout(2)
-        with pytest.raises(OSError, match=r"timed out|reset|Broken pipe"):
-            raw.send(request * 200_000)
-        wait_until(lambda: not associations._senders, 20, "the association to be let go")
 
 
 def cpu_s() -> float:

@@ -21,12 +21,13 @@ from pydicom.uid import (
 )
 from pynetdicom import evt
 from pynetdicom.association import Association
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from structlog.testing import capture_logs
 
 from dicomnode.commitment import PUSH_MODEL
-from dicomnode.database.schema import associations, conflicts
+from dicomnode.database.schema import associations, conflicts, instances
 from dicomnode.errors import ConfigurationError, StateError
+from dicomnode.receive import scp
 from dicomnode.receive.contexts import VERIFICATION
 from dicomnode.receive.scp import StorageScp
 from dicomnode.settings import ReceiveSettings
@@ -210,6 +211,24 @@ def test_an_unwritable_store_is_a_processing_failure(node: RunningScp) -> None:
         assert scu.store(MR, UID_1, DATA_1) == 0x0110
         (node.store.root / "away").rename(node.store.spool_root)
         assert scu.store(MR, UID_1, DATA_1) == 0x0000
+
+
+def test_what_a_process_left_that_died_beside_it_is_taken_in_with_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scp, "SETTLE_EVERY_S", 0.0)
+    with RunningScp(tmp_path) as node:
+        with RawScu(node.port) as scu:
+            assert scu.store(MR, UID_1, DATA_1) == 0x0000
+        path = node.stored()[UID_1].path
+        with node.database.write() as connection:
+            connection.execute(delete(instances))
+        left = node.store.spool_folder("0" * 32)
+        left.mkdir()
+        path.rename(left / path.stem)
+        node.scp.step()
+        assert node.stored()[UID_1].data_set == DATA_1
+        assert not left.exists()
 
 
 def test_the_maximum_pdu_is_the_settings(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from dicomnode.send.fetch import STUDY_ROOT_GET, STUDY_ROOT_MOVE
 from dicomnode.send.find import STUDY_ROOT_FIND
 from dicomnode.send.statuses import COMMITMENT_STATUSES, FAILURE_REASONS, QUERY_STATUSES, STATUSES
 from dicomnode.settings import OutputSettings, Settings
-from dicomnode.status import BusyReason, CommitmentStatus, FailureReason, RejectReason, StoreStatus
+from dicomnode.status import AcseReason, BusyReason, CommitmentStatus, FailureReason, RejectReason, StoreStatus
 from tests.dicomnode.outputs.known_inputs import INPUTS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")
@@ -88,6 +88,8 @@ def test_associations() -> None:
     assert rows["Time for an answer of a destination, s, by default"] == f"{settings.send.timeout_s:g}"
     reasons = read_table("### 2.2 Associations", "A-ASSOCIATE-RJ by the service user")
     assert [int(code) for _, code in reasons] == list(RejectReason)
+    reasons = read_table("### 2.2 Associations", "A-ASSOCIATE-RJ by the service provider (ACSE)")
+    assert [int(code) for _, code in reasons] == list(AcseReason)
     reasons = read_table("### 2.2 Associations", "A-ASSOCIATE-RJ for now, by the service provider")
     assert [int(code) for _, code in reasons] == list(BusyReason)
 

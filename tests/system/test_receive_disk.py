@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,56 @@ def test_a_storage_root_that_is_gone_is_not_made_anew(tmp_path: Path, disk: Path
         wait_until(lambda: "node.step_recovered" in read_log(node), 10, "it to have them again")
     told = [line.split(maxsplit=1)[1] for line in read_log(node).splitlines() if "node.step_failed" in line]
     assert len(told) == len(set(told)), told  # though it was tried each second
+
+
+def test_who_sends_to_a_read_only_disk_is_told_of_each_instance(tmp_path: Path, disk: Path) -> None:
+    root = disk / "root"
+    with serving(tmp_path, root) as node, associate(node) as raw:
+        assert store(raw, 1) == SUCCESS
+        run("mount", "--bind", str(root), str(root))
+        run("mount", "-o", "remount,bind,ro", str(root))
+        try:
+            statuses = [store(raw, number) for number in range(2, 202)]  # more than files stand ready
+        finally:
+            run("umount", str(root))
+        assert set(statuses[-10:]) == {PROCESSING_FAILURE}
+        assert_well(node, 300, raw)
+        wanted = 3 + statuses.count(SUCCESS)  # those whose files were open already are as safe as any
+        wait_until(lambda: [row["instance_count"] for row in node.list_rows("series")] == [wanted], 20, "every row")
+
+
+def test_eight_senders_that_lose_the_storage_root_are_all_told_and_go_on_when_it_is_back(
+    tmp_path: Path, disk: Path
+) -> None:
+    root = disk / "root"
+    with serving(tmp_path, root) as node, ExitStack() as held, ThreadPoolExecutor(8) as threads:
+        senders = [held.enter_context(associate(node)) for _ in range(8)]
+        for round_ in range(3):
+
+            def store_all(first: int) -> set[int]:
+                return set(threads.map(store, senders, range(first, first + 8)))
+
+            assert store_all(100 * round_) == {SUCCESS}
+            root.rename(disk / "away")
+            root.mkdir()
+            assert store_all(100 * round_ + 10) == {PROCESSING_FAILURE}
+            root.rmdir()
+            (disk / "away").rename(root)
+        assert_well(node, 1000, senders[0])
+
+
+def test_a_node_whose_storage_root_is_gone_stops_in_order(tmp_path: Path, disk: Path) -> None:
+    root = disk / "root"
+    with serving(tmp_path, root) as node, associate(node) as raw:
+        assert store(raw, 1) == SUCCESS
+        raw.release()
+        settled_bytes(disk)
+        root.rename(disk / "away")
+        assert node.stop() == 0
+        lines = node.output().splitlines()
+        assert [line for line in lines if "receive.unsettled" in line and f"{root}/spool/lock: No such file" in line]
+        assert any("receive.stopped" in line for line in lines)
+        assert "Traceback" not in node.output()
 
 
 def test_a_disk_that_fails_to_flush_is_a_processing_failure(

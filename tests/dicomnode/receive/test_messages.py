@@ -14,10 +14,10 @@ from dicomnode.receive.messages import (
     Assembler,
     Message,
     StoreCommand,
-    encode_abort,
     encode_store_response,
     read_store_command,
 )
+from dicomnode.receive.pdus import encode_abort
 from dicomnode.status import AbortReason
 from tests.raw_association import COMMAND, echo_command, fragments, store_command
 from tests.receiving import MR, ROOT
