@@ -47,6 +47,7 @@ CANDIDATES = 6000
 SHARE_KEPT_OUTSIDE = 0.3  # of points that are head but not brain
 AMYLOID_SHARE, ATROPHY_SHARE, CUT_MR_SHARE = 0.3, 0.3, 0.2  # of the scenes trained on: these are the harder ones
 OWN_VOXELS_SHARE = 0.5  # of the scenes trained on, and all that are scored; the rest are seen on the working grid
+LEAST_POINTS = 400  # of a scene: where both views are cut, little may be in both
 LEAST_LEFT = 0.35  # of the head's height in an MR that is cut
 SHARE_OF_A_DRAW = (0.15, 0.8)  # of a scene's points, those nearest to one of them, that a draw chooses from
 TURNS_OF_A_DRAW = 8  # poses among the pairs of one draw: a batch learns from many at once
@@ -135,7 +136,10 @@ def make_scene(subject: Subject, rng: np.random.Generator, *, augment: bool) -> 
             mr = cut_mr(mr, subject.foreground, rng)
     points = choose_points(subject, rng)
     at = tuple(points.T)
-    return Scene(torch.from_numpy(mr), torch.from_numpy(seen), points[(seen[at] > 0) & (mr[at] > 0)])
+    shown = points[(seen[at] > 0) & (mr[at] > 0)]
+    if len(shown) < LEAST_POINTS:
+        return make_scene(subject, rng, augment=augment)
+    return Scene(torch.from_numpy(mr), torch.from_numpy(seen), shown)
 
 
 def cut_pet(array: NDArray[np.float32], foreground: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.float32]:
