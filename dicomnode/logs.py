@@ -13,14 +13,15 @@ from typing import Literal
 
 import structlog
 
+# These modules of pynetdicom report what peers do, which each part says in its own words: once, and with whom it was.
+_OF_PEERS = "association", "dimse", "dul", "fsm", "pdu", "pdu_items", "pdu_primitives", "presentation", "utils"
 # From which level on a library is heard.
 LIBRARY_LEVELS = {
     "pynetdicom": logging.WARNING,
     "apscheduler": logging.WARNING,
     "alembic": logging.WARNING,
     "pydicom": logging.ERROR,  # its warnings quote values, which may be a patient's
-    # These report what peers do, which each part says in its own words: once, and with whom it was.
-    **{f"pynetdicom.{name}": logging.CRITICAL for name in ("association", "dimse", "dul", "fsm", "utils")},
+    **{f"pynetdicom.{name}": logging.CRITICAL for name in _OF_PEERS},
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import sys
 import threading
@@ -64,6 +65,15 @@ def locked_database(database: Path) -> Iterator[Callable[[], None]]:
     with closing(_connect(database)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield lambda: None
+
+
+def find_open(output: str) -> str:
+    """Return what keeps parts of a node from their work, as it said when that began, and no part is over it."""
+    last: dict[str, str] = {}
+    for line in output.splitlines():
+        if part := re.search(r"node\.step_(?:failed|recovered) .*part=(\w+)", line):
+            last[part[1]] = line
+    return "\n".join(line for line in last.values() if "node.step_failed" in line)
 
 
 def _connect(database: Path) -> sqlite3.Connection:
@@ -155,8 +165,10 @@ class Faults:
                 go_on()
                 if is_over.wait(LOOK_EVERY_S):
                     return
-                said = node.output()[said_before:]
-                is_told = is_told or any(word in said for word in trouble.words)
+                output = node.output()
+                is_told = is_told or any(
+                    word in output[said_before:] or word in find_open(output) for word in trouble.words
+                )
         (self.marks / f"{step.value}{TOLD}").touch()
         (self.marks / TURN).unlink()
 
