@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from typing import Literal
 
 import structlog
@@ -57,6 +58,7 @@ def configure(log_format: Literal["console", "json"], level: str = "INFO") -> No
     )
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(level)
+    warnings.simplefilter("ignore", UserWarning)  # pydicom's quote what a peer sent, and each is remembered for ever
     quiet_libraries()
 
 

@@ -12,6 +12,7 @@ import sys
 
 PROGRAM = """
 import logging
+import pydicom.uid
 import pynetdicom.association
 from dicomnode import logs
 log = logs.get_logger()
@@ -24,6 +25,7 @@ logging.getLogger("pynetdicom").error("a library fails")
 pynetdicom.association.LOGGER.error("what we say ourselves, with whom it was")
 pynetdicom.dimse.LOGGER.error("what a peer sent, with a traceback")
 logging.getLogger("pydicom").warning("Invalid value for VR DA: '19620304x'")
+pydicom.uid.UID("1.2.19620304x", pydicom.config.WARN)
 logging.getLogger("pynetdicom").error("it quotes '\x1b]0;owned\x07\\nreceive.forged \u202e'")
 try:
     1 / 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 from structlog.testing import capture_logs
 
 from dicomnode.settings import ReceiveSettings
@@ -36,6 +36,7 @@ from tests.receiving import MR
 from tests.storage_scp import RunningScp
 
 REQUEST = associate_request("SCANNER", "DICOMNODE", [(MR, (ExplicitVRLittleEndian,))], 16384)
+SYNTAXES = associate_request("SCANNER", "DICOMNODE", [(MR, (ExplicitVRLittleEndian, ExplicitVRBigEndian))], 16384)
 CALLED, CALLING, VERSION = slice(10, 26), slice(26, 42), slice(6, 8)  # PS3.8 9.3.2
 BY_CALLED, BY_CALLING, BY_VERSION = (1, 1, 7), (1, 1, 3), (1, 2, 2)  # PS3.8 table 9-21
 UNEXPECTED, INVALID_VALUE = 2, 6  # PS3.8 table 9-26
@@ -75,13 +76,14 @@ def alerts_of(node: RunningScp) -> list[tuple[str, str, int]]:
     return [(event, caller, count) for event, caller, _, count in told_of(node)]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom, of a syntax that is none
 @pytest.mark.parametrize(
     "request_",
     [
         changed((CALLED, b"DICOMNODE".ljust(16, b"\0")), (CALLING, b"SCANNER".ljust(16, b"\0"))),
         changed((CALLED, b"DICOMNODE\0".ljust(16)), (CALLING, b"  SCANNER \0\0\0\0\0\0")),
         changed((VERSION, b"\0\x03")),  # version 1 and one that is still to come
-        associate_request("SCANNER", "DICOMNODE", [(MR, (ExplicitVRLittleEndian, "1.2.840.10 08.1.2"))], 16384),
+        SYNTAXES.replace(ExplicitVRBigEndian.encode(), b"1.2.840.10 08.1.2.2"),
     ],
     ids=["NULs", "spaces and NULs", "two versions", "a transfer syntax that is none beside one that is"],
 )
