@@ -506,7 +506,7 @@ def test_a_report_that_is_refused_over_the_same_association_is_noted_until_one_i
         pacs.reports_on = "1.2.3.4.5"
         owe_files(node.database, node.root, ["pacs"])
         wait_until(lambda: refusals() == [("PACS", LOOPBACK, "report", 1)], WITHIN_S, "noted")
-        assert pacs.report_statuses == [0x0115]
+        wait_until(lambda: pacs.report_statuses == [0x0115], WITHIN_S, "the PACS to be told")
 
         pacs.reports_on = ""
         owe_files(node.database, node.root, ["pacs"])
