@@ -121,6 +121,8 @@ def register(
         If the volumes cannot be registered at all; a doubtful result is no error but a verdict.
     ModelError
         If the network is not the profile's.
+    DeviceError
+        If the network's device fails, as when its memory is full.
     """
     with threadpool_limits(limits=1, user_api="blas"):  # which rounds by the number of its threads
         watch = Stopwatch(progress)

@@ -14,13 +14,13 @@ import os
 import platform
 import tempfile
 import time
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
-import tomlkit
 import torch
 from numpy.typing import NDArray
 
@@ -129,7 +129,7 @@ class Facts:
 def read_scores(path: Path) -> Mapping[str, float]:
     """Return the scores of the network that is there already, as its card says them; nothing where there is none."""
     card = path.with_suffix(".toml")
-    found = tomlkit.parse(card.read_text(encoding="utf-8")).unwrap() if card.is_file() else {}
+    found = tomllib.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
     scores: Mapping[str, float] = found.get("top_1_within_8_mm_of_300", {})
     return scores
 
@@ -176,7 +176,7 @@ def write_facts(path: Path, facts: Facts) -> None:
     rows = [(name, f"{value:.3f}", f"{facts.in_float32[name]:.3f}") for name, value in means.items()]
     arithmetic = "bfloat16" if HAS_BF16 else "float32"
     bins = list(next(iter(facts.scores.values())))
-    people = [(name, *(f"{of_bins.get(bin_, 0):.3f}" for bin_ in bins)) for name, of_bins in facts.scores.items()]
+    people = [(name, *(f"{of_bins[bin_]:.3f}" for bin_ in bins)) for name, of_bins in facts.scores.items()]
     body = f"""Trained on {len(facts.training)} people ({", ".join(facts.training)}).
 Held out, never trained on: {", ".join(held_out)}.
 

@@ -158,6 +158,11 @@ def test_cuda_runs_there_or_fails_with_the_reason_and_auto_says_what_it_took(
     assert capfd.readouterr() == ("", ""), "a command's output is its result"
 
 
+def test_a_device_that_fails_while_it_runs_is_named(network: Network) -> None:
+    with pytest.raises(DeviceError, match="the network failed on cpu"):
+        network.describe(np.zeros((2, 3, 32, 32), np.float32), is_moving=True)
+
+
 def test_the_session_does_not_spin(network: Network) -> None:
     options = network.session.get_session_options()
 

@@ -250,6 +250,7 @@ Spoil = Callable[[Volume], Volume]
         (lambda volume: Volume(np.full_like(volume.array, 42), volume.affine), EmptyVolumeError),
         (lambda volume: Volume(np.where(volume.array > 900, np.nan, volume.array), volume.affine), InvalidVolumeError),
         (lambda volume: Volume(volume.array[:2, :2, :2], volume.affine), EmptyVolumeError),
+        (lambda volume: Volume(np.where(volume.array > 200, -2.5, -10), volume.affine), InvalidVolumeError),
     ],
 )
 @pytest.mark.parametrize("which", ["fixed", "moving"])
