@@ -47,6 +47,7 @@ class FailureReason(IntEnum):
 class RejectReason(IntEnum):
     """Reasons for A-ASSOCIATE-RJ by the service user, source 1, that the node gives: PS3.8 9.3.4, table 9-21."""
 
+    APPLICATION_CONTEXT_NAME_NOT_SUPPORTED = 2
     CALLING_AE_TITLE_NOT_RECOGNISED = 3
     CALLED_AE_TITLE_NOT_RECOGNISED = 7
 

@@ -52,7 +52,7 @@ from dicomnode.receive.ingest import StoreRequest, ingest
 from dicomnode.receive.intake import Intake
 from dicomnode.receive.load import Load, Overload
 from dicomnode.receive.pdus import RequestHead
-from dicomnode.receive.policy import Addresses, Admission, Caller, Refusal, admit, check_head
+from dicomnode.receive.policy import Addresses, Admission, Caller, Refusal, admit
 from dicomnode.receive.recording import Sender
 from dicomnode.receive.upper_layer import UpperLayer
 from dicomnode.receive.usage import Memory, Usage
@@ -93,6 +93,7 @@ class Associations:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._connections: dict[Association, UpperLayer] = {}
+        self._admissions: dict[Association, Admission] = {}  # until the rest of the request is read
         self._senders: dict[Association, Sender] = {}
 
     def replace_rules(self, rules: Rules, instead_of: Rules | None = None) -> None:
@@ -141,36 +142,32 @@ class Associations:
             raise
 
     def judge_head(self, association: Association, head: RequestHead) -> tuple[int, int, int] | None:
-        """Return what a request is rejected with by what it begins with, before the rest is read; None to read on."""
-        address = association.requestor.address
-        caller = Caller(head.called_ae, head.calling_ae, address, protocol_version=head.protocol_version)
-        refusal = check_head(self.rules.settings, caller)
-        return None if refusal is None else self._note_refusal(refusal, caller)
-
-    def handle_request(self, event: Event) -> None:
-        """Admit or reject (`EVT_REQUESTED`). Who is not in `_senders` stores nothing, so that a fault here is safe."""
-        association = event.assoc
+        """Admit a caller by what its request begins with, or return what to reject it with; the rest is unread."""
         client = _find_socket(association)
-        if client is not None:
-            self.waiting.remove(client)
-        request = cast(A_ASSOCIATE, association.requestor.primitive)
-        caller = Caller(
-            request.called_ae_title,
-            request.calling_ae_title,
-            association.requestor.address,
-            read_peer_certificate(client) if isinstance(client, ssl.SSLSocket) else None,
-        )
+        certificate = read_peer_certificate(client) if isinstance(client, ssl.SSLSocket) else None
+        caller = Caller(head, association.requestor.address, certificate)
         rules = self.rules
         verdict = admit(rules.settings, rules.addresses, caller)
         if isinstance(verdict, Refusal):
-            self._refuse(association, self._note_refusal(verdict, caller))
-        elif overload := self._find_overload(association, verdict, caller):
+            return self._note_refusal(verdict, caller)
+        if overload := self._find_overload(association, verdict, caller):
             self.counts.add(LIMIT_CROSSINGS, limit=overload.limit)
             why = f"{verdict.ae_title!a} at {caller.address}: {overload.message}"
-            self._refuse(association, self._note_rejection(f"limits.{overload.limit}", why, overload.reason))
-        else:
-            self._add_sender(association, verdict, caller)
-            self._narrow(association, verdict, request.presentation_context_definition_list)
+            return self._note_rejection(f"limits.{overload.limit}", why, overload.reason)
+        if client is not None:
+            self.waiting.remove(client)  # who is rejected makes room for others until it has gone
+        with self._lock:
+            self._admissions[association] = verdict
+        return None
+
+    def handle_request(self, event: Event) -> None:
+        """Begin who was admitted its association (`EVT_REQUESTED`); who is not in `_senders` stores nothing."""
+        association = event.assoc
+        with self._lock:
+            admission = self._admissions.pop(association)
+        self._add_sender(association, admission)
+        request = cast(A_ASSOCIATE, association.requestor.primitive)
+        self._narrow(association, admission, request.presentation_context_definition_list)
 
     def handle_store(self, event: Event) -> int:
         """Answer a C-STORE that pynetdicom read (`EVT_C_STORE`): one that is not plain."""
@@ -300,7 +297,7 @@ class Associations:
 
     def _note_refusal(self, refusal: Refusal, caller: Caller) -> tuple[int, int, int]:
         """Record that a rule keeps a caller out, and return what to tell it."""
-        party = Party(caller.calling_ae.strip(" \0"), caller.address)
+        party = Party(caller.head.calling_ae, caller.address)
         self.alerts.note(NODE_AUTHENTICATION, refusal.rule, refusal.message, party)
         return self._note_rejection(refusal.rule, refusal.message, refusal.reason)
 
@@ -309,19 +306,15 @@ class Associations:
         log.warning("receive.refused", rule=rule, why=why)
         return (*REJECTED[type(reason)], int(reason))
 
-    def _refuse(self, association: Association, rejection: tuple[int, int, int]) -> None:
-        """Send A-ASSOCIATE-RJ and wait until it has left, as pynetdicom's own rejection does."""
-        association.acse.send_reject(*rejection)
-        association.kill()
-
-    def _add_sender(self, association: Association, admission: Admission, caller: Caller) -> None:
-        who = (admission.ae_title, caller.address, admission.may_store)
+    def _add_sender(self, association: Association, admission: Admission) -> None:
+        address = association.requestor.address
+        who = (admission.ae_title, address, admission.may_store)
         sender = Sender(*who, opened_at=self._clock(), names=admission.names)
         with self._lock:
             self._senders[association] = sender
         self.counts.add(ASSOCIATIONS)
         calling_ae = ascii(admission.ae_title)
-        log.info("receive.associated", calling_ae=calling_ae, peer=admission.peer, address=caller.address)
+        log.info("receive.associated", calling_ae=calling_ae, peer=admission.peer, address=address)
 
     def _narrow(self, association: Association, admission: Admission, offered: Sequence[PresentationContext]) -> None:
         """Leave the association those presentation contexts that its peer may have, and tell of the others."""
@@ -344,6 +337,7 @@ class Associations:
         """Let go of an association; its row is closed even if the database has to be waited for."""
         with self._lock:
             sender = self._senders.pop(association, None)
+            self._admissions.pop(association, None)
         self._load.leave(association)
         if sender is not None:
             while not self._close_row(sender) and not self._stopping.wait(DATABASE_RETRY_S):

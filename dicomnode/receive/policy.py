@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dicomnode.certificates import PeerCertificate
-from dicomnode.receive.pdus import PROTOCOL_VERSION
+from dicomnode.receive.pdus import APPLICATION_CONTEXT, PROTOCOL_VERSION, RequestHead
 from dicomnode.setting_values import check_ae_title
 from dicomnode.settings import PeerSettings, Settings
 from dicomnode.status import AcseReason, RejectReason
@@ -23,13 +23,11 @@ Addresses = Mapping[str, frozenset[str]]
 
 @dataclass(frozen=True)
 class Caller:
-    """What an association request says, and where it came from."""
+    """Who asks for an association: what the request begins with, and where it came from."""
 
-    called_ae: str
-    calling_ae: str
+    head: RequestHead
     address: str
     certificate: PeerCertificate | None = None  # None without TLS too
-    protocol_version: int = PROTOCOL_VERSION
 
 
 @dataclass(frozen=True)
@@ -61,26 +59,43 @@ def admit(settings: Settings, addresses: Addresses, caller: Caller) -> Admission
     addresses : mapping
         The IP addresses or the network of each peer's host, by the peer's name.
     """
-    refusal = check_head(settings, caller)
+    refusal = _check_head(settings, caller)
     if refusal is not None:
         return refusal
-    calling = _strip(caller.calling_ae)
+    found = _admit_configured(settings.peers, addresses, caller)
     if settings.receive.accept == "any":
-        found = _admit_configured(settings.peers, addresses, calling, caller)
         names = found.names if isinstance(found, Admission) else ()
-        return Admission(calling, "", may_store=True, names=names)
-    return _admit_configured(settings.peers, addresses, calling, caller)
+        return Admission(caller.head.calling_ae, "", may_store=True, names=names)
+    return found
 
 
-def check_head(settings: Settings, caller: Caller) -> Refusal | None:
-    """Judge what a request begins with, before the rest is read: its protocol version and its AE titles."""
-    called, calling = _strip(caller.called_ae), _strip(caller.calling_ae)
-    if not caller.protocol_version & PROTOCOL_VERSION:
+def normalise_address(address: str) -> str:
+    """Write an IP address in one way: an IPv4 address mapped into IPv6 as IPv4, others in canonical form."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return str(mapped or parsed)
+
+
+def _check_head(settings: Settings, caller: Caller) -> Refusal | None:
+    """Judge protocol version, application context and AE titles."""
+    head = caller.head
+    called, calling = head.called_ae, head.calling_ae
+    if not head.protocol_version & PROTOCOL_VERSION:
         return Refusal(
             AcseReason.PROTOCOL_VERSION_NOT_SUPPORTED,
             "protocol version",
-            f"{calling!a} at {caller.address} speaks none but other versions ({caller.protocol_version:04X}) of the "
+            f"{calling!a} at {caller.address} speaks none but other versions ({head.protocol_version:04X}) of the "
             f"DICOM upper layer, version 1 ({PROTOCOL_VERSION:04X}) is needed",
+        )
+    if head.application_context != APPLICATION_CONTEXT:
+        return Refusal(
+            RejectReason.APPLICATION_CONTEXT_NAME_NOT_SUPPORTED,
+            "application context",
+            f"{calling!a} at {caller.address} asked for the application context {head.application_context!a}, "
+            f"DICOM's is {APPLICATION_CONTEXT}",
         )
     if settings.receive.check_called_ae_title and called != settings.node.ae_title:
         return Refusal(
@@ -97,20 +112,6 @@ def check_head(settings: Settings, caller: Caller) -> Refusal | None:
     return None
 
 
-def normalise_address(address: str) -> str:
-    """Write an IP address in one way: an IPv4 address mapped into IPv6 as IPv4, others in canonical form."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return str(mapped or parsed)
-
-
-def _strip(title: str) -> str:
-    return title.strip(" \0")
-
-
 def _find_title_problem(title: str) -> str:
     """Say what is wrong with an AE title; empty where nothing is."""
     try:
@@ -120,10 +121,8 @@ def _find_title_problem(title: str) -> str:
     return ""
 
 
-def _admit_configured(
-    peers: tuple[PeerSettings, ...], addresses: Addresses, calling: str, caller: Caller
-) -> Admission | Refusal:
-    address = normalise_address(caller.address)
+def _admit_configured(peers: tuple[PeerSettings, ...], addresses: Addresses, caller: Caller) -> Admission | Refusal:
+    calling, address = caller.head.calling_ae, normalise_address(caller.address)
     namesakes = [peer for peer in peers if peer.ae_title == calling]
     if not namesakes:
         return Refusal(

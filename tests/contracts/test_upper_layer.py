@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 from pydicom.uid import (
@@ -26,6 +27,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import TRANSITION_TABLE
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 from sqlalchemy import select
 
@@ -41,6 +43,7 @@ from dicomnode.receive.connection import Connection
 from dicomnode.receive.contexts import make_contexts
 from dicomnode.receive.intake import Intake
 from dicomnode.receive.messages import read_command_set
+from dicomnode.receive.pdus import PROTOCOL_VERSION, RequestHead
 from dicomnode.receive.recovery import close_spool, open_spool
 from dicomnode.receive.upper_layer import UpperLayer
 from dicomnode.settings import NodeSettings, Settings
@@ -109,8 +112,16 @@ def run_stock(root: Path) -> Iterator[Scp]:
     entity = AE("DICOMNODE")
     entity.maximum_pdu_size = LIMITS.pdu_bytes
     entity.supported_contexts = make_contexts()
+
+    def admit(event: evt.Event) -> None:
+        request = cast(A_ASSOCIATE, event.assoc.requestor.primitive)
+        titles, name = (request.called_ae_title, request.calling_ae_title), str(request.application_context_name)
+        rejection = associations.judge_head(event.assoc, RequestHead(PROTOCOL_VERSION, *titles, name))
+        assert rejection is None
+        associations.handle_request(event)
+
     handlers: list[evt.EventHandlerType] = [
-        (evt.EVT_REQUESTED, associations.handle_request),
+        (evt.EVT_REQUESTED, admit),
         (evt.EVT_C_STORE, associations.handle_store),
     ]
     server = entity.start_server((LOOPBACK, 0), block=False, evt_handlers=handlers)

@@ -38,7 +38,8 @@ from tests.storage_scp import RunningScp
 REQUEST = associate_request("SCANNER", "DICOMNODE", [(MR, (ExplicitVRLittleEndian,))], 16384)
 SYNTAXES = associate_request("SCANNER", "DICOMNODE", [(MR, (ExplicitVRLittleEndian, ExplicitVRBigEndian))], 16384)
 CALLED, CALLING, VERSION = slice(10, 26), slice(26, 42), slice(6, 8)  # PS3.8 9.3.2
-BY_CALLED, BY_CALLING, BY_VERSION = (1, 1, 7), (1, 1, 3), (1, 2, 2)  # PS3.8 table 9-21
+CONTEXT_NAME = slice(78, 99)  # of the first item, PS3.8 9.3.2.1
+BY_CALLED, BY_CALLING, BY_CONTEXT, BY_VERSION = (1, 1, 7), (1, 1, 3), (1, 1, 2), (1, 2, 2)  # PS3.8 table 9-21
 UNEXPECTED, INVALID_VALUE = 2, 6  # PS3.8 table 9-26
 NO_TITLES = (b"", bytes(16), b"A\\B", b"A\nB", b"\x1b]0;x\x07", b"A\0B", b"\xffA", b"\xc3\x84")
 RULES = {BY_CALLED: "called AE title", BY_CALLING: "calling AE title", BY_VERSION: "protocol version"}
@@ -136,6 +137,43 @@ def test_another_version_of_the_protocol_is_rejected_by_the_provider(
     assert library_words == []
 
 
+@pytest.mark.parametrize(
+    ("request_", "shown"),
+    [
+        (changed((CONTEXT_NAME, b"1.2.840.10008.3.1.1.2")), "'1.2.840.10008.3.1.1.2'"),
+        (changed((CONTEXT_NAME, b"\xff" * 21)), ascii("\xff" * 21)),
+        (pdu(0x01, REQUEST[6:74] + REQUEST[99:]), "''"),
+        (pdu(0x01, REQUEST[6:74]), "''"),
+    ],
+    ids=["another", "no characters", "none", "no item"],
+)
+def test_another_application_context_is_rejected_by_the_node(
+    tmp_path: Path, request_: bytes, shown: str, library_words: list[logging.LogRecord]
+) -> None:
+    with watched(tmp_path) as (node, logs):
+        assert answer_to(node, request_) == pdu(0x03, bytes((0, *BY_CONTEXT)))
+        [told] = warnings(logs)
+        assert (told["event"], told["rule"]) == ("receive.refused", "application context")
+        assert f"'SCANNER' at {LOOPBACK} asked for the application context {shown}, DICOM's is" in told["why"]
+        assert alerts_of(node) == [(NODE_ALERT, "SCANNER", 1)]
+    assert library_words == []
+
+
+def test_an_application_context_after_the_others_is_found(tmp_path: Path) -> None:
+    request = pdu(0x01, REQUEST[6:74] + REQUEST[99:] + REQUEST[74:99])
+    with watched(tmp_path) as (node, _):
+        assert answer_to(node, request)[0] == A_ASSOCIATE_AC
+
+
+def test_of_a_strangers_request_no_more_is_read_than_its_head(tmp_path: Path) -> None:
+    with watched(tmp_path) as (node, logs):
+        stranger = changed((CALLING, b"STRANGER".ljust(16)))[6:99] + b"\xff" * 262144
+        node_limit = node.settings.limits.associate_bytes
+        assert answer_to(node, pdu(0x01, stranger[:node_limit])) == pdu(0x03, bytes((0, *BY_CALLING)))
+        [told] = warnings(logs)
+        assert (told["event"], told["rule"]) == ("receive.refused", "configured peers")
+
+
 def assert_told(node: RunningScp, logs: list[Any], words: str, caller: str) -> None:
     [told] = warnings(logs)
     assert (told["event"], told["address"]) == ("receive.aborted", LOOPBACK)
@@ -183,8 +221,8 @@ CONTEXT_AT = REQUEST.index(b"\x20\0", 74)  # PS3.8 9.3.2.2: the presentation con
         (pdu(0x01, b""), "an association request of 6 bytes came, it has at least 74"),
         (pdu(0x01, REQUEST[6:73]), "an association request of 73 bytes came, it has at least 74"),
         (pdu(0x01, REQUEST[6:100]), "a PDU of type 01 cannot be read"),
-        (changed((slice(76, 78), b"\xff\xff")), "a PDU of type 01 cannot be read"),
-        (changed((slice(78, 82), b"\xff\xfe\xfd\xfc")), "a PDU of type 01 cannot be read"),
+        (changed((slice(76, 78), b"\xff\xff")), "item 10 of an association request says it has 65535 bytes"),
+        (REQUEST.replace(MR.encode(), b"\xff" * len(MR)), "a PDU of type 01 cannot be read"),
         (changed((slice(CONTEXT_AT + 4, CONTEXT_AT + 5), b"\x02")), "an association request that cannot be read"),
     ],
     ids=["empty", "cut in its head", "cut in an item", "long item", "no characters", "even context number"],
