@@ -30,18 +30,19 @@ LEAST_MATCHES_TO_ACCEPT = 20
 LEAST_SHARPNESS_TO_ACCEPT = 1.08
 LEAST_EARLY_FALL_TO_ACCEPT = 0.44
 
-# Fitted by `python -m models.train.calibrate --runs 2001`, 2026-11-26: see models/MODEL_CARD.md. 0 where a signal adds
+# Fitted by `python -m models.train.calibrate --runs 420`, 2026-11-27: see models/MODEL_CARD.md. 0 where a signal adds
 # nothing to the others.
-CALIBRATED_SHA256 = "523bc24473b807e399936d552f88a25a11dab1eda1a4bb511af8705ac6f2a64d"  # the network of these runs
-INTERCEPT = -9.888
+CALIBRATED_SHA256 = "d552657ad96faa280fd39b04da0d4a39e38c29799830b5b9c09eee9ffd9a3aca"  # the network of these runs
+INTERCEPT = -5.784
 COEFFICIENTS: Mapping[str, float] = {
-    "fresh": 1.644,
-    "starts": 0.342,
+    "fresh": 0.363,
+    "starts": 0.000,
+    "margin": 0.000,
     "match_share": 0.000,
-    "matches_near": 0.494,
+    "matches_near": 4.288,
     "overlap": 0.000,
-    "sharpness": 3.760,
-    "early_fall": 2.224,
+    "sharpness": 4.387,
+    "early_fall": 2.945,
 }
 
 
@@ -50,6 +51,7 @@ def signals(metrics: Mapping[str, float]) -> dict[str, float]:
     return {
         "fresh": -math.log1p(min(metrics["fresh_to_final_mm"], 50.0)),
         "starts": -math.log1p(min(metrics["starts_apart_mm"], 50.0)),
+        "margin": 10.0 * math.log(min(metrics["margin"], 1.5)),
         "match_share": metrics["match_share"],
         "matches_near": -math.log1p(min(metrics["match_apart_mm"], 50.0)),
         "overlap": min(metrics["overlap"], 1.0),

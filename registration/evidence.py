@@ -17,6 +17,7 @@ from registration.estimation import estimate
 from registration.looks import FeatureEstimate, Look, look_at_moving, match_look
 from registration.matching import Matches, no_matches
 from registration.problem import Pose, Problem
+from registration.search import choose_apart
 from registration.similarity import NO_SOLUTION, joint_histogram, measure
 from registration.transforms import RigidTransform
 
@@ -24,6 +25,7 @@ RIGHT_MATCH_MM = 12.0  # a match found without a radius that lands this near sup
 FRESH_DRAW = 1000  # a draw of its own, beside those of the rounds
 FRESH_MM = 6.0  # RANSAC's tolerance for an estimate from matches found without a radius
 REUSE_MM = 4.0  # a look from a pose this near is as good as a new one
+ELSEWHERE_MM, NO_RUNNER_UP = 15.0, 5.0  # a top this far off is another one; the margin where there is none
 STARTS_COUNTED = 3  # those whose climbs ended most alike: do they agree?
 FAR_MM = 99.0  # stands for "no estimate" in metrics
 AXES = np.vstack([np.eye(3), -np.eye(3)])
@@ -71,6 +73,7 @@ def gather(
     metrics = {
         "feature_to_final_mm": min(feature_mm, FAR_MM),
         "starts_apart_mm": min(float(np.median(apart)), FAR_MM),
+        "margin": find_margin(problem, rough),
         "overlap": overlap,
         "similarity": best.similarity,
         **measure_peak(problem, best.fixed_from_moving),
@@ -83,6 +86,14 @@ def gather(
             return Evidence({**metrics, **NO_FRESH_LOOK}, no_matches(), None)
     fresh, matches = match_afresh(problem, best.fixed_from_moving, look)
     return Evidence({**metrics, **fresh}, matches, look)
+
+
+def find_margin(problem: Problem, rough: Sequence[Pose]) -> float:
+    """Return how far the most alike top stands above the next one elsewhere, as a ratio; both counted from 1."""
+    first, *others = choose_apart(problem, rough, ELSEWHERE_MM)
+    if not others:
+        return NO_RUNNER_UP
+    return float(np.clip((first.similarity - 1) / max(others[0].similarity - 1, 1e-3), 1.0, NO_RUNNER_UP))
 
 
 def measure_peak(problem: Problem, fixed_from_moving: RigidTransform) -> Mapping[str, float]:

@@ -28,7 +28,7 @@ from registration.preprocess import (
     smooth,
 )
 from registration.profiles import Profile
-from registration.resample import Grid, Spline, make_spline
+from registration.resample import Grid, Spline, make_spline, thin_slices
 from registration.similarity import Comparison, make_comparison
 from registration.transforms import RigidTransform
 from registration.volume import Volume
@@ -38,7 +38,8 @@ BRAIN_RADIUS_MM = 70.0
 BRAIN_POINTS = 500
 COARSE_POINTS, FINE_POINTS, FINEST_POINTS = 6_000, 20_000, 160_000
 COARSE_FWHM_MM = 8.0
-FINEST_FIXED_FWHM_MM, FINEST_MOVING_FWHM_MM = 3.5, 1.5
+FINEST_FIXED_FWHM_MM = 2.5
+FINEST_SLICES_MM = 2.5  # apart at most: linear interpolation between a PET's slices blurs by where a point falls
 NEAR_HEAD_MM = 8.0
 LAST_BIN = 1.25  # times the bright level
 
@@ -158,7 +159,7 @@ def make_comparisons(
         for points, fixed_values, volume in (
             (COARSE_POINTS, values, smooth(moving.volume, COARSE_FWHM_MM)),
             (FINE_POINTS, values, moving.volume),
-            (FINEST_POINTS, sharp_values, smooth(moving.shrunk, FINEST_MOVING_FWHM_MM)),
+            (FINEST_POINTS, sharp_values, thin_slices(moving.shrunk, FINEST_SLICES_MM)),
         )
     )
     return sampled_mm, coarse, fine, finest

@@ -1,6 +1,6 @@
 """Interpolation by cubic B-splines onto another grid, step 7 of the method.
 
-Flow: pipeline | outputs > [resample]
+Flow: pipeline | problem | outputs > [resample]
 Never: a value outside the moving volume's own range, or outside its field of view; float64 copies of a whole grid.
 
 Sources: Unser, Aldroubi and Eden 1993, doi:10.1109/78.193220 (the filter and its pole);
@@ -65,6 +65,17 @@ def resample(moving: Volume, grid: Volume | Grid, fixed_from_moving: RigidTransf
         which ends half a voxel beyond the outermost centres.
     """
     return sample_grid(make_spline(moving), Grid(grid.affine, grid.shape), fixed_from_moving)
+
+
+def thin_slices(volume: Volume, thickest_mm: float) -> Volume:
+    """Put slices in the middle between neighbours until none along any axis lie further apart than this.
+
+    Cubic B-spline interpolation, overshoot clipped to the volume's range; the slices that were there stay as they are.
+    """
+    for axis in range(3):
+        while volume.spacing_mm[axis] > thickest_mm and volume.shape[axis] > 1:
+            volume = _put_between(volume, axis)
+    return volume
 
 
 def make_spline(volume: Volume) -> Spline:
@@ -144,6 +155,21 @@ def _interpolate(spline: Spline, index: NDArray[np.float32]) -> NDArray[np.float
             taps *= (wk[dk] * wj[dj])[:, None]
             total += taps
     return np.asarray(np.einsum("nt,nt->n", total, along_i), dtype=np.float32)
+
+
+def _put_between(volume: Volume, axis: int) -> Volume:
+    """Return a volume's n slices along an axis with n - 1 between them."""
+    samples = np.moveaxis(volume.array, axis, 0)
+    coefficients = np.array(samples, dtype=np.float32, order="C")
+    _filter_axis(coefficients)
+    padded = np.pad(coefficients, ((1, 1), (0, 0), (0, 0)), mode="reflect")
+    between = (np.float32(23) * (coefficients[:-1] + coefficients[1:]) + padded[:-3] + padded[3:]) / np.float32(48)
+    woven = np.empty((2 * len(samples) - 1, *samples.shape[1:]), dtype=np.float32)
+    woven[::2] = samples
+    woven[1::2] = np.clip(between, samples.min(), samples.max())
+    affine = volume.affine.copy()
+    affine[:3, axis] /= 2
+    return Volume(np.ascontiguousarray(np.moveaxis(woven, 0, axis)), affine)
 
 
 def _weights(t: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -77,6 +77,7 @@ SIGNALS: Mapping[str, Signal] = {
     "starts_apart_mm": Signal(
         "from this result to where the three most alike climbs ended, median", "{:.1f} mm", most=DOUBT_STARTS_MM
     ),
+    "margin": Signal("times the likeness of the best place elsewhere, 5 where there is none", "{:.2f}"),
     "overlap": Signal("of the head lies in the PET's field of view", "{:.0%}", least=LEAST_OVERLAP_TO_ACCEPT),
     "similarity": Signal("mutual information, normalised: 1 unrelated, 2 alike", "{:.3f}"),
     "sharpness": Signal(

@@ -12,6 +12,7 @@ from registration.profiles import DEFAULT, PAPER
 GOOD = {
     "fresh_to_final_mm": 1.5,
     "starts_apart_mm": 0.3,
+    "margin": 5.0,
     "match_share": 0.85,
     "match_apart_mm": 2.5,
     "matches_kept": 170.0,
@@ -22,6 +23,7 @@ GOOD = {
 BAD = {
     "fresh_to_final_mm": 99.0,
     "starts_apart_mm": 60.0,
+    "margin": 1.0,
     "match_share": 0.02,
     "match_apart_mm": 60.0,
     "matches_kept": 40.0,
@@ -32,6 +34,7 @@ BAD = {
 WORSE = {
     "fresh_to_final_mm": 40.0,
     "starts_apart_mm": 30.0,
+    "margin": 1.0,
     "match_share": 0.1,
     "match_apart_mm": 25.0,
     "overlap": 0.36,

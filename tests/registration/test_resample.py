@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registration.preprocess import blur
-from registration.resample import Grid, make_spline, resample, sample_points
+from registration.resample import Grid, make_spline, resample, sample_points, thin_slices
 from registration.transforms import RigidTransform
 from registration.volume import Volume
 
@@ -38,6 +38,33 @@ def test_one_bright_voxel_by_hand() -> None:
     assert sampled[0, 0, 20] == pytest.approx(expected, abs=1e-6)
     assert sampled[0, 0, 19] == pytest.approx(expected, abs=1e-6)
     assert sampled.min() == 0.0  # the spline's undershoot is clipped to the input's range
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_between_slices_are_what_the_spline_has_there(axis: int) -> None:
+    spacing_mm = np.full(3, 2.0)
+    spacing_mm[axis] = 5.0
+    affine = np.diag([*spacing_mm[[2, 1, 0]], 1.0])[:, [2, 1, 0, 3]]
+    volume = Volume(np.random.default_rng(2).random((7, 8, 9), dtype=np.float32), affine)
+
+    thin = thin_slices(volume, 2.5)
+
+    expected = list(volume.shape)
+    expected[axis] = 2 * expected[axis] - 1
+    assert thin.shape == tuple(expected)
+    np.testing.assert_allclose(thin.spacing_mm[axis], 2.5)
+    np.testing.assert_allclose(thin.array, resample(volume, thin, IDENTITY), atol=2e-6)
+
+
+def test_slices_are_thinned_until_none_is_thicker_and_a_single_one_stays() -> None:
+    volume = Volume(np.random.default_rng(2).random((1, 4, 9), dtype=np.float32), np.diag([2.0, 5.0, 9.0, 1.0]))
+    volume = Volume(volume.array, volume.affine[:, [2, 1, 0, 3]])
+
+    thin = thin_slices(volume, 2.0)
+
+    assert thin.shape == (1, 13, 9)
+    np.testing.assert_allclose(thin.spacing_mm, [9.0, 1.25, 2.0])
+    np.testing.assert_array_equal(thin.array[:, ::4], volume.array)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

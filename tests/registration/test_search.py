@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from registration.descriptors import Network
+from registration.evidence import NO_RUNNER_UP, find_margin
 from registration.pipeline import MANY_INLIERS, estimate_by_features, look_further, search_by_features
 from registration.preprocess import prepare_fixed, prepare_moving
 from registration.problem import Pose, Problem, pose_problem
@@ -55,6 +56,14 @@ def test_of_tops_that_lie_together_the_most_alike_is_chosen(problem: Problem) ->
     poses = [Pose(shifted(x_mm), alike) for x_mm, alike in ((0, 1.1), (10, 1.3), (40, 1.2), (22, 1.05))]
 
     assert [pose.similarity for pose in choose_apart(problem, poses, 15.0)] == [1.3, 1.2]
+
+
+def test_the_margin_is_over_the_next_top_elsewhere(problem: Problem) -> None:
+    tops = [Pose(shifted(x_mm), alike) for x_mm, alike in ((0, 1.3), (10, 1.25), (40, 1.1), (80, 1.05))]
+
+    assert find_margin(problem, tops) == pytest.approx(3.0)
+    assert find_margin(problem, tops[:2]) == NO_RUNNER_UP
+    assert find_margin(problem, [*tops, Pose(shifted(-40), 1.3)]) == 1.0
 
 
 def test_features_look_further_where_few_matches_agree_and_not_where_many_do(problem: Problem) -> None:

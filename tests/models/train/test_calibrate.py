@@ -18,6 +18,7 @@ NAMES = list(COEFFICIENTS)
 GOOD = {
     "fresh_to_final_mm": 1.5,
     "starts_apart_mm": 0.3,
+    "margin": 5.0,
     "match_share": 0.8,
     "match_apart_mm": 3.0,
     "matches_kept": 150.0,
