@@ -83,10 +83,17 @@ def alerts_of(node: RunningScp) -> list[tuple[str, str, int]]:
     [
         changed((CALLED, b"DICOMNODE".ljust(16, b"\0")), (CALLING, b"SCANNER".ljust(16, b"\0"))),
         changed((CALLED, b"DICOMNODE\0".ljust(16)), (CALLING, b"  SCANNER \0\0\0\0\0\0")),
+        changed((CALLED, b"  DICOMNODE".ljust(16))),
         changed((VERSION, b"\0\x03")),  # version 1 and one that is still to come
         SYNTAXES.replace(ExplicitVRBigEndian.encode(), b"1.2.840.10 08.1.2.2"),
     ],
-    ids=["NULs", "spaces and NULs", "two versions", "a transfer syntax that is none beside one that is"],
+    ids=[
+        "NULs",
+        "spaces and NULs",
+        "spaces before",
+        "two versions",
+        "a transfer syntax that is none beside one that is",
+    ],
 )
 def test_an_odd_but_legal_request_is_let_in(
     tmp_path: Path, request_: bytes, library_words: list[logging.LogRecord]
