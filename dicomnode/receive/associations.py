@@ -251,7 +251,8 @@ class Associations:
             self.counts.add(PROTOCOL_ERRORS)
         sender, address = self._senders.get(association), association.requestor.address
         log.warning("receive.aborted", association_id=_id_of(sender), address=address, **limit, why=str(error))
-        party = Party("" if sender is None else sender.ae_title, address)
+        known = sender or self._admissions.get(association)  # admitted, while the rest of its request is read
+        party = Party("" if known is None else known.ae_title, address)
         self.alerts.note(RESTRICTED_FUNCTION, limit.get("limit", "protocol"), str(error), party)
 
     def note_silence(self, address: str, idle_s: float) -> None:

@@ -34,6 +34,7 @@ from tests.raw_association import (
 )
 from tests.receiving import MR
 from tests.storage_scp import RunningScp
+from tests.waiting import wait_until
 
 REQUEST = associate_request("SCANNER", "DICOMNODE", [(MR, (ExplicitVRLittleEndian,))], 16384)
 SYNTAXES = associate_request("SCANNER", "DICOMNODE", [(MR, (ExplicitVRLittleEndian, ExplicitVRBigEndian))], 16384)
@@ -181,6 +182,18 @@ def test_of_a_strangers_request_no_more_is_read_than_its_head(tmp_path: Path) ->
         assert (told["event"], told["rule"]) == ("receive.refused", "configured peers")
 
 
+def test_who_is_rejected_counts_among_the_waiting_until_it_has_gone(tmp_path: Path) -> None:
+    with watched(tmp_path) as (node, _):
+        waiting = node.scp._parts()[1].waiting
+        with RawAssociation(node.port).associate():
+            assert waiting.count() == 0
+            with RawAssociation(node.port) as rejected:
+                rejected.send(changed((CALLING, b"STRANGER".ljust(16))))
+                assert rejected.read() == pdu(0x03, bytes((0, *BY_CALLING)))
+                assert waiting.count() == 1
+            wait_until(lambda: waiting.count() == 0, 10, "the place of who has gone to be free")
+
+
 def assert_told(node: RunningScp, logs: list[Any], words: str, caller: str) -> None:
     [told] = warnings(logs)
     assert (told["event"], told["address"]) == ("receive.aborted", LOOPBACK)
@@ -223,21 +236,25 @@ CONTEXT_AT = REQUEST.index(b"\x20\0", 74)  # PS3.8 9.3.2.2: the presentation con
 
 
 @pytest.mark.parametrize(
-    ("request_", "words"),
+    ("request_", "words", "caller"),
     [
-        (pdu(0x01, b""), "an association request of 6 bytes came, it has at least 74"),
-        (pdu(0x01, REQUEST[6:73]), "an association request of 73 bytes came, it has at least 74"),
-        (pdu(0x01, REQUEST[6:100]), "a PDU of type 01 cannot be read"),
-        (changed((slice(76, 78), b"\xff\xff")), "item 10 of an association request says it has 65535 bytes"),
-        (REQUEST.replace(MR.encode(), b"\xff" * len(MR)), "a PDU of type 01 cannot be read"),
-        (changed((slice(CONTEXT_AT + 4, CONTEXT_AT + 5), b"\x02")), "an association request that cannot be read"),
+        (pdu(0x01, b""), "an association request of 6 bytes came, it has at least 74", "unknown"),
+        (pdu(0x01, REQUEST[6:73]), "an association request of 73 bytes came, it has at least 74", "unknown"),
+        (pdu(0x01, REQUEST[6:100]), "a PDU of type 01 cannot be read", "SCANNER"),
+        (changed((slice(76, 78), b"\xff\xff")), "item 10 of an association request says it has 65535 bytes", "unknown"),
+        (REQUEST.replace(MR.encode(), b"\xff" * len(MR)), "a PDU of type 01 cannot be read", "SCANNER"),
+        (
+            changed((slice(CONTEXT_AT + 4, CONTEXT_AT + 5), b"\x02")),
+            "an association request that cannot be read",
+            "SCANNER",
+        ),
     ],
     ids=["empty", "cut in its head", "cut in an item", "long item", "no characters", "even context number"],
 )
 def test_a_request_that_cannot_be_read_is_aborted(
-    tmp_path: Path, request_: bytes, words: str, library_words: list[logging.LogRecord]
+    tmp_path: Path, request_: bytes, words: str, caller: str, library_words: list[logging.LogRecord]
 ) -> None:
     with watched(tmp_path) as (node, logs):
         assert answer_to(node, request_) == pdu(A_ABORT, bytes((0, 0, 2, INVALID_VALUE)))
-        assert_told(node, logs, words, "unknown")
+        assert_told(node, logs, words, caller)
     assert library_words == []
