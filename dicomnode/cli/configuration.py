@@ -16,6 +16,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -42,6 +43,7 @@ from dicomnode.tls import find_expiring, find_invalid, find_problems, read_certi
 from dicomnode.toml_lines import Key, find_lines
 
 Finding = tuple[Key, str]
+LOOKUPS_AT_ONCE = 16
 
 
 def init(arguments: argparse.Namespace) -> int:
@@ -217,14 +219,21 @@ def _find_tls_risks(settings: Settings) -> Iterator[Finding]:
 
 
 def _find_unknown_hosts(settings: Settings) -> Iterator[Finding]:
-    for number, peer in enumerate(settings.peers):
-        if peer.is_network:
-            continue
-        try:
-            socket.getaddrinfo(peer.host, peer.port)
-        except OSError as error:
-            text = f"{peer.host} is not known: {error.strerror}; is the name right, does DNS answer?"
-            yield ("peers", number, "host"), text
+    named = [(number, peer) for number, peer in enumerate(settings.peers) if not peer.is_network]
+    with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as pool:  # a DNS that is away lets each wait for seconds
+        problems = pool.map(_find_lookup_problem, [peer.host for _, peer in named])
+        for (number, peer), problem in zip(named, problems, strict=True):
+            if problem:
+                text = f"{peer.host} is not known: {problem}; is the name right, does DNS answer?"
+                yield ("peers", number, "host"), text
+
+
+def _find_lookup_problem(host: str) -> str | None:
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _find_full_disk(settings: Settings) -> Iterator[Finding]:

@@ -181,7 +181,8 @@ class StorageScp:
             server = _open_port(_Server, settings, ("node.port", node_port), associations)
             self._tls_server = _open_tls_port(settings, associations, server)
         except BaseException:
-            self._close(intake)
+            with _left_to_the_next_start():  # the first error is the one to tell
+                self._close(intake)
             raise
         self._running = (server, associations, intake)
         for one in [server] if self._tls_server is None else [server, self._tls_server]:
