@@ -25,12 +25,12 @@ RIGHT_MATCH_MM = 12.0  # a match found without a radius that lands this near sup
 FRESH_DRAW = 1000  # a draw of its own, beside those of the rounds
 FRESH_MM = 6.0  # RANSAC's tolerance for an estimate from matches found without a radius
 REUSE_MM = 4.0  # a look from a pose this near is as good as a new one
-ELSEWHERE_MM, NO_RUNNER_UP = 15.0, 5.0  # a top this far off is another one; the margin where there is none
+ELSEWHERE_MM = 15.0  # a top this far off is another one
 STARTS_COUNTED = 3  # those whose climbs ended most alike: do they agree?
 FAR_MM = 99.0  # stands for "no estimate" in metrics
 AXES = np.vstack([np.eye(3), -np.eye(3)])
 SMALL_TURN_DEG, LARGER_TURN_DEG = 6.0, 12.0
-SHARPEST = 5.0
+SHARPEST = 5.0  # at most, and where nothing else is known
 NO_FALL = 0.25  # a parabola's, which says nothing
 NO_FRESH_LOOK: Mapping[str, float] = {
     "fresh_to_final_mm": FAR_MM,
@@ -89,11 +89,9 @@ def gather(
 
 
 def find_margin(problem: Problem, rough: Sequence[Pose]) -> float:
-    """Return how far the most alike top stands above the next one elsewhere, as a ratio; both counted from 1."""
+    """Return how far the most alike top stands above the next one elsewhere, as `find_fall` has it."""
     first, *others = choose_apart(problem, rough, ELSEWHERE_MM)
-    if not others:
-        return NO_RUNNER_UP
-    return float(np.clip((first.similarity - 1) / max(others[0].similarity - 1, 1e-3), 1.0, NO_RUNNER_UP))
+    return find_fall(first.similarity, [max(others[0].similarity, 1.0)]) if others else SHARPEST
 
 
 def measure_peak(problem: Problem, fixed_from_moving: RigidTransform) -> Mapping[str, float]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from registration.descriptors import describe
 from registration.keypoints import find_moving_points
-from registration.matching import Matches, match, no_matches
+from registration.matching import Matches, match
 from registration.preprocess import make_cube
 from registration.problem import Pose, Problem, to_mm
 from registration.transforms import RigidTransform
@@ -66,8 +66,6 @@ def match_look(problem: Problem, look: Look, radius_mm: float = np.inf) -> Match
     Within a radius the pose is trusted so far that key points without a counterpart under it are left out.
     """
     kept = np.flatnonzero(look.has_counterpart | np.isinf(radius_mm))
-    if len(kept) == 0:
-        return no_matches()
     fixed = problem.fixed_points[kept], problem.fixed_descriptors[kept]
     found = match(fixed, (look.places_mm, look.descriptors), problem.profile.rule, radius_mm=radius_mm)
     return replace(found, fixed_index=kept[found.fixed_index])

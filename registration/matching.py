@@ -79,7 +79,7 @@ def match(
     Parameters
     ----------
     fixed, moving : (points (n, 3) float64 LPS mm, descriptors (n, d) float32 of unit length)
-        Both in one frame: the moving points under the estimate so far.
+        Both in one frame: the moving points under the estimate so far. Of the moving ones there is at least one.
     rule : Rule
     radius_mm : float
         Candidates further than this from the fixed point are not looked at.
@@ -90,6 +90,8 @@ def match(
         Those that pass the ratio and whose candidate's own best key point is near; their moving places are centroids.
     """
     fixed_mm, moving_mm = fixed[0], moving[0]
+    if len(fixed_mm) == 0:
+        return no_matches()
     similarity = fixed[1] @ moving[1].T
     if np.isfinite(radius_mm):
         similarity = np.where(distances(fixed_mm, moving_mm) <= radius_mm, similarity, np.float32(-1))

@@ -25,6 +25,7 @@ from registration.matching import Matches, no_matches
 from registration.preprocess import prepare_fixed, prepare_moving
 from registration.problem import Pose, Problem, pose_problem
 from registration.profiles import DEFAULT, Profile
+from registration.refinement import COARSE
 from registration.search import (
     centre_start,
     choose_apart,
@@ -45,7 +46,7 @@ ROUNDS_MAX = 6
 SETTLED_MM = 2.5  # a round that moves the brain less than this is the last
 TURNED_LOOKS = 6  # of 60 turned starts, those that are most alike
 MANY_INLIERS = 50  # of wrong estimates none of 15 had as many, of right ones each of 45
-TOPS_LOOKED_FROM, TOPS_APART_MM = 4, 15.0
+TOPS_LOOKED_FROM, TOPS_APART_MM = 2, 15.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +201,9 @@ def polish_until_sure(
     problem: Problem, start: RigidTransform, features: FeatureEstimate, watch: Stopwatch
 ) -> tuple[Pose, Evidence]:
     """Climb by similarity from what features found and from the start, and while in doubt from more; the best pose."""
-    rough = climb(problem, make_starts(problem, features.pose.fixed_from_moving, start))
+    rough = climb(
+        problem.coarse, make_starts(problem, features.pose.fixed_from_moving, start), problem.centre_mm, COARSE
+    )
     best = polish(problem, rough)
     watch.lap("polish", 0.8)
     evidence = gather(problem, best, rough, features, features.look)
@@ -223,7 +226,7 @@ def search_by_features(problem: Problem, rough: Sequence[Pose]) -> list[Pose]:
     chosen = choose_apart(problem, rough, TOPS_APART_MM)[:TOPS_LOOKED_FROM]
     found = [estimate_by_features(problem, top.fixed_from_moving, rounds_max=1).pose for top in chosen]
     found.sort(key=lambda pose: -pose.similarity)
-    return climb(problem, [pose.fixed_from_moving for pose in found[:3]])
+    return climb(problem.coarse, [pose.fixed_from_moving for pose in found[:3]], problem.centre_mm, COARSE)
 
 
 class Stopwatch:

@@ -29,7 +29,7 @@ from registration.preprocess import (
 )
 from registration.profiles import Profile
 from registration.resample import Grid, Spline, make_spline, thin_slices
-from registration.similarity import Comparison, make_comparison
+from registration.similarity import BINS, Comparison, make_comparison
 from registration.transforms import RigidTransform
 from registration.volume import Volume
 
@@ -37,6 +37,7 @@ FIXED_POINTS = 300
 BRAIN_RADIUS_MM = 70.0
 BRAIN_POINTS = 500
 COARSE_POINTS, FINE_POINTS, FINEST_POINTS = 6_000, 20_000, 160_000
+FINEST_BINS = 48  # more are filled by more points
 COARSE_FWHM_MM = 8.0
 FINEST_FIXED_FWHM_MM = 2.5
 FINEST_SLICES_MM = 2.5  # apart at most: linear interpolation between a PET's slices blurs by where a point falls
@@ -155,11 +156,11 @@ def make_comparisons(
     values, sharp_values = (normalise(volume.array[tuple(index.T)], fixed.bright) for volume in (fixed.volume, sharp))
     ceiling = moving.bright * LAST_BIN
     coarse, fine, finest = (
-        make_comparison(sampled_mm[:points], fixed_values[:points], volume, ceiling)
-        for points, fixed_values, volume in (
-            (COARSE_POINTS, values, smooth(moving.volume, COARSE_FWHM_MM)),
-            (FINE_POINTS, values, moving.volume),
-            (FINEST_POINTS, sharp_values, thin_slices(moving.shrunk, FINEST_SLICES_MM)),
+        make_comparison(sampled_mm[:points], fixed_values[:points], volume, ceiling, bins)
+        for points, fixed_values, volume, bins in (
+            (COARSE_POINTS, values, smooth(moving.volume, COARSE_FWHM_MM), BINS),
+            (FINE_POINTS, values, moving.volume, BINS),
+            (FINEST_POINTS, sharp_values, thin_slices(moving.shrunk, FINEST_SLICES_MM), FINEST_BINS),
         )
     )
     return sampled_mm, coarse, fine, finest

@@ -7,7 +7,6 @@ Never: a feature; a verdict (the best pose by similarity wins, and `confidence` 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
@@ -15,14 +14,18 @@ from numpy.typing import NDArray
 
 from registration.preprocess import Prepared
 from registration.problem import Pose, Problem
-from registration.refinement import COARSE, FINE, QUICK, Search, refine, settle
-from registration.similarity import measure
-from registration.transforms import RigidTransform
+from registration.refinement import FINE, QUICK, Search, refine, settle
+from registration.similarity import Comparison, measure, thin_out
+from registration.transforms import RigidTransform, rotation_about
 
 SAME_MM = 3.0  # poses nearer than this lead the fine climb to one top
 CLOSE_CALL = 0.02  # of similarity: a coarse top this near the best is polished too
 TILT_DEG, TILT_MM = (14.0, -12.0, 16.0), (10.0, -8.0, 8.0)
-TURNED_CLIMBS = 30  # of 60 turned starts, those that are most alike
+TURNED_CLIMBS, SLID_CLIMBS = 30, 80  # of 60 turned and of 1969 slid starts, those that are most alike
+UPRIGHT_DEG, LATTICE_DEG = 45.0, 12.5
+SLIDES_MM = range(-100, 101, 20)  # along the body: a slab of the head may show any part of it
+SPARSE_POINTS = 2_000  # enough to tell which starts are worth a climb
+SECOND_CLIMBS = 20
 
 
 def centre_start(fixed: Prepared, moving: Prepared) -> RigidTransform:
@@ -38,10 +41,11 @@ def make_starts(problem: Problem, by_features: RigidTransform, centre: RigidTran
     return [by_features, centre, tilt @ centre]
 
 
-def climb(problem: Problem, starts: Iterable[RigidTransform], search: Search = COARSE) -> list[Pose]:
-    """Climb from each start on the coarse comparison, in as many threads as the network has."""
-    with ThreadPoolExecutor(problem.network.threads) as pool:
-        return list(pool.map(lambda start: Pose(*refine(problem.coarse, start, problem.centre_mm, search)), starts))
+def climb(
+    comparison: Comparison, starts: Iterable[RigidTransform], centre_mm: NDArray[np.float64], search: Search
+) -> list[Pose]:
+    """Climb from each start: one after another, for threads wait for each other over so few points."""
+    return [Pose(*refine(comparison, start, centre_mm, search)) for start in starts]
 
 
 def polish(problem: Problem, rough: Sequence[Pose]) -> Pose:
@@ -50,8 +54,8 @@ def polish(problem: Problem, rough: Sequence[Pose]) -> Pose:
     It has taken one more step on the finest comparison.
     """
     tops = choose_apart(problem, rough, SAME_MM)[:3]
-    chosen = [pose for pose in tops if pose.similarity > tops[0].similarity - CLOSE_CALL]
-    fine = [Pose(*refine(problem.fine, pose.fixed_from_moving, problem.centre_mm, FINE)) for pose in chosen]
+    chosen = [pose.fixed_from_moving for pose in tops if pose.similarity > tops[0].similarity - CLOSE_CALL]
+    fine = climb(problem.fine, chosen, problem.centre_mm, FINE)
     top = max(fine, key=lambda pose: pose.similarity).fixed_from_moving
     best = settle(problem.finest, top, problem.centre_mm, problem.network.threads)
     return Pose(best, measure(problem.fine, best.inverse().matrix))
@@ -72,20 +76,43 @@ def icosahedral_rotations() -> NDArray[np.float64]:
     return np.array(found)
 
 
+@cache
+def upright_rotations() -> NDArray[np.float64]:
+    """Return the rotations about x, y and z by angles on a lattice, their norm 45 degrees at most: (179, 3, 3)."""
+    reach = int(UPRIGHT_DEG / LATTICE_DEG)
+    steps = np.mgrid[-reach : reach + 1, -reach : reach + 1, -reach : reach + 1].reshape(3, -1).T
+    angles_deg = LATTICE_DEG * steps[np.linalg.norm(steps, axis=1) <= UPRIGHT_DEG / LATTICE_DEG]
+    return np.array([rotation_about(angles) for angles in np.radians(angles_deg)])
+
+
 def turn_starts(problem: Problem, start: RigidTransform) -> list[RigidTransform]:
     """Return the start turned about the middle of the head in every way, 60 of them, the most alike first."""
-    turned = []
-    for rotation in icosahedral_rotations():
-        turn = np.eye(4)
-        turn[:3, :3] = rotation
-        turn[:3, 3] = problem.centre_mm - rotation @ problem.centre_mm
-        turned.append(RigidTransform.from_matrix(turn) @ start)
-    return sorted(turned, key=lambda found: -measure(problem.coarse, found.inverse().matrix))
+    turns = (RigidTransform.about(problem.centre_mm, turn, np.zeros(3)) for turn in icosahedral_rotations())
+    return sort_alike(problem.coarse, [turn @ start for turn in turns])
+
+
+def slide_starts(problem: Problem, start: RigidTransform) -> list[RigidTransform]:
+    """Return the start turned about the middle of the head by up to about 45 degrees and slid, the most alike first."""
+    moves = (
+        RigidTransform.about(problem.centre_mm, turn, np.array([0.0, 0.0, slide_mm]))
+        for slide_mm in SLIDES_MM
+        for turn in upright_rotations()
+    )
+    return sort_alike(thin_out(problem.coarse, SPARSE_POINTS), [move @ start for move in moves])
+
+
+def sort_alike(comparison: Comparison, starts: Sequence[RigidTransform]) -> list[RigidTransform]:
+    """Return the starts, those first under which the volumes are most alike."""
+    return sorted(starts, key=lambda start: -measure(comparison, start.inverse().matrix))
 
 
 def search_by_similarity(problem: Problem, start: RigidTransform) -> list[Pose]:
-    """Climb a little from turned starts."""
-    return climb(problem, turn_starts(problem, start)[:TURNED_CLIMBS], QUICK)
+    """Climb a little from starts turned in every way or slid along the body, and once more from the best ends."""
+    starts = [*turn_starts(problem, start)[:TURNED_CLIMBS], *slide_starts(problem, start)[:SLID_CLIMBS]]
+    ends = climb(thin_out(problem.coarse, SPARSE_POINTS), starts, problem.centre_mm, QUICK)
+    ends.sort(key=lambda end: -end.similarity)
+    best = [end.fixed_from_moving for end in ends[:SECOND_CLIMBS]]
+    return climb(problem.coarse, best, problem.centre_mm, QUICK)
 
 
 def choose_apart(problem: Problem, poses: Sequence[Pose], apart_mm: float) -> list[Pose]:

@@ -8,14 +8,14 @@ Sources: Studholme, Hill and Hawkes 1999, doi:10.1016/S0031-3203(98)00091-0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from registration.volume import Volume
 
-BINS = 32
+BINS = 32  # unless a comparison is given others
 LEAST_OVERLAP = 0.25  # of the fixed points; below it mutual information of a corner of the head looks fine
 NO_SOLUTION = 0.0  # lower than any normalised mutual information, which is at least 1
 
@@ -26,26 +26,34 @@ class Comparison:
 
     Attributes
     ----------
-    points_mm : (n, 3) float64, fixed LPS mm
-    rows : (n,) int64
-        Each point's fixed bin times BINS.
+    points_mm : (3, n) float32, fixed LPS mm
+        All x, all y, all z.
+    fixed : (n,) float32
+        Each point's fixed intensity, 0 to bins - 1.
     corners : (voxels,) uint64
         Eight neighbouring moving intensities of 0 to 255 in one item.
     shape : (3,) int
         The moving array's shape, k, j, i.
     index_from_mm : (4, 4) float64
         Moving LPS mm to moving index.
+    bins : int
+        Of either volume's intensity.
     """
 
-    points_mm: NDArray[np.float64]
-    rows: NDArray[np.int64]
+    points_mm: NDArray[np.float32]
+    fixed: NDArray[np.float32]
     corners: NDArray[np.uint64]
     shape: tuple[int, int, int]
     index_from_mm: NDArray[np.float64]
+    bins: int
 
 
 def make_comparison(
-    points_mm: NDArray[np.float64], fixed_values: NDArray[np.float32], moving: Volume, bright: float
+    points_mm: NDArray[np.float64],
+    fixed_values: NDArray[np.float32],
+    moving: Volume,
+    bright: float,
+    bins: int = BINS,
 ) -> Comparison:
     """Make a comparison.
 
@@ -57,8 +65,8 @@ def make_comparison(
     moving : Volume
     bright : float
         The moving intensity that becomes the last bin.
+    bins : int
     """
-    rows = np.minimum(fixed_values * BINS, BINS - 1).astype(np.int64) * BINS
     quantised = np.clip(moving.array * (255.0 / bright), 0, 255).astype(np.uint8)
     padded = np.pad(quantised, ((0, 1), (0, 1), (0, 1)), mode="edge")
     corners = np.empty((*moving.shape, 8), dtype=np.uint8)
@@ -67,7 +75,16 @@ def make_comparison(
         dk, dj, di = corner >> 2, (corner >> 1) & 1, corner & 1
         corners[..., corner] = padded[dk : dk + k, dj : dj + j, di : di + i]
     packed = corners.reshape(-1).view(np.uint64)
-    return Comparison(points_mm, rows, packed, moving.shape, moving.index_from_mm)
+    points = np.ascontiguousarray(points_mm.T, dtype=np.float32)
+    fixed = np.asarray(np.clip(fixed_values, 0, 1) * (bins - 1), dtype=np.float32)
+    return Comparison(points, fixed, packed, moving.shape, moving.index_from_mm, bins)
+
+
+def thin_out(comparison: Comparison, points: int) -> Comparison:
+    """Return a comparison at the first of the points alone: coarser, and sooner done."""
+    return replace(
+        comparison, points_mm=np.ascontiguousarray(comparison.points_mm[:, :points]), fixed=comparison.fixed[:points]
+    )
 
 
 def measure(comparison: Comparison, moving_from_fixed: NDArray[np.float64]) -> float:
@@ -81,38 +98,49 @@ def measure(comparison: Comparison, moving_from_fixed: NDArray[np.float64]) -> f
 def joint_histogram(
     comparison: Comparison, moving_from_fixed: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], float]:
-    """Return the (BINS, BINS) joint histogram (fixed, moving) and the share of fixed points inside the moving view."""
-    matrix = (comparison.index_from_mm @ moving_from_fixed)[:3]
-    index = (comparison.points_mm @ matrix[:, :3].T + matrix[:, 3]).astype(np.float32)
-    upper = np.array(comparison.shape, dtype=np.float32) - 0.5
-    inside = ((index > -0.5) & (index < upper)).all(axis=1)
-    overlap = float(inside.mean())
+    """Return the (bins, bins) joint histogram (fixed, moving) and the share of fixed points inside the moving view.
+
+    Each point counts in the four bins round its two intensities, by how near it is to each.
+    """
+    matrix = (comparison.index_from_mm @ moving_from_fixed)[:3].astype(np.float32)
+    index = matrix[:, :3] @ comparison.points_mm + matrix[:, 3:]
+    upper = np.array(comparison.shape, dtype=np.float32)[:, None] - np.float32(0.5)
+    inside = ((index > -0.5) & (index < upper)).all(axis=0)
     where = np.flatnonzero(inside)
-    values = _interpolate(comparison, np.maximum(index[where], 0)) * np.float32((BINS - 1) / 255.0)
-    lower = values.astype(np.int64)
-    share = values - lower
-    cells = comparison.rows[where] + lower
-    counts = np.bincount(cells, weights=1 - share, minlength=BINS * BINS + 1).astype(np.float64)
-    counts[1:] += np.bincount(cells, weights=share, minlength=BINS * BINS + 1)[:-1]
-    return counts[: BINS * BINS].reshape(BINS, BINS), overlap
+    bins = comparison.bins
+    moving = _interpolate(comparison, np.maximum(index.take(where, axis=1), 0)) * np.float32((bins - 1) / 255.0)
+    fixed = comparison.fixed.take(where)
+    row, column = fixed.astype(np.int64), moving.astype(np.int64)
+    down, right = fixed - row, moving - column
+    side = bins + 1  # the last bin's next takes a share of 0
+    counts = np.zeros(side * side)
+    for step, share in (
+        (0, (1 - down) * (1 - right)),
+        (1, (1 - down) * right),
+        (side, down * (1 - right)),
+        (side + 1, down * right),
+    ):
+        counts += np.bincount(row * side + column + step, weights=share, minlength=side * side)
+    return counts.reshape(side, side)[:bins, :bins], float(inside.mean())
 
 
 def _interpolate(comparison: Comparison, index: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the trilinear value, 0 to 255, at (n, 3) moving indices inside the volume."""
+    """Return the trilinear value, 0 to 255, at (3, n) moving indices inside the volume, k, j and i."""
     floor = index.astype(np.int32)
-    t = index - floor
+    tk, tj, ti = index - floor
     _, j, i = comparison.shape
-    flat = (floor[:, 0] * np.int64(j) + floor[:, 1]) * i + floor[:, 2]
-    taps = comparison.corners.take(flat, mode="clip").view(np.uint8).reshape(-1, 2, 2, 2).astype(np.float32)
-    along_i = taps[..., 0] + t[:, 2, None, None] * (taps[..., 1] - taps[..., 0])
-    along_j = along_i[..., 0] + t[:, 1, None] * (along_i[..., 1] - along_i[..., 0])
-    return np.asarray(along_j[:, 0] + t[:, 0] * (along_j[:, 1] - along_j[:, 0]), dtype=np.float32)
+    flat = (floor[0] * np.int64(j) + floor[1]) * i + floor[2]
+    taps = comparison.corners.take(flat, mode="clip").view(np.uint8).reshape(-1, 8)
+    values = np.ascontiguousarray(taps.T).astype(np.float32)  # a corner a row: each step runs along whole rows
+    along_i = values[0::2] + ti * (values[1::2] - values[0::2])
+    along_j = along_i[0::2] + tj * (along_i[1::2] - along_i[0::2])
+    return np.asarray(along_j[0] + tk * (along_j[1] - along_j[0]), dtype=np.float32)
 
 
 def normalised_mutual_information(counts: NDArray[np.float64]) -> float:
     """Return (H(fixed) + H(moving)) / H(fixed, moving) of a joint histogram: 1 for unrelated, 2 for equal."""
     total = float(counts.sum())
-    joint = _entropy(counts.reshape(-1) / total)
+    joint = _entropy(counts.ravel() / total)
     if joint == 0.0:
         return 1.0
     return (_entropy(counts.sum(axis=1) / total) + _entropy(counts.sum(axis=0) / total)) / joint

@@ -39,7 +39,7 @@ class RigidTransform:
         matrix = np.array(self.matrix, dtype=np.float64)
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
             raise InvalidTransformError(f"matrix of shape {matrix.shape}, a finite (4, 4) one needed")
-        if not np.allclose(matrix[3], [0, 0, 0, 1], rtol=0, atol=ORTHONORMAL_TOLERANCE):
+        if np.abs(matrix[3] - [0, 0, 0, 1]).max() > ORTHONORMAL_TOLERANCE:
             raise InvalidTransformError(f"last row is {matrix[3].tolist()}, [0, 0, 0, 1] needed")
         rotation = matrix[:3, :3]
         deviation = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
@@ -84,7 +84,13 @@ class RigidTransform:
         angles_rad, shift_mm, centre_mm : (3,) float64
             In the order x, y, z of LPS; right-handed angles.
         """
-        rotation = rotation_about(angles_rad)
+        return cls.about(centre_mm, rotation_about(angles_rad), shift_mm)
+
+    @classmethod
+    def about(
+        cls, centre_mm: NDArray[np.float64], rotation: NDArray[np.float64], shift_mm: NDArray[np.float64]
+    ) -> RigidTransform:
+        """Return a (3, 3) rotation about `centre_mm`, followed by a shift; both (3,) float64, LPS mm."""
         matrix = np.eye(4)
         matrix[:3, :3] = rotation
         matrix[:3, 3] = centre_mm + shift_mm - rotation @ centre_mm

@@ -27,6 +27,7 @@ from registration.pipeline import estimate_by_features, register
 from registration.preprocess import prepare_fixed, prepare_moving
 from registration.problem import pose_problem
 from registration.profiles import DEFAULT
+from registration.refinement import COARSE
 from registration.search import centre_start, climb, make_starts, polish
 from registration.transforms import RigidTransform
 from registration.volume import Volume
@@ -99,12 +100,12 @@ def search_far_off(
     """Search as the node does at first, but from starts turned far off: most end on a wrong top."""
     prepared = prepare_fixed(case.fixed), prepare_moving(case.moving)
     problem = pose_problem(prepared, network, DEFAULT, seed=0)
-    turn = np.eye(4)
-    turn[:3, :3] = draw_rotation(FAR_OFF_DEG, rng)
-    turn[:3, 3] = problem.centre_mm - turn[:3, :3] @ problem.centre_mm
-    start = RigidTransform.from_matrix(turn) @ centre_start(*prepared)
+    turn = RigidTransform.about(problem.centre_mm, draw_rotation(FAR_OFF_DEG, rng), np.zeros(3))
+    start = turn @ centre_start(*prepared)
     features = estimate_by_features(problem, start)
-    rough = climb(problem, make_starts(problem, features.pose.fixed_from_moving, start))
+    rough = climb(
+        problem.coarse, make_starts(problem, features.pose.fixed_from_moving, start), problem.centre_mm, COARSE
+    )
     best = polish(problem, rough)
     return best.fixed_from_moving, gather(problem, best, rough, features, features.look).metrics
 

@@ -76,6 +76,12 @@ def test_candidates_beyond_the_radius_are_not_looked_at() -> None:
     ).any()
 
 
+def test_no_key_point_has_no_match() -> None:
+    points, descriptors = scattered(60)
+
+    assert len(match((points[:0], descriptors[:0]), (points, descriptors), DEFAULT.rule)) == 0
+
+
 def test_distances_by_hand() -> None:
     found = distances(np.array([[0.0, 0, 0], [1, 1, 1]]), np.array([[3.0, 4, 0]]))
 

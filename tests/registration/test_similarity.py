@@ -11,6 +11,7 @@ from registration.similarity import (
     make_comparison,
     measure,
     normalised_mutual_information,
+    thin_out,
 )
 from registration.volume import Volume
 
@@ -51,7 +52,36 @@ def test_histogram_counts_every_point_inside_once() -> None:
 
     assert overlap == 1.0
     assert counts.sum() == pytest.approx(4000)
-    np.testing.assert_allclose(counts.sum(axis=1), np.bincount(comparison.rows // 32, minlength=32))
+
+
+def test_a_point_counts_in_the_bins_round_its_intensities_by_how_near_it_is_to_each() -> None:
+    volume = Volume(np.full((3, 3, 3), 0.5, dtype=np.float32), np.eye(4))
+    comparison = make_comparison(np.ones((1, 3)), np.array([0.25], dtype=np.float32), volume, 1.0, bins=4)
+
+    counts, _ = joint_histogram(comparison, np.eye(4))
+
+    moving = int(0.5 * 255) / 255 * 3  # in 8 bits, in bins of 0 to 3
+    expected = np.outer([0.25, 0.75, 0.0, 0.0], [0.0, 2 - moving, moving - 1, 0.0])
+    np.testing.assert_allclose(counts, expected, atol=1e-6)
+
+
+def test_the_brightest_counts_in_the_last_bin() -> None:
+    volume = Volume(np.ones((3, 3, 3), dtype=np.float32), np.eye(4))
+
+    counts, _ = joint_histogram(
+        make_comparison(np.ones((1, 3)), np.array([1.2], dtype=np.float32), volume, 0.8, bins=4), np.eye(4)
+    )
+
+    assert counts[3, 3] == counts.sum() == 1
+
+
+def test_thinned_out_a_comparison_has_the_first_of_its_points_alone() -> None:
+    comparison, _ = make_pair()
+
+    few = thin_out(comparison, 100)
+
+    assert joint_histogram(few, np.eye(4))[0].sum() == pytest.approx(100)
+    np.testing.assert_array_equal(few.points_mm, comparison.points_mm[:, :100])
 
 
 def test_highest_where_the_volumes_agree_though_contrast_is_reversed() -> None:
@@ -66,7 +96,7 @@ def test_highest_where_the_volumes_agree_though_contrast_is_reversed() -> None:
 
 def test_overlap_is_the_share_of_points_inside() -> None:
     comparison, volume = make_pair()
-    inside = comparison.points_mm[:, 0] + 40 < (volume.shape[0] - 0.5) * 2
+    inside = comparison.points_mm[0] + 40 < (volume.shape[0] - 0.5) * 2
 
     _, overlap = joint_histogram(comparison, shifted(40.0))
 
