@@ -28,21 +28,21 @@ LEAST_MATCHES_TO_ACCEPT = 20
 # How similarity falls off the pose: see `registration.evidence.measure_peak`. Of PETs of another person (simulated,
 # people never trained on) none reaches both; of right poses nearly all do.
 LEAST_SHARPNESS_TO_ACCEPT = 1.08
-LEAST_EARLY_FALL_TO_ACCEPT = 0.45
+LEAST_EARLY_FALL_TO_ACCEPT = 0.46
 
-# Fitted by `python -m models.train.calibrate --runs 470`, 2026-11-27: see models/MODEL_CARD.md. 0 where a signal adds
+# Fitted by `python -m models.train.calibrate --runs 884`, 2026-11-27: see models/MODEL_CARD.md. 0 where a signal adds
 # nothing to the others.
 CALIBRATED_SHA256 = "d552657ad96faa280fd39b04da0d4a39e38c29799830b5b9c09eee9ffd9a3aca"  # the network of these runs
-INTERCEPT = -7.869
+INTERCEPT = -6.710
 COEFFICIENTS: Mapping[str, float] = {
     "fresh": 0.000,
     "starts": 0.000,
     "margin": 0.000,
     "match_share": 0.000,
-    "matches_near": 3.507,
+    "matches_near": 3.688,
     "overlap": 0.000,
-    "sharpness": 3.654,
-    "early_fall": 3.155,
+    "sharpness": 4.161,
+    "early_fall": 2.643,
 }
 
 
