@@ -73,9 +73,9 @@ def settle_dead_spools(store: Store, database: Database, now: float) -> None:
 
 def close_spool(spool: Spool, database: Database, now: float) -> None:
     """Give a spool up: settle what is left, close this process's associations, remove the folder; raises alike."""
-    with _start_lock(spool.store):
-        with spool.lock:
-            _settle(spool, database)
+    with spool.lock, _start_lock(spool.store):  # without a storage root the lock is let go, too
+        _settle(spool, database)
+        spool.lock.close()  # this process is none of the living any more
         _close_lost_associations(spool.store, database, now)
 
 

@@ -303,6 +303,21 @@ def test_a_port_in_use_is_named(node: RunningScp) -> None:
         other.stop(1.0)
 
 
+def test_of_two_errors_of_a_start_the_first_is_told(node: RunningScp, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, away = node.store.root, node.store.root.with_name("away")
+
+    def lose_the_disk(*_: object, **__: object) -> None:
+        root.rename(away)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", lose_the_disk)
+    try:
+        with pytest.raises(ConfigurationError, match="Name or service not known"):
+            StorageScp(node.settings.model_copy(update={"peers": ()}), node.database, node.store, time.time).start(0)
+    finally:
+        away.rename(root)
+
+
 def test_a_reload_changes_the_rules_and_drops_nobody(node: RunningScp) -> None:
     peer = SCANNER.model_copy(update={"name": "new", "ae_title": "NEWCOMER"})
     with RawScu(node.port) as old:

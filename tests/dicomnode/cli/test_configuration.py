@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import threading
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,6 +193,29 @@ def test_check_names_an_address_of_another_machine(run: Run, tmp_path: Path, con
     write(config, "[node]", 'bind = "192.0.2.1"', f'storage_root = "{tmp_path}"')  # RFC 5737: nobody's
     ran = run("config", "check", "--config", config)
     assert f"{config}:2: node.bind: 192.0.2.1 is not an address of this machine" in ran.err
+
+
+def test_check_looks_hosts_up_side_by_side(
+    run: Run, tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"no-such-host-{number}.invalid" for number in range(3)]
+    together, look_up = threading.Barrier(len(names), timeout=10), socket.getaddrinfo
+
+    def look_up_together(host: str, *rest: Any, **more: Any) -> Any:
+        if host in names:
+            together.wait()
+        return look_up(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_together)
+    peers = [
+        line
+        for number, host in enumerate(names)
+        for line in ("[[peers]]", f'name = "p{number}"', f'ae_title = "P{number}"', f'host = "{host}"', "port = 104")
+    ]
+    write(config, "[node]", f'storage_root = "{tmp_path}"', f"port = {free_port()}", *peers)
+    ran = run("config", "check", "--config", config)
+    assert ran.code == 0
+    assert [line.split(": ")[3].split()[0] for line in ran.err.splitlines() if "is not known" in line] == names
 
 
 def test_check_warns_of_an_unknown_host_and_a_full_disk(run: Run, tmp_path: Path, config: Path) -> None:
