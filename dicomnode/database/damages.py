@@ -64,16 +64,17 @@ def fetch_series_instances(connection: Connection, series_ids: Iterable[int]) ->
     return [StoredInstance(**row) for row in connection.execute(query).mappings()]
 
 
-def fetch_damaged_instances(connection: Connection) -> list[StoredInstance]:
-    """Return the instances that were last found damaged."""
-    query = select(instances.c.id, instances.c.file_name, instances.c.sha256).join(damages)
-    return [StoredInstance(**row) for row in connection.execute(query).mappings()]
-
-
-def fetch_damaged_outputs(connection: Connection) -> list[StoredOutput]:
-    """Return the outputs that were last found damaged."""
-    query = select(outputs.c.id, outputs.c.job_id, outputs.c.path, outputs.c.sha256).join(damages)
-    return [StoredOutput(**row) for row in connection.execute(query).mappings()]
+def fetch_damaged(connection: Connection) -> dict[int, StoredInstance | StoredOutput]:
+    """Return the files that were last found damaged, by the id of what was found."""
+    received = select(damages.c.id.label("damage_id"), instances.c.id, instances.c.file_name, instances.c.sha256)
+    received = received.join(instances, instances.c.id == damages.c.instance_id)
+    made = select(damages.c.id.label("damage_id"), outputs.c.id, outputs.c.job_id, outputs.c.path, outputs.c.sha256)
+    made = made.join(outputs, outputs.c.id == damages.c.output_id)
+    found: dict[int, StoredInstance | StoredOutput] = {}
+    for query, kind in ((received, StoredInstance), (made, StoredOutput)):
+        for damage_id, *values in connection.execute(query):
+            found[damage_id] = kind(*values)
+    return found
 
 
 def record_damage(

@@ -90,10 +90,10 @@ def add_deletion(connection: Connection, new: NewDeletion, paths: Iterable[str],
         connection.execute(insert(doomed_files), [{"deletion_id": deletion_id, "path": path} for path in doomed])
 
 
-def fetch_doomed(connection: Connection, limit: int) -> dict[int, str]:
-    """Return files that are to go, by id: those noted first."""
-    query = select(doomed_files.c.id, doomed_files.c.path).order_by(doomed_files.c.id).limit(limit)
-    return {row.id: row.path for row in connection.execute(query)}
+def fetch_doomed(connection: Connection, position: int, limit: int) -> dict[int, str]:
+    """Return the next files that are to go, by id, those after `position`: those noted first."""
+    query = select(doomed_files.c.id, doomed_files.c.path).where(doomed_files.c.id > position)
+    return {row.id: row.path for row in connection.execute(query.order_by(doomed_files.c.id).limit(limit))}
 
 
 def record_gone(connection: Connection, ids: Sequence[int], now: float) -> None:

@@ -16,8 +16,7 @@ from dicomnode.database.damages import (
     StoredInstance,
     StoredOutput,
     clear_damages,
-    fetch_damaged_instances,
-    fetch_damaged_outputs,
+    fetch_damaged,
     fetch_instances_after,
     fetch_outputs_after,
     record_damage,
@@ -33,6 +32,7 @@ log = get_logger()
 
 DAY_S = 86400.0
 FILES_AT_ONCE = 256
+DAMAGED = "damaged"  # the mark: which damage was looked at last
 OVER = -1  # the position of a mark whose pass is at its end
 
 
@@ -77,17 +77,30 @@ def scan(database: Database, store: Store, budget_bytes: int, every_days: float,
     return checked
 
 
-def check_damaged(database: Database, store: Store) -> int:
-    """Look again at what was damaged; return how many are as they should be: they came again, or were put back."""
+def check_damaged(database: Database, store: Store, is_over: Callable[[], bool] = lambda: False) -> int:
+    """Look again at what was damaged; return how many are as they should be: they came again, or were put back.
+
+    It ends before the next file once `is_over` says so; the next call goes on from there.
+    """
     with database.read() as connection:
-        damaged, made = fetch_damaged_instances(connection), fetch_damaged_outputs(connection)
-    mended = [one.id for one in damaged if not find_instance_damage(store, one.file_name, one.sha256)]
-    remade = [one.id for one in made if not find_output_damage(store, one.path, one.sha256)]
-    if mended or remade:
+        mark, damaged = fetch_mark(connection, DAMAGED), fetch_damaged(connection)
+    seen = 0 if mark is None else mark.position
+    mended: list[StoredInstance | StoredOutput] = []
+    for damage_id in sorted(damaged, key=lambda one: (one <= seen, one)):
+        if not _find_damage(store, damaged[damage_id]):
+            mended.append(damaged[damage_id])
+        seen = damage_id
+        if is_over():
+            break
+    instance_ids = [file.id for file in mended if isinstance(file, StoredInstance)]
+    output_ids = [file.id for file in mended if isinstance(file, StoredOutput)]
+    if damaged:
         with database.write() as connection:
-            clear_damages(connection, instance_ids=mended, output_ids=remade)
-        log.info("housekeeping.mended", instances=len(mended), outputs=len(remade))
-    return len(mended) + len(remade)
+            set_mark(connection, DAMAGED, position=seen)
+            clear_damages(connection, instance_ids=instance_ids, output_ids=output_ids)
+    if mended:
+        log.info("housekeeping.mended", instances=len(instance_ids), outputs=len(output_ids))
+    return len(mended)
 
 
 def _scan_next(

@@ -7,7 +7,7 @@ Never: a file removed whose row is not gone, committed; anything deleted that ch
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -135,46 +135,64 @@ def delete_due(
     return deleted
 
 
-def remove_doomed(database: Database, store: Store, now: float, is_over: Callable[[], bool] = lambda: False) -> int:
-    """Remove files that no row names any more, and forget them; return how many.
+def remove_doomed(database: Database, store: Store, now: float, is_over: Callable[[], bool] = lambda: False) -> bool:
+    """Remove the files that no row names any more, and forget them; say whether it came to the end of them.
 
     It ends before the next file once `is_over` says so.
 
     Raises
     ------
     StorageFailedError
-        If one cannot be removed; it is tried again at the next call.
+        If the storage root is gone, or some cannot be removed: the others are, until it is over, and those are tried
+        again at the next call.
     """
-    with database.read() as connection:
-        doomed = fetch_doomed(connection, AT_ONCE)
-    if not doomed:
-        return 0
-    removed = _remove_files((store.root / path for path in doomed.values()), is_over)
-    reach(Step.REMOVED, files=removed)
-    with database.write() as connection:
-        record_gone(connection, list(doomed)[:removed], now)
-    return removed
+    position, problems = 0, list[str]()
+    while True:
+        with database.read() as connection:
+            doomed = fetch_doomed(connection, position, AT_ONCE)
+        if not doomed:
+            break
+        if not store.is_made:
+            raise StorageFailedError(f"storage root {store.root}: {store.spool_root} is gone; is its disk mounted?")
+        removed, found = _remove_files({one: store.root / path for one, path in doomed.items()}, is_over)
+        reach(Step.REMOVED, files=len(removed))
+        with database.write() as connection:
+            record_gone(connection, removed, now)
+        problems += found
+        if is_over():
+            break
+        position = max(doomed)
+    if problems:
+        waiting = f"such problems: {len(problems)}; until none is left nothing else is deleted"
+        raise StorageFailedError(f"{problems[0]}; {waiting}")
+    return not doomed
 
 
-def _remove_files(paths: Iterable[Path], is_over: Callable[[], bool]) -> int:
-    """Remove the first files, until it is over, and return how many; their folders are flushed."""
-    folders: set[Path] = set()
-    removed = 0
-    try:
-        for path in paths:
+def _remove_files(files: Mapping[int, Path], is_over: Callable[[], bool]) -> tuple[list[int], list[str]]:
+    """Remove the first files, until it is over; return those that are gone for good, and why others are not."""
+    removed: dict[Path, list[int]] = {}
+    problems = []
+    for one, path in files.items():
+        try:
             path.unlink(missing_ok=True)
-            removed += 1
-            folders.add(path.parent)
-            if is_over():
-                break
-        for folder in folders:
+        except OSError as error:
+            problems.append(f"{path}: cannot be removed: {error.strerror}")
+        else:
+            removed.setdefault(path.parent, []).append(one)
+        if is_over():
+            break
+    gone = []
+    for folder, ones in removed.items():
+        try:
             if folder.exists():
                 sync_folder(folder)
                 if folder.parent.name == "outputs" and not any(folder.iterdir()):
                     folder.rmdir()
-    except OSError as error:
-        raise StorageFailedError(f"{error.filename}: cannot be removed: {error.strerror}") from error
-    return removed
+        except OSError as error:
+            problems.append(f"{folder}: cannot be written: {error.strerror}")
+        else:
+            gone += ones
+    return gone, problems
 
 
 def _delete_series(connection: Connection, store: Store, verdict: Verdict, now: float) -> int:

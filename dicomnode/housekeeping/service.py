@@ -16,7 +16,7 @@ from dicomnode.database.engine import Database
 from dicomnode.database.marks import claim_turn, fetch_mark, set_mark
 from dicomnode.database.store import Store
 from dicomnode.database.unnamed import Named, end_unnamed
-from dicomnode.errors import DicomnodeError
+from dicomnode.errors import DicomnodeError, StorageFailedError
 from dicomnode.housekeeping.clock import Moment
 from dicomnode.housekeeping.history import end_history
 from dicomnode.housekeeping.integrity import check_damaged, scan
@@ -66,19 +66,23 @@ class HousekeepingService:
         self._settings = settings
 
     def step(self) -> None:
-        """Do what is due; while files wait to be removed, nothing but that.
+        """Do what is due; while files wait to be removed, nothing but that, and while some cannot be, all but deleting.
 
         Raises
         ------
         DatabaseUnavailableError, StorageFailedError
             If something cannot be done now; the next step tries again.
         """
-        if not self._remove_doomed():
-            return
+        unremoved = None
+        try:
+            if not remove_doomed(self._database, self._store, self._clock(), self._end_in(AT_MOST_S)):
+                return
+        except StorageFailedError as error:
+            unremoved = error
         for name, every_s, do in (
-            ("look", LOOK_EVERY_S, self._look),
+            *([("look", LOOK_EVERY_S, self._look)] if unremoved is None else []),
             ("scan", SCAN_EVERY_S, self._scan),
-            ("damaged", DAMAGED_EVERY_S, lambda: check_damaged(self._database, self._store)),
+            ("damaged", DAMAGED_EVERY_S, self._check_damaged),
             ("folders", LOOK_EVERY_S, self._clear_folders),
             ("history", HISTORY_EVERY_S, self._end_history),
             ("unnamed", UNNAMED_EVERY_S, self._end_unnamed),
@@ -87,6 +91,8 @@ class HousekeepingService:
             if self._monotonic() >= self._next.get(name, 0.0):
                 self._next[name] = self._monotonic() + every_s
                 do()
+        if unremoved is not None:
+            raise unremoved
 
     def back_up(self) -> None:
         """Make a backup where one is due; this takes as long as copying everything does."""
@@ -98,14 +104,6 @@ class HousekeepingService:
     def stop(self) -> None:
         """Let a backup that is under way end before its next file, and what is deleted too: the next start goes on."""
         self._stopping.set()
-
-    def _remove_doomed(self) -> bool:
-        """Remove the files that no row names any more; say whether all are gone, or the next step must go on."""
-        is_over = self._end_in(AT_MOST_S)
-        while remove_doomed(self._database, self._store, self._clock(), is_over):
-            if is_over():
-                return False
-        return True
 
     def _end_in(self, seconds: float) -> Callable[[], bool]:
         """Return what says that so many seconds are over, or that the node stops."""
@@ -154,6 +152,9 @@ class HousekeepingService:
         if settings.scan_days:
             budget_bytes = int(settings.scan_bytes_per_s * SCAN_EVERY_S)
             scan(self._database, self._store, budget_bytes, settings.scan_days, self._clock())
+
+    def _check_damaged(self) -> None:
+        check_damaged(self._database, self._store, self._end_in(AT_MOST_S))
 
     def _clear_folders(self) -> None:
         """Look at the next folders; the first to ask in a period does, of all processes."""

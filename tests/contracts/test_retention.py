@@ -17,15 +17,15 @@ from dicomnode.database.commitments import owe_commitments
 from dicomnode.database.deletions import fetch_deletions, fetch_doomed
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import JobClaim, claim_job, fetch_job, move_claimed_job, record_outputs
-from dicomnode.database.marks import BACKUP_LEASE_S, hold_files, set_mark
+from dicomnode.database.marks import BACKUP_LEASE_S, fetch_mark, hold_files, set_mark
 from dicomnode.database.origins import fetch_made, fetch_origin
 from dicomnode.database.outbox import claim_outbox, fetch_outbox, record_all_sent, record_dead, retry_outbox_row
 from dicomnode.database.pairs import fetch_pairs
 from dicomnode.database.schema import commitments, outputs
 from dicomnode.database.series import fetch_instance_uids, fetch_series
-from dicomnode.errors import InstanceConflictError, StateError
+from dicomnode.errors import InstanceConflictError, StateError, StorageFailedError
 from dicomnode.housekeeping.retention import CLOCK, delete_due, fetch_subjects, remove_doomed
-from dicomnode.housekeeping.rules import Subject, Verdict, choose, judge_outputs, judge_series
+from dicomnode.housekeeping.rules import HOUR_S, Subject, Verdict, choose, judge_outputs, judge_series
 from dicomnode.housekeeping.service import AT_MOST_S, HousekeepingService
 from dicomnode.jobs.reprocess import reprocess_job
 from dicomnode.outputs.compression import find_copy_path
@@ -57,8 +57,7 @@ def clean(house: House, settings: RetentionSettings = ALL, free_bytes: int = PLE
     """Delete what may go, wholly; return how many things went."""
     told = Settings(retention=settings, audit=AUDIT, limits=LimitSettings(disk_reserve_bytes=0))
     deleted = delete_due(house.database, house.store, told, house.now, lambda: free_bytes)
-    while remove_doomed(house.database, house.store, house.now):
-        pass
+    assert remove_doomed(house.database, house.store, house.now)
     return deleted
 
 
@@ -148,7 +147,7 @@ def test_a_crash_at_any_moment_leaves_no_file_without_a_row_nor_the_reverse(
 
     assert house.files() == house.named_files() == set()
     with house.database.read() as connection:
-        assert fetch_doomed(connection, 10) == {}
+        assert fetch_doomed(connection, 0, 10) == {}
         assert all(one.done_at is not None for one in fetch_deletions(connection))
 
 
@@ -483,7 +482,7 @@ def test_a_slow_disk_makes_a_step_no_longer_and_nothing_more_go(house: House, mo
     service.step()
     with house.database.read() as connection:
         chosen = fetch_deletions(connection)
-        waiting = fetch_doomed(connection, 1000)
+        waiting = fetch_doomed(connection, 0, 1000)
     while waiting:
         begun = moments["monotonic"]
         service.step()
@@ -491,12 +490,73 @@ def test_a_slow_disk_makes_a_step_no_longer_and_nothing_more_go(house: House, mo
         moments["monotonic"] += 1.0
         house.now += moments["monotonic"] - begun
         with house.database.read() as connection:
-            waiting = fetch_doomed(connection, 1000)
+            waiting = fetch_doomed(connection, 0, 1000)
 
     assert moments["monotonic"] > 2 * AT_MOST_S, "the disk is not slow"
     assert measure_free_bytes() >= wanted_bytes
     with house.database.read() as connection:
         assert len(fetch_deletions(connection)) == len(chosen) < 3 * pairs
+
+
+def test_a_file_that_cannot_be_removed_keeps_no_other_nor_any_chore_and_nothing_more_is_deleted(house: House) -> None:
+    made = make_all(house)
+    moments = {"monotonic": 0.0}
+    service = make_service(house, moments, RetentionSettings(unpaired=SOON, refused=SOON))
+    house.now += 3 * DAY_S
+    with house.database.write() as connection:
+        set_mark(connection, CLOCK, at=house.now, until=0.0)
+    settings = Settings(retention=RetentionSettings(unpaired=SOON))
+    delete_due(house.database, house.store, settings, house.now, lambda: PLENTY)
+    with house.database.read() as connection:
+        doomed = fetch_doomed(connection, 0, 1000)
+    stuck = house.root / doomed[min(doomed)]
+    stuck.unlink()
+    stuck.mkdir()  # which the system refuses to remove as a file
+    in_the_way = stuck / "of somebody"
+    in_the_way.touch()
+
+    for _ in range(2):
+        with pytest.raises(StorageFailedError, match=rf"^{stuck}: cannot be removed: .*; such problems: 1"):
+            service.step()
+        moments["monotonic"] += HOUR_S
+        house.now += HOUR_S
+
+    with house.database.read() as connection:
+        assert fetch_doomed(connection, 0, 1000) == {min(doomed): doomed[min(doomed)]}
+        assert fetch_mark(connection, "scan_instances") is not None
+    assert house.state_of(made["refused"]) == "refused"
+    in_the_way.unlink()
+    stuck.rmdir()
+    service.step()
+    service.step()
+    assert house.state_of(made["refused"]) == "deleted"
+
+
+def test_files_that_cannot_be_removed_are_told_of_by_a_step_that_is_cut_short(house: House) -> None:
+    house.settle(house.receive("MR", 50), "unpaired")
+    house.now += 3 * DAY_S
+    delete_due(house.database, house.store, Settings(retention=ALL), house.now, lambda: PLENTY)
+    for path in sorted(house.files("store")):
+        (house.root / path).unlink()
+        (house.root / path).mkdir()
+
+    with pytest.raises(StorageFailedError, match="cannot be removed"):
+        remove_doomed(house.database, house.store, house.now, lambda: True)
+
+
+def test_files_on_a_disk_that_is_gone_are_not_taken_for_removed(house: House) -> None:
+    house.settle(house.receive("MR", 50), "unpaired")
+    house.now += 3 * DAY_S
+    delete_due(house.database, house.store, Settings(retention=ALL), house.now, lambda: PLENTY)
+    away = house.root.rename(house.root.with_name("away"))
+
+    with pytest.raises(StorageFailedError, match="is its disk mounted"):
+        remove_doomed(house.database, house.store, house.now)
+
+    away.rename(house.root)
+    assert len(house.files()) == SLICES
+    assert remove_doomed(house.database, house.store, house.now)
+    assert house.files() == set()
 
 
 def test_a_stop_ends_a_deletion_before_its_next_file_and_the_next_start_goes_on(
