@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pydicom
+from sqlalchemy import Connection
 
 from dicomnode.database.engine import Database
 from dicomnode.database.index import (
@@ -100,12 +101,20 @@ def receive(
     Those of another `content` are other bytes.
     """
     with database.write() as connection:
-        association_id = open_association(connection, node=NODE, calling_ae=calling_ae, address="127.0.0.1", now=now)
-        for number in range(first, sent.slices + 1):
-            file = StoredFile(make_file_name(), EXPLICIT_LITTLE_ENDIAN, 1000, f"{content}{number:064x}"[:64])
-            record_instance(connection, sent.instance(number), file, Arrival(association_id, calling_ae, now))
+        association_id = receive_within(connection, sent, now, first=first, calling_ae=calling_ae, content=content)
         if not stays_open:
             close_association(connection, association_id, now)
+    return association_id
+
+
+def receive_within(
+    connection: Connection, sent: Sent, now: float, *, first: int = 1, calling_ae: str = "SCANNER", content: str = ""
+) -> int:
+    """Do what `receive` does within a transaction; the association stays open."""
+    association_id = open_association(connection, node=NODE, calling_ae=calling_ae, address="127.0.0.1", now=now)
+    for number in range(first, sent.slices + 1):
+        file = StoredFile(make_file_name(), EXPLICIT_LITTLE_ENDIAN, 1000, f"{content}{number:064x}"[:64])
+        record_instance(connection, sent.instance(number), file, Arrival(association_id, calling_ae, now))
     return association_id
 
 

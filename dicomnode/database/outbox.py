@@ -113,17 +113,15 @@ def cancel_outputs(connection: Connection, job_id: int, reason: str) -> int:
 
     What was sent stays sent; what is on its way becomes so when the destination has taken it.
     """
-    of_job = select(outputs.c.id).where(outputs.c.job_id == job_id)
-    unsent = update(outbox).where(outbox.c.output_id.in_(of_job), outbox.c.state.in_(UNSENT))
-    return connection.execute(unsent.values(state="dead", reason=reason, lease_until=None)).rowcount
+    return _cancel(connection, select(outputs.c.id).where(outputs.c.job_id == job_id), reason)
 
 
 def cancel_series(connection: Connection, series_id: int, reason: str) -> None:
     """Give up what is still owed of a series that turned out not to be one patient's."""
     is_part = (pairs.c.fixed_series_id == series_id) | (pairs.c.moving_series_id == series_id)
-    of_series = select(outputs.c.id).join(jobs, jobs.c.id == outputs.c.job_id).join(pairs).where(is_part)
-    unsent = update(outbox).where(outbox.c.output_id.in_(of_series), outbox.c.state.in_(UNSENT))
-    connection.execute(unsent.values(state="dead", reason=reason, lease_until=None))
+    _cancel(
+        connection, select(outputs.c.id).join(jobs, jobs.c.id == outputs.c.job_id).join(pairs).where(is_part), reason
+    )
 
 
 def count_due_rows(database: Database, due: Due, at_most: int) -> int:
@@ -250,6 +248,7 @@ def retry_outbox_row(connection: Connection, row_id: int, now: float) -> None:
     StateError
         If there is no such row, it is neither dead nor sent and given up to be committed, or it is withheld.
     """
+    _lock(connection, outbox.c.id == row_id)
     row = fetch_outbox_row(connection, row_id)
     asked = select(commitments.c.state).where(commitments.c.id == row.commitment_id)
     # Of a settled transaction nothing stays sent that is asked for again: that has a transaction of its own.
@@ -266,7 +265,21 @@ def retry_outbox_row(connection: Connection, row_id: int, now: float) -> None:
 def retry_dead_rows(connection: Connection, destination: str, now: float) -> int:
     """Owe every dead row of a destination again, on a person's word, but for those withheld; return how many."""
     is_dead = (outbox.c.destination == destination) & (outbox.c.state == "dead")
+    _lock(connection, is_dead)
     return _owe_again(connection, is_dead & ~is_withheld(), now)
+
+
+def _cancel(connection: Connection, of_outputs: Select[Any], reason: str) -> int:
+    """Give up what is owed of these outputs, and what is being owed again by another transaction."""
+    is_theirs = outbox.c.output_id.in_(of_outputs)
+    _lock(connection, is_theirs)
+    unsent = update(outbox).where(is_theirs, outbox.c.state.in_(UNSENT))
+    return connection.execute(unsent.values(state="dead", reason=reason, lease_until=None)).rowcount
+
+
+def _lock(connection: Connection, which: ColumnElement[bool]) -> None:
+    """Let one transaction at a time owe rows again or give them up: the next one sees what this one did."""
+    connection.execute(select(outbox.c.id).where(which).order_by(outbox.c.id).with_for_update())
 
 
 def _owe_again(connection: Connection, which: ColumnElement[bool], now: float) -> int:

@@ -153,6 +153,12 @@ def is_current_pair(connection: Connection, pair: Pair) -> bool:
     return pair.input_digest == fetch_input_digest(connection, *ids) and connection.execute(mixed).first() is None
 
 
+def lock_parts(connection: Connection, pair: Pair) -> None:
+    """Let nobody add to the series of a pair, or refuse one, until the end of the transaction."""
+    parts = select(series.c.id).where(series.c.id.in_([pair.fixed_series_id, pair.moving_series_id]))
+    connection.execute(parts.order_by(series.c.id).with_for_update(key_share=True))
+
+
 def _same_series(pair: NewPair) -> Any:
     return (pairs.c.fixed_series_id == pair.fixed_series_id) & (pairs.c.moving_series_id == pair.moving_series_id)
 

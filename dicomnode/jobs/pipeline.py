@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from dicomnode.database.damages import StoredInstance, fetch_series_instances, record_damage
 from dicomnode.database.engine import Database
 from dicomnode.database.jobs import Job, JobClaim, move_claimed_job, record_outputs, record_progress
-from dicomnode.database.pairs import fetch_pair, is_current_pair
+from dicomnode.database.pairs import fetch_pair, is_current_pair, lock_parts
 from dicomnode.database.series import fetch_instance_paths
 from dicomnode.database.store import Store, find_instance_damage
 from dicomnode.errors import ConfigurationError, FileDamagedError, RegistrationRefusedError, StorageFailedError
@@ -213,7 +213,9 @@ def _record_result(
     Nothing is, where slices came while it was made: one of them may be of another patient.
     """
     settings, now = where_and_when
-    if not is_current_pair(connection, fetch_pair(connection, pair_id)):
+    pair = fetch_pair(connection, pair_id)
+    lock_parts(connection, pair)
+    if not is_current_pair(connection, pair):
         _record_superseded(connection, claim, now)
         return
     root = settings.node.storage_root

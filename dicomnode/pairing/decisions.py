@@ -21,7 +21,7 @@ from dicomnode.database.jobs import (
     reject_jobs,
 )
 from dicomnode.database.outbox import cancel_outputs
-from dicomnode.database.pairs import Pair, fetch_pair, fetch_pairs_of_series, is_current_pair, move_pair
+from dicomnode.database.pairs import Pair, fetch_pair, fetch_pairs_of_series, is_current_pair, lock_parts, move_pair
 from dicomnode.database.series import SeriesRow, fetch_series, set_series_state
 from dicomnode.errors import StateError
 from dicomnode.logs import get_logger
@@ -64,6 +64,7 @@ def accept_pair(database: Database, pair_id: int, now: float, settings: Settings
             move_pair(connection, pair_id, "ready", "accepted by a person")
             add_job(connection, pair_id, now)
         elif pair.state == "ready" and job is not None and job.state == "review":
+            lock_parts(connection, pair)
             if not is_current_pair(connection, pair):
                 raise StateError(
                     f"pair {pair_id}: slices came after its registration was made, or again under another PatientID; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -25,7 +26,7 @@ from registration.transforms import RigidTransform
 from registration.volume import Volume
 from tests.dicomnode.outputs.known_requests import make_request
 from tests.dicomnode.series_files import SeriesSpec, write_series
-from tests.rows import MR, add_waiting_job, grown, owe_files, receive, series_state, settings_of
+from tests.rows import MR, add_waiting_job, grown, owe_files, receive, receive_within, series_state, settings_of
 
 
 def _registration(verdict: Literal["accept", "review", "reject"], shift_mm: float = 0.0) -> Registration:
@@ -193,6 +194,21 @@ def test_nothing_is_owed_of_series_that_slices_came_to_while_they_were_registere
     assert after.reason.startswith("superseded: slices came after its pair was made")
     with database.read() as connection:
         assert fetch_outputs(connection, job.id) == []
+        assert fetch_outbox(connection) == []
+
+
+def test_nothing_is_owed_while_another_patients_slice_joins_a_series(database: Database, tmp_path: Path) -> None:
+    job = _claimed(database)
+    other = grown(replace(MR, study=100, patient=replace(MR.patient, patient_id="4712")), 11)
+    with ThreadPoolExecutor(1) as threads:
+        with database.write() as connection:
+            receive_within(connection, other, now=25.0, first=11)
+            recorded = threads.submit(_record, database, job, tmp_path, "accept")
+            assert wait([recorded], timeout=0.3).not_done  # it waits for what is under way
+        recorded.result(timeout=30.0)
+
+    assert _now(database, job).reason.startswith("superseded: slices came after its pair was made")
+    with database.read() as connection:
         assert fetch_outbox(connection) == []
 
 

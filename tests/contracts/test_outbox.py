@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 
 import pytest
 from sqlalchemy import Connection, Update, update
 
 from dicomnode.database.damages import clear_damages, record_damage
 from dicomnode.database.engine import Database
+from dicomnode.database.jobs import reject_jobs
 from dicomnode.database.outbox import (
     DAMAGED,
     Failure,
@@ -326,6 +328,42 @@ def test_what_is_withheld_is_owed_again_on_nobodys_word(database: Database, chan
         retry_outbox_row(connection, row.id, now=90.0)
     with database.write() as connection:
         assert retry_dead_rows(connection, "pacs", now=90.0) == 0
+    assert _row(database, row.id).state == "dead"
+
+
+@pytest.mark.parametrize(
+    "retry",
+    [
+        lambda connection: retry_outbox_row(connection, 1, 90.0),
+        lambda connection: retry_dead_rows(connection, "pacs", 90.0),
+    ],
+    ids=["row", "destination"],
+)
+@pytest.mark.parametrize("first", ["rejected", "owed again"])
+def test_what_is_rejected_while_it_is_owed_again_is_not_sent(
+    database: Database, retry: Callable[[Connection], object], first: str
+) -> None:
+    _owe(database, "pacs", kinds=("pt",))
+    [row] = _claim(database)
+    with database.write() as connection:
+        record_dead(connection, row, "not authorised")
+
+    def reject(connection: Connection) -> None:
+        reject_jobs(connection, 1, 90.0)
+        cancel_outputs(connection, row.job_id, "rejected by a person")
+
+    def do(what: Callable[[Connection], object]) -> None:
+        with suppress(StateError), database.write() as connection:
+            what(connection)
+
+    before, after = (reject, retry) if first == "rejected" else (retry, reject)
+    with ThreadPoolExecutor(1) as threads:
+        with database.write() as connection:
+            before(connection)
+            other = threads.submit(do, after)
+            assert wait([other], timeout=0.3).not_done  # it waits for what is under way
+        other.result(timeout=30.0)
+
     assert _row(database, row.id).state == "dead"
 
 

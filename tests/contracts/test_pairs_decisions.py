@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tests.rows import (
     add_waiting_job,
     grown,
     receive,
+    receive_within,
     series_state,
     settings_of,
 )
@@ -107,6 +109,20 @@ def test_what_is_in_review_is_not_accepted_once_its_series_holds_another_patient
     assert (_job(database, job_id).state, _owed(database)) == ("review", 0)
     reject_pair(database, pair_id, 31.0)
     assert _pair_state(database, pair_id) == "rejected"
+
+
+def test_what_is_in_review_is_not_accepted_while_another_patients_slice_joins_its_series(database: Database) -> None:
+    job_id, _ = add_finished_job(database, ("pt",), state="review")
+    other = grown(replace(MR, study=100, patient=OTHER_PERSON), 11)
+    with ThreadPoolExecutor(1) as threads:
+        with database.write() as connection:
+            receive_within(connection, other, now=25.0, first=11)
+            accepted = threads.submit(accept_pair, database, _job(database, job_id).pair_id, 30.0, SETTINGS)
+            assert wait([accepted], timeout=0.3).not_done  # it waits for what is under way
+        with pytest.raises(StateError, match="slices came after its registration was made"):
+            accepted.result(timeout=30.0)
+
+    assert (_job(database, job_id).state, _owed(database)) == ("review", 0)
 
 
 def test_nothing_of_a_job_in_review_is_owed_once_it_is_rejected(database: Database) -> None:
