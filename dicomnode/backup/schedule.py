@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def make_due_backup(
     log.info("backup.made", folder=str(target), files=manifest.file_count, size_bytes=manifest.size_bytes)
     if made.damaged:
         log.error("backup.damaged", folder=str(target), files=len(made.damaged))
-    for old in list_backups(folder)[: -settings.backup.keep]:
+    for old in _find_old(list_backups(folder), target, settings.backup.keep):
         shutil.rmtree(old, ignore_errors=True)
     return True
 
@@ -72,6 +72,13 @@ def list_backups(folder: Path) -> list[Path]:
         If the folder cannot be read.
     """
     return [path for path in _list_own(folder) if (path / MANIFEST).is_file()]
+
+
+def _find_old(made: Sequence[Path], latest: Path, keep: int) -> list[Path]:
+    """Return those beyond the number to keep; what is younger than the latest is of a clock that was ahead, and old."""
+    ahead = [path for path in made if path.name > latest.name]
+    before = [path for path in made if path.name <= latest.name]
+    return [*ahead, *before][: max(len(made) - keep, 0)]
 
 
 def _list_own(folder: Path) -> list[Path]:

@@ -384,6 +384,22 @@ def test_backups_are_made_when_due_share_what_is_the_same_and_the_oldest_go(hous
     assert verify_backup(made[2])[1] == []
 
 
+def test_a_backup_outlives_those_of_a_clock_that_was_ahead(house: House, tmp_path: Path) -> None:
+    kept = BackupSettings(folder=str(tmp_path / "backups"), every_hours=24.0, keep=2)
+    settings = Settings(node=NodeSettings(storage_root=house.root), backup=kept)
+    right = house.now
+    for ahead_s in (1000 * DAY_S, 1001 * DAY_S):
+        house.now = right + ahead_s
+        assert make_due_backup(settings, house.database, house.clock)
+    of_the_future = list_backups(tmp_path / "backups")
+    for day in (0, 1):
+        house.now = right + day * DAY_S
+        assert make_due_backup(settings, house.database, house.clock)
+
+        assert len(list_backups(tmp_path / "backups")) == 2
+        assert not of_the_future.pop(0).exists()
+
+
 def test_a_backup_that_fails_is_tried_again_soon(house: House, tmp_path: Path) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_text("a file", encoding="ascii")
