@@ -206,7 +206,7 @@ ARRIVALS: Sequence[tuple[Sent, int]] = (
 _patients = count(1)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(range(len(ARRIVALS))))
 def test_the_order_of_arrival_changes_nothing(database: Database, order: list[int]) -> None:
     """Each example is another patient's, so that one database does for all."""

@@ -356,7 +356,6 @@ def draw_and_run(database: Database, number: int) -> None:
     limits = settings(
         max_examples=EXAMPLES,
         stateful_step_count=STEPS,
-        deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.generate],  # a failure is told as it was found: to make it shorter takes many minutes

@@ -28,7 +28,7 @@ UIDS = st.integers(min_value=1, max_value=10**30).map(lambda number: f"2.25.{num
 REFERENCES = st.lists(st.builds(Reference, UIDS, UIDS), min_size=1, max_size=5, unique=True)
 TRANSACTION = "2.25.17"
 # A busy machine takes its time.
-UNHURRIED = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+UNHURRIED = settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 NAMED = Reference("1.2.840.10008.5.1.4.1.1.4", "1.2.3.4")
 
 

@@ -42,7 +42,7 @@ from tests.waiting import wait_until
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 SYNTAXES = {EXPLICIT: EXPLICIT_LITTLE, "1.2.840.10008.1.2": IMPLICIT_LITTLE, "1.2.840.10008.1.2.2": EXPLICIT_BIG}
-FEW = settings(derandomize=True, deadline=None, max_examples=250, suppress_health_check=list(HealthCheck))
+FEW = settings(derandomize=True, max_examples=250, suppress_health_check=list(HealthCheck))
 MANY = settings(FEW, max_examples=1000)
 # What a length, a tag or a count is damaged with.
 WORDS = [value.to_bytes(size, "big") for value in (0, 1, 0x7F, 0x80, 0xFF) for size in (1, 2, 4)]

@@ -19,7 +19,7 @@ def make_matches(truth: RigidTransform, right: int, wrong: int, seed: int = 0) -
     return Matches(fixed, moving, np.full(right + wrong, 0.05), np.arange(right + wrong))
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.tuples(*[st.floats(-3, 3)] * 3), st.integers(0, 100))
 def test_three_wrong_matches_to_one_right_one_do_not_matter(angles: tuple[float, ...], seed: int) -> None:
     truth = RigidTransform.from_parameters(np.array(angles), np.array([30.0, -50, 10]), np.zeros(3))

@@ -100,7 +100,7 @@ def test_outside_the_field_of_view_is_zero_from_half_a_voxel_on() -> None:
     assert values[[1, 3]].tolist() == [0, 0]
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.permutations([0, 1, 2]), st.tuples(*[st.booleans()] * 3))
 def test_axis_order_and_direction_of_the_moving_grid_do_not_matter(order: list[int], flips: tuple[bool, ...]) -> None:
     volume = smooth_volume((8, 9, 10))

@@ -90,7 +90,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return write_files(tmp_path_factory.mktemp("mixed"), slices)
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.too_slow])
 @given(order=st.permutations(range(4 * 14)))
 def test_any_order_of_files_gives_the_same_mean(mixed: list[Path], order: Sequence[int]) -> None:
     straight, turned = load_series(mixed, "mean"), load_series([mixed[place] for place in order], "mean")
