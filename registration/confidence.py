@@ -1,9 +1,9 @@
 """How far a registration may be trusted: an estimated probability, and the verdict it leads to.
 
 Flow: pipeline > [confidence]
-Never: a look at the images; only whether estimates that do not share a cause agree. Of these signals only how
-similarity falls off the pose tells a mirror image: the header's geometry is trusted, and volumes/ refuses headers that
-contradict themselves.
+Never: a look at the images; only whether estimates that do not share a cause agree. Of these signals one tells a
+mirrored volume, by its mirror image: the header's geometry is trusted, and volumes/ refuses headers that contradict
+themselves.
 """
 
 from __future__ import annotations
@@ -24,25 +24,27 @@ DOUBT_FRESH_MM = 15.0
 DOUBT_SHARE = 0.15
 DOUBT_SHARPNESS, DOUBT_EARLY_FALL = 1.12, 0.42
 LEAST_OVERLAP_TO_ACCEPT = 0.4
+LEAST_MIRROR_MARGIN_TO_ACCEPT = 1.05  # below 1 the mirror image fits better
 LEAST_MATCHES_TO_ACCEPT = 20
 # How similarity falls off the pose: see `registration.evidence.measure_peak`. Of PETs of another person (simulated,
 # people never trained on) none reaches both; of right poses nearly all do.
 LEAST_SHARPNESS_TO_ACCEPT = 1.08
-LEAST_EARLY_FALL_TO_ACCEPT = 0.46
+LEAST_EARLY_FALL_TO_ACCEPT = 0.45
 
-# Fitted by `python -m models.train.calibrate --runs 884`, 2026-11-27: see models/MODEL_CARD.md. 0 where a signal adds
+# Fitted by `python -m models.train.calibrate --runs 2000`, 2026-11-27: see models/MODEL_CARD.md. 0 where a signal adds
 # nothing to the others.
 CALIBRATED_SHA256 = "d552657ad96faa280fd39b04da0d4a39e38c29799830b5b9c09eee9ffd9a3aca"  # the network of these runs
-INTERCEPT = -6.710
+INTERCEPT = -6.768
 COEFFICIENTS: Mapping[str, float] = {
-    "fresh": 0.000,
+    "fresh": 1.161,
     "starts": 0.000,
     "margin": 0.000,
+    "mirror": 3.134,
     "match_share": 0.000,
-    "matches_near": 3.688,
+    "matches_near": 2.744,
     "overlap": 0.000,
-    "sharpness": 4.161,
-    "early_fall": 2.643,
+    "sharpness": 3.347,
+    "early_fall": 1.946,
 }
 
 
@@ -52,6 +54,7 @@ def signals(metrics: Mapping[str, float]) -> dict[str, float]:
         "fresh": -math.log1p(min(metrics["fresh_to_final_mm"], 50.0)),
         "starts": -math.log1p(min(metrics["starts_apart_mm"], 50.0)),
         "margin": 10.0 * math.log(min(metrics["margin"], 1.5)),
+        "mirror": 10.0 * math.log(min(max(metrics["mirror_margin"], 0.7), 1.5)),
         "match_share": metrics["match_share"],
         "matches_near": -math.log1p(min(metrics["match_apart_mm"], 50.0)),
         "overlap": min(metrics["overlap"], 1.0),
@@ -84,6 +87,7 @@ def verdict(probability: float, metrics: Mapping[str, float], *, is_calibrated: 
     enough = (
         metrics["overlap"] >= LEAST_OVERLAP_TO_ACCEPT
         and metrics["matches_kept"] >= LEAST_MATCHES_TO_ACCEPT
+        and metrics["mirror_margin"] >= LEAST_MIRROR_MARGIN_TO_ACCEPT
         and metrics["sharpness"] >= LEAST_SHARPNESS_TO_ACCEPT
         and metrics["early_fall"] >= LEAST_EARLY_FALL_TO_ACCEPT
     )

@@ -17,6 +17,7 @@ from registration.estimation import estimate
 from registration.looks import FeatureEstimate, Look, look_at_moving, match_look
 from registration.matching import Matches, no_matches
 from registration.problem import Pose, Problem
+from registration.refinement import COARSE, FINE, climb_from
 from registration.search import choose_apart
 from registration.similarity import NO_SOLUTION, joint_histogram, measure
 from registration.transforms import RigidTransform
@@ -74,6 +75,7 @@ def gather(
         "feature_to_final_mm": min(feature_mm, FAR_MM),
         "starts_apart_mm": min(float(np.median(apart)), FAR_MM),
         "margin": find_margin(problem, rough),
+        "mirror_margin": find_mirror_margin(problem, best.fixed_from_moving),
         "overlap": overlap,
         "similarity": best.similarity,
         **measure_peak(problem, best.fixed_from_moving),
@@ -92,6 +94,18 @@ def find_margin(problem: Problem, rough: Sequence[Pose]) -> float:
     """Return how far the most alike top stands above the next one elsewhere, as `find_fall` has it."""
     first, *others = choose_apart(problem, rough, ELSEWHERE_MM)
     return find_fall(first.similarity, [max(others[0].similarity, 1.0)]) if others else SHARPEST
+
+
+def find_mirror_margin(problem: Problem, fixed_from_moving: RigidTransform) -> float:
+    """Return how far a pose stands above that of the PET's mirror image, as `find_fall` has it: below 1 if mirrored.
+
+    The mirror image is that at the middle plane of the head under the pose; it climbs to its own top from there.
+    """
+    pose, mirror = fixed_from_moving.inverse().matrix, np.diag([-1.0, 1.0, 1.0, 1.0])
+    mirror[0, 3] = 2 * problem.centre_mm[0]
+    mirrored, _ = climb_from(problem.coarse, pose @ mirror, problem.centre_mm, COARSE)
+    _, similarity = climb_from(problem.fine, mirrored, problem.centre_mm, FINE)
+    return find_fall(measure(problem.fine, pose), [max(similarity, 1.0)])
 
 
 def measure_peak(problem: Problem, fixed_from_moving: RigidTransform) -> Mapping[str, float]:

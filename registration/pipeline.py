@@ -30,7 +30,7 @@ from registration.search import (
     centre_start,
     choose_apart,
     climb,
-    make_starts,
+    climb_at_first,
     polish,
     search_by_similarity,
     turn_starts,
@@ -201,9 +201,7 @@ def polish_until_sure(
     problem: Problem, start: RigidTransform, features: FeatureEstimate, watch: Stopwatch
 ) -> tuple[Pose, Evidence]:
     """Climb by similarity from what features found and from the start, and while in doubt from more; the best pose."""
-    rough = climb(
-        problem.coarse, make_starts(problem, features.pose.fixed_from_moving, start), problem.centre_mm, COARSE
-    )
+    rough = climb_at_first(problem, features.pose.fixed_from_moving, start)
     best = polish(problem, rough)
     watch.lap("polish", 0.8)
     evidence = gather(problem, best, rough, features, features.look)

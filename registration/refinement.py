@@ -62,9 +62,17 @@ def refine(
     similarity : float
         Not lower than at the start.
     """
-    pose = _poses_round(fixed_from_moving, centre_mm)
+    moving_from_fixed, similarity = climb_from(comparison, fixed_from_moving.inverse().matrix, centre_mm, search)
+    return RigidTransform.from_matrix(moving_from_fixed).inverse(), similarity
+
+
+def climb_from(
+    comparison: Comparison, moving_from_fixed: NDArray[np.float64], centre_mm: NDArray[np.float64], search: Search
+) -> tuple[NDArray[np.float64], float]:
+    """Climb as `refine` from a (4, 4) matrix, which may mirror; returns `moving_from_fixed` and the similarity."""
+    pose = _poses_round(moving_from_fixed, centre_mm)
     best, value = minimise(lambda steps_mm: -measure(comparison, pose(steps_mm)), np.zeros(6), search)
-    return RigidTransform.from_matrix(pose(best)).inverse(), -value
+    return pose(best), -value
 
 
 def settle(
@@ -74,7 +82,7 @@ def settle(
 
     The pose is kept as it is where the volumes get no more alike, or the quadratic has no top. Arguments as `refine`'s.
     """
-    pose = _poses_round(fixed_from_moving, centre_mm)
+    pose = _poses_round(fixed_from_moving.inverse().matrix, centre_mm)
     axes = SETTLE_MM * np.eye(6)
     pairs = list(itertools.combinations(range(6), 2))
     steps = [np.zeros(6), *axes, *-axes, *(axes[m] + axes[n] for m, n in pairs)]
@@ -95,10 +103,9 @@ def settle(
 
 
 def _poses_round(
-    fixed_from_moving: RigidTransform, centre_mm: NDArray[np.float64]
+    start: NDArray[np.float64], centre_mm: NDArray[np.float64]
 ) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
     """Return what turns six steps in mm, three turns about the centre and three shifts, into moving_from_fixed."""
-    start = fixed_from_moving.inverse().matrix
 
     def moving_from_fixed(steps_mm: NDArray[np.float64]) -> NDArray[np.float64]:
         rotation = rotation_about(steps_mm[:3] / RADIUS_MM)

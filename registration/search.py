@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from registration.preprocess import Prepared
 from registration.problem import Pose, Problem
-from registration.refinement import FINE, QUICK, Search, refine, settle
+from registration.refinement import COARSE, FINE, QUICK, Search, refine, settle
 from registration.similarity import Comparison, measure, thin_out
 from registration.transforms import RigidTransform, rotation_about
 
@@ -35,17 +35,17 @@ def centre_start(fixed: Prepared, moving: Prepared) -> RigidTransform:
     return RigidTransform(matrix)
 
 
-def make_starts(problem: Problem, by_features: RigidTransform, centre: RigidTransform) -> list[RigidTransform]:
-    """Return three starts that share as little as possible: features, centres, and centres tilted off them."""
-    tilt = RigidTransform.from_parameters(np.radians(TILT_DEG), np.array(TILT_MM), problem.centre_mm)
-    return [by_features, centre, tilt @ centre]
-
-
 def climb(
     comparison: Comparison, starts: Iterable[RigidTransform], centre_mm: NDArray[np.float64], search: Search
 ) -> list[Pose]:
     """Climb from each start: one after another, for threads wait for each other over so few points."""
     return [Pose(*refine(comparison, start, centre_mm, search)) for start in starts]
+
+
+def climb_at_first(problem: Problem, by_features: RigidTransform, centre: RigidTransform) -> list[Pose]:
+    """Climb from three starts that share as little as possible: features, centres, and centres tilted off them."""
+    tilt = RigidTransform.from_parameters(np.radians(TILT_DEG), np.array(TILT_MM), problem.centre_mm)
+    return climb(problem.coarse, [by_features, centre, tilt @ centre], problem.centre_mm, COARSE)
 
 
 def polish(problem: Problem, rough: Sequence[Pose]) -> Pose:
@@ -91,14 +91,14 @@ def turn_starts(problem: Problem, start: RigidTransform) -> list[RigidTransform]
     return sort_alike(problem.coarse, [turn @ start for turn in turns])
 
 
-def slide_starts(problem: Problem, start: RigidTransform) -> list[RigidTransform]:
+def slide_starts(comparison: Comparison, start: RigidTransform, centre_mm: NDArray[np.float64]) -> list[RigidTransform]:
     """Return the start turned about the middle of the head by up to about 45 degrees and slid, the most alike first."""
     moves = (
-        RigidTransform.about(problem.centre_mm, turn, np.array([0.0, 0.0, slide_mm]))
+        RigidTransform.about(centre_mm, turn, np.array([0.0, 0.0, slide_mm]))
         for slide_mm in SLIDES_MM
         for turn in upright_rotations()
     )
-    return sort_alike(thin_out(problem.coarse, SPARSE_POINTS), [move @ start for move in moves])
+    return sort_alike(comparison, [move @ start for move in moves])
 
 
 def sort_alike(comparison: Comparison, starts: Sequence[RigidTransform]) -> list[RigidTransform]:
@@ -108,8 +108,9 @@ def sort_alike(comparison: Comparison, starts: Sequence[RigidTransform]) -> list
 
 def search_by_similarity(problem: Problem, start: RigidTransform) -> list[Pose]:
     """Climb a little from starts turned in every way or slid along the body, and once more from the best ends."""
-    starts = [*turn_starts(problem, start)[:TURNED_CLIMBS], *slide_starts(problem, start)[:SLID_CLIMBS]]
-    ends = climb(thin_out(problem.coarse, SPARSE_POINTS), starts, problem.centre_mm, QUICK)
+    sparse = thin_out(problem.coarse, SPARSE_POINTS)
+    turned, slid = turn_starts(problem, start), slide_starts(sparse, start, problem.centre_mm)
+    ends = climb(sparse, [*turned[:TURNED_CLIMBS], *slid[:SLID_CLIMBS]], problem.centre_mm, QUICK)
     ends.sort(key=lambda end: -end.similarity)
     best = [end.fixed_from_moving for end in ends[:SECOND_CLIMBS]]
     return climb(problem.coarse, best, problem.centre_mm, QUICK)

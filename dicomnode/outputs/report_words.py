@@ -21,6 +21,7 @@ from registration.confidence import (
     DOUBT_STARTS_MM,
     LEAST_EARLY_FALL_TO_ACCEPT,
     LEAST_MATCHES_TO_ACCEPT,
+    LEAST_MIRROR_MARGIN_TO_ACCEPT,
     LEAST_OVERLAP_TO_ACCEPT,
     LEAST_SHARPNESS_TO_ACCEPT,
     REJECT_BELOW,
@@ -78,6 +79,9 @@ SIGNALS: Mapping[str, Signal] = {
         "from this result to where the three most alike climbs ended, median", "{:.1f} mm", most=DOUBT_STARTS_MM
     ),
     "margin": Signal("times the likeness of the best place elsewhere, 5 where there is none", "{:.2f}"),
+    "mirror_margin": Signal(
+        "times the likeness of the PET's mirror image", "{:.2f}", least=LEAST_MIRROR_MARGIN_TO_ACCEPT
+    ),
     "overlap": Signal("of the head lies in the PET's field of view", "{:.0%}", least=LEAST_OVERLAP_TO_ACCEPT),
     "similarity": Signal("mutual information, normalised: 1 unrelated, 2 alike", "{:.3f}"),
     "sharpness": Signal(

@@ -166,9 +166,10 @@ def describe_runs(runs: Sequence[dict[str, Any]], judged: NDArray[np.float64], r
 people. Right means a mean TRE under {RIGHT_MM:.0f} mm; every bad kind counts as wrong. Registrations that ended with an
 error instead of an answer, and are not among them: {refused}.
 
-A mirrored PET is left out of the fit, of the first table and of the curve, since hardly a signal can tell it from a
-right one; the second table tells what becomes of it. "{WRONG_TOP}" is the right PET, searched from starts turned by
-{FAR_OFF_DEG[0]:.0f} to {FAR_OFF_DEG[1]:.0f} degrees alone, so that most searches end on a wrong top.
+A mirrored PET is left out of the fit, of the first table and of the curve, since one signal alone tells it from a right
+one, and would count for more than it tells of the others; the second table says what becomes of it. "{WRONG_TOP}" is
+the right PET, searched from starts turned by {FAR_OFF_DEG[0]:.0f} to {FAR_OFF_DEG[1]:.0f} degrees alone, so that most
+searches end on a wrong top.
 
 {make_table(["confidence", "runs", "mean confidence", "share right"], reliability)}
 

@@ -27,8 +27,7 @@ from registration.pipeline import estimate_by_features, register
 from registration.preprocess import prepare_fixed, prepare_moving
 from registration.problem import pose_problem
 from registration.profiles import DEFAULT
-from registration.refinement import COARSE
-from registration.search import centre_start, climb, make_starts, polish
+from registration.search import centre_start, climb_at_first, polish
 from registration.transforms import RigidTransform
 from registration.volume import Volume
 
@@ -103,9 +102,7 @@ def search_far_off(
     turn = RigidTransform.about(problem.centre_mm, draw_rotation(FAR_OFF_DEG, rng), np.zeros(3))
     start = turn @ centre_start(*prepared)
     features = estimate_by_features(problem, start)
-    rough = climb(
-        problem.coarse, make_starts(problem, features.pose.fixed_from_moving, start), problem.centre_mm, COARSE
-    )
+    rough = climb_at_first(problem, features.pose.fixed_from_moving, start)
     best = polish(problem, rough)
     return best.fixed_from_moving, gather(problem, best, rough, features, features.look).metrics
 

@@ -13,6 +13,7 @@ GOOD = {
     "fresh_to_final_mm": 1.5,
     "starts_apart_mm": 0.3,
     "margin": 5.0,
+    "mirror_margin": 1.4,
     "match_share": 0.85,
     "match_apart_mm": 2.5,
     "matches_kept": 170.0,
@@ -24,6 +25,7 @@ BAD = {
     "fresh_to_final_mm": 99.0,
     "starts_apart_mm": 60.0,
     "margin": 1.0,
+    "mirror_margin": 0.8,
     "match_share": 0.02,
     "match_apart_mm": 60.0,
     "matches_kept": 40.0,
@@ -35,6 +37,7 @@ WORSE = {
     "fresh_to_final_mm": 40.0,
     "starts_apart_mm": 30.0,
     "margin": 1.0,
+    "mirror_margin": 0.8,
     "match_share": 0.1,
     "match_apart_mm": 25.0,
     "overlap": 0.36,
@@ -55,7 +58,8 @@ def test_no_signal_that_gets_worse_raises_the_confidence(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("overlap", 0.39), ("matches_kept", 12.0), ("sharpness", 1.07), ("early_fall", 0.42)]
+    ("name", "value"),
+    [("overlap", 0.39), ("matches_kept", 12.0), ("sharpness", 1.07), ("early_fall", 0.42), ("mirror_margin", 1.02)],
 )
 def test_thin_evidence_is_never_accepted(name: str, value: float) -> None:
     assert verdict(0.999, {**GOOD, name: value}, is_calibrated=True) == "review"

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_info
 
 from models.train.cases import thicken
 from models.train.runs import make_phantom, make_torso
-from registration.confidence import LEAST_SHARPNESS_TO_ACCEPT
+from registration.confidence import LEAST_MIRROR_MARGIN_TO_ACCEPT, LEAST_SHARPNESS_TO_ACCEPT
 from registration.descriptors import Network
 from registration.errors import EmptyVolumeError, InvalidVolumeError, ModelError, RegistrationError
 from registration.evidence import RIGHT_MATCH_MM
@@ -178,6 +178,15 @@ def test_a_pet_of_another_head_is_not_accepted_and_sharpness_tells_it(
     assert found.verdict != "accept"
     assert found.metrics["sharpness"] < LEAST_SHARPNESS_TO_ACCEPT < answer.metrics["sharpness"]
     assert 0.25 < found.metrics["early_fall"] < answer.metrics["early_fall"] < 0.6
+
+
+def test_a_mirrored_pet_is_told_by_its_mirror_image(
+    answer: Registration, fixed: Volume, moving: Volume, network: Network
+) -> None:
+    mirrored = register(fixed, Volume(np.ascontiguousarray(moving.array[:, :, ::-1]), moving.affine), network)
+
+    assert mirrored.metrics["mirror_margin"] < 0.95
+    assert answer.metrics["mirror_margin"] > LEAST_MIRROR_MARGIN_TO_ACCEPT
 
 
 NOT_OF_THIS_HEAD: dict[str, Callable[[Volume], NDArray[np.float32]]] = {

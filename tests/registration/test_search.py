@@ -101,7 +101,7 @@ def test_a_head_far_off_along_the_body_and_turned_is_found_by_similarity(problem
 
 
 def test_starts_come_the_most_alike_first(problem: Problem) -> None:
-    for starts in (turn_starts(problem, turned(0)), slide_starts(problem, turned(0))):
+    for starts in (turn_starts(problem, turned(0)), slide_starts(problem.coarse, turned(0), problem.centre_mm)):
         alike = [measure(problem.coarse, start.inverse().matrix) for start in (starts[0], starts[20], starts[-1])]
         assert alike == sorted(alike, reverse=True)
         assert error_mm(starts[0], turned(0)) < 12

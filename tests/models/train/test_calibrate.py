@@ -19,6 +19,7 @@ GOOD = {
     "fresh_to_final_mm": 1.5,
     "starts_apart_mm": 0.3,
     "margin": 5.0,
+    "mirror_margin": 1.4,
     "match_share": 0.8,
     "match_apart_mm": 3.0,
     "matches_kept": 150.0,
