@@ -119,9 +119,8 @@ def cancel_outputs(connection: Connection, job_id: int, reason: str) -> int:
 def cancel_series(connection: Connection, series_id: int, reason: str) -> None:
     """Give up what is still owed of a series that turned out not to be one patient's."""
     is_part = (pairs.c.fixed_series_id == series_id) | (pairs.c.moving_series_id == series_id)
-    _cancel(
-        connection, select(outputs.c.id).join(jobs, jobs.c.id == outputs.c.job_id).join(pairs).where(is_part), reason
-    )
+    of_series = select(outputs.c.id).join(jobs, jobs.c.id == outputs.c.job_id).join(pairs).where(is_part)
+    _cancel(connection, of_series, reason)
 
 
 def count_due_rows(database: Database, due: Due, at_most: int) -> int:

@@ -156,8 +156,9 @@ def remove_doomed(database: Database, store: Store, now: float, is_over: Callabl
             raise StorageFailedError(f"storage root {store.root}: {store.spool_root} is gone; is its disk mounted?")
         removed, found = _remove_files({one: store.root / path for one, path in doomed.items()}, is_over)
         reach(Step.REMOVED, files=len(removed))
-        with database.write() as connection:
-            record_gone(connection, removed, now)
+        if removed:  # else there is nothing to write, each second, for as long as a file cannot be removed
+            with database.write() as connection:
+                record_gone(connection, removed, now)
         problems += found
         if is_over():
             break
