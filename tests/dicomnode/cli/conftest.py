@@ -46,9 +46,15 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Give a function that runs `dicomnode` with arguments."""
     handlers, level = logging.root.handlers[:], logging.root.level
+    configure = structlog.configure
+
+    def configure_for_now(**options: Any) -> None:  # a logger that is cached would keep this set-up for ever
+        configure(**{**options, "cache_logger_on_first_use": False})
+
+    monkeypatch.setattr(structlog, "configure", configure_for_now)
 
     def call(*arguments: object) -> Ran:
         capsys.readouterr()
