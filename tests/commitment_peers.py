@@ -77,7 +77,7 @@ class _Gate(threading.Event):
 
 
 class _Caller(AE):
-    """An AE that can close its socket: pynetdicom leaves one open that could not be connected."""
+    """An AE that can close its socket: pynetdicom leaves one open that is not connected, or not any longer."""
 
     opened: Any = None
 
@@ -104,19 +104,25 @@ class Modality:
         self.port = port or free_port()
         self.reports: list[Reported] = []
         self.answers: Callable[[], int] = lambda: 0x0000
+        self._accepted: list[Any] = []  # sockets, which pynetdicom leaves open if the node was killed
 
     def __enter__(self) -> Self:
         entity = AE(self.ae_title)
         entity.add_supported_context(
             StorageCommitmentPushModel, [ImplicitVRLittleEndian, ExplicitVRLittleEndian], scu_role=True, scp_role=True
         )
-        handlers: list[evt.EventHandlerType] = [(evt.EVT_N_EVENT_REPORT, self._take)]
+        handlers: list[evt.EventHandlerType] = [
+            (evt.EVT_N_EVENT_REPORT, self._take),
+            (evt.EVT_CONN_OPEN, lambda event: self._accepted.append(event.assoc.dul.socket.socket)),
+        ]
         self._server = entity.start_server((LOOPBACK, self.port), block=False, evt_handlers=handlers)
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.shutdown()
+        for one in self._accepted:
+            one.close()
 
     def ask(
         self,
@@ -175,6 +181,8 @@ class Modality:
         finally:
             association.release()
             gate.open()
+            association.join(ANSWER_S)
+            entity.close_socket()
 
     def await_report(self, count: int = 1) -> Reported:
         """Return the last of so many reports."""
