@@ -31,20 +31,20 @@ LEAST_MATCHES_TO_ACCEPT = 20
 LEAST_SHARPNESS_TO_ACCEPT = 1.08
 LEAST_EARLY_FALL_TO_ACCEPT = 0.45
 
-# Fitted by `python -m models.train.calibrate --runs 2000`, 2026-11-27: see models/MODEL_CARD.md. 0 where a signal adds
+# Fitted by `python -m models.train.calibrate --runs 313`, 2026-11-27: see models/MODEL_CARD.md. 0 where a signal adds
 # nothing to the others.
-CALIBRATED_SHA256 = "d552657ad96faa280fd39b04da0d4a39e38c29799830b5b9c09eee9ffd9a3aca"  # the network of these runs
-INTERCEPT = -6.768
+CALIBRATED_SHA256 = "c49695db95dc73e838be1ecabe1910643ac27064a0ee248cbcf5f45cd6cec7b2"  # the network of these runs
+INTERCEPT = -3.048
 COEFFICIENTS: Mapping[str, float] = {
-    "fresh": 1.161,
-    "starts": 0.000,
+    "fresh": 0.000,
+    "starts": 2.255,
     "margin": 0.000,
-    "mirror": 3.134,
+    "mirror": 2.980,
     "match_share": 0.000,
-    "matches_near": 2.744,
+    "matches_near": 3.764,
     "overlap": 0.000,
-    "sharpness": 3.347,
-    "early_fall": 1.946,
+    "sharpness": 0.416,
+    "early_fall": 2.763,
 }
 
 

@@ -41,7 +41,8 @@ def describe_gradients(
     (n, 128 for each plane) float32
         RootSIFT of the planes, together of unit length (or zero where all is flat).
     """
-    slopes = [np.asarray(np.gradient(array, axis=axis), dtype=np.float32) for axis in range(3)]
+    halved = halve(array)
+    slopes = [np.asarray(np.gradient(halved, axis=axis), dtype=np.float32) for axis in range(3)]
     parts = [_describe_plane(slopes[AXES[p][0]], slopes[AXES[p][1]], AXES[p], index) for p in planes]
     return np.concatenate(parts, axis=1) * np.float32(1 / np.sqrt(len(planes)))
 
@@ -62,18 +63,22 @@ def _describe_plane(
     return root_sift(values.reshape(len(index), -1))
 
 
+def halve(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Average eight voxels into one of twice their size: (k, j, i) to (k/2, j/2, i/2)."""
+    halved = array[0::2] + array[1::2]
+    halved = halved[:, 0::2] + halved[:, 1::2]
+    return np.asarray((halved[..., 0::2] + halved[..., 1::2]) * np.float32(1 / 8))
+
+
 def direction_maps(down: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return how strongly the slope points in each of eight directions, pooled over a cell: (k/2, j/2, i/2, 8)."""
-    k, j, i = down.shape
-    maps = np.empty((k // 2, j // 2, i // 2, DIRECTIONS), dtype=np.float32)
+    """Return how strongly the slope points in each of eight directions, pooled over a cell: (k, j, i, 8)."""
+    maps = np.empty((*down.shape, DIRECTIONS), dtype=np.float32)
     sigmas = np.full(3, CELL_SIGMA_MM / (2 * CUBE_SPACING_MM))
     for half in range(DIRECTIONS // 2):
         angle = 2 * np.pi * half / DIRECTIONS
         along = right * np.float32(np.cos(angle)) + down * np.float32(np.sin(angle))
-        for direction, part in ((half, np.maximum(along, 0)), (half + DIRECTIONS // 2, np.maximum(-along, 0))):
-            halved = part[0::2] + part[1::2]
-            halved = halved[:, 0::2] + halved[:, 1::2]
-            maps[..., direction] = blur(halved[..., 0::2] + halved[..., 1::2], sigmas)
+        maps[..., half] = blur(np.maximum(along, 0), sigmas)
+        maps[..., half + DIRECTIONS // 2] = blur(np.maximum(-along, 0), sigmas)
     return maps
 
 

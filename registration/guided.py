@@ -74,7 +74,7 @@ def match_nearby(problem: Problem, fixed_from_moving: RigidTransform) -> Matches
     TooFewPointsError
         If fewer than 6 key points lie in the moving volume's foreground.
     """
-    cube = make_cube(problem.moving_spline, problem.moving, problem.grid, fixed_from_moving)
+    cube = make_cube(problem.moving, problem.grid, fixed_from_moving)
     index = problem.fixed_index
     is_inside = ((index >= STEP_VOXELS) & (index < CUBE_VOXELS - STEP_VOXELS)).all(axis=1)
     kept = np.flatnonzero(cube.foreground[tuple(index.T)] & is_inside)

@@ -8,6 +8,8 @@ Sources: Lowe 2004, doi:10.1023/B:VISI.0000029664.99615.94.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -79,14 +81,16 @@ def find_sift_points(cube: Cube, planes: tuple[int, ...]) -> tuple[NDArray[np.in
     responses : (n,) float64
     """
     image = np.rint(cube.array * 255).astype(np.uint8)
-    found = []
+    slices = []
     for axis in planes:
-        turned = np.moveaxis(image, axis, 0)
-        inside = np.moveaxis(cube.foreground, axis, 0)
-        for at in range(SLICE_STEP // 2, len(turned), SLICE_STEP):
-            if inside[at].any():
-                rows = detect(np.ascontiguousarray(turned[at]))
-                found.append(np.insert(rows, axis, at, axis=1))
+        inside = np.flatnonzero(np.moveaxis(cube.foreground, axis, 0).any(axis=(1, 2)))
+        slices += [(axis, int(at)) for at in inside if at % SLICE_STEP == SLICE_STEP // 2]
+
+    def detect_in(axis: int, at: int) -> NDArray[np.float64]:
+        return np.insert(detect(np.ascontiguousarray(image.take(at, axis=axis))), axis, at, axis=1)
+
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda one: detect_in(*one), slices))
     stacked = np.concatenate(found) if found else np.empty((0, 4))
     points = np.clip(np.rint(stacked[:, :3]), 0, len(image) - 1).astype(np.int64)
     keep = cube.foreground[tuple(points.T)]

@@ -18,7 +18,7 @@ from registration.preprocess import make_cube
 from registration.problem import Pose, Problem, to_mm
 from registration.transforms import RigidTransform
 
-MOVING_POINTS = 1400
+MOVING_POINTS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class FeatureEstimate:
 
 def look_at_moving(problem: Problem, fixed_from_moving: RigidTransform) -> Look:
     """Find the moving volume's candidates as it lies under a pose (step 1), and describe them (2 to 4)."""
-    cube = make_cube(problem.moving_spline, problem.moving, problem.grid, fixed_from_moving)
+    cube = make_cube(problem.moving, problem.grid, fixed_from_moving)
     index = find_moving_points(cube, MOVING_POINTS, problem.profile)
     descriptors = describe(cube, index, problem.network, problem.profile, is_moving=True)
     has_counterpart = cube.foreground[tuple(problem.fixed_index.T)]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -25,12 +26,11 @@ from registration.matching import Matches, no_matches
 from registration.preprocess import prepare_fixed, prepare_moving
 from registration.problem import Pose, Problem, pose_problem
 from registration.profiles import DEFAULT, Profile
-from registration.refinement import COARSE
 from registration.search import (
     centre_start,
     choose_apart,
-    climb,
     climb_at_first,
+    climb_coarsely,
     polish,
     search_by_similarity,
     turn_starts,
@@ -127,7 +127,9 @@ def register(
     """
     with threadpool_limits(limits=1, user_api="blas"):  # which rounds by the number of its threads
         watch = Stopwatch(progress)
-        prepared = prepare_fixed(fixed), prepare_moving(moving)
+        with ThreadPoolExecutor(1) as beside:
+            preparing = beside.submit(prepare_moving, moving)
+            prepared = prepare_fixed(fixed), preparing.result()
         watch.lap("prepare", 0.1)
         problem = pose_problem(prepared, network, profile, seed)  # steps 1 to 4 on the fixed side
         watch.lap("fixed_features", 0.3)
@@ -154,37 +156,51 @@ def register(
 
 def find_pose(problem: Problem, start: RigidTransform, watch: Stopwatch) -> tuple[Pose, Evidence]:
     """Let features find the head, and what the profile says end the search."""
+    if problem.profile.last == "similarity":
+        return polish_until_sure(problem, start, watch)
     features = estimate_by_features(problem, start)
     watch.lap("moving_features", 0.6)
-    if problem.profile.last == "similarity":
-        return polish_until_sure(problem, start, features, watch)
     if problem.profile.last == "guided":
         features = guide(problem, look_further(problem, features, start))
         watch.lap("guided", 0.8)
     return features.pose, gather(problem, features.pose, [features.pose], features, features.look)
 
 
-def estimate_by_features(problem: Problem, start: RigidTransform, rounds_max: int = ROUNDS_MAX) -> FeatureEstimate:
-    """Repeat steps 1 to 6 from a start until the volumes get no more alike; the last transform that made them so."""
-    best = FeatureEstimate(Pose(start, measure(problem.coarse, start.inverse().matrix)), None, 0)
+def repeat_by_features(
+    problem: Problem, start: Pose, reach: Callable[[RigidTransform], Pose], rounds_max: int = ROUNDS_MAX
+) -> list[FeatureEstimate]:
+    """Repeat steps 1 to 6 from a start until the volumes get no more alike; what each round found.
+
+    `reach` makes the pose of a round out of the transform that its features estimate.
+    """
+    best, rounds = start, list[FeatureEstimate]()
     for number in range(rounds_max):
         radius_mm, tolerance_mm = NEXT_ROUNDS if number else FIRST_ROUND
         rng = np.random.default_rng([problem.seed, number])
-        current = best.pose.fixed_from_moving
         try:
-            look = look_at_moving(problem, current)  # 1 key points, 2 patches, 3 CNN and SIFT, 4 joined
+            look = look_at_moving(problem, best.fixed_from_moving)  # 1 key points, 2 patches, 3 CNN and SIFT, 4 joined
             matches = match_look(problem, look, radius_mm)  # 5
             step = estimate(matches, tolerance_mm, rng)  # 6
         except TooFewPointsError:
-            return best
-        moved = step.fixed_from_moving @ current
-        similarity = measure(problem.coarse, moved.inverse().matrix)
-        if similarity <= best.pose.similarity:
-            return FeatureEstimate(best.pose, look, best.inliers)
-        best = FeatureEstimate(Pose(moved, similarity), look, step.inliers)
-        if problem.displacement_mm(moved, current) < SETTLED_MM:
             break
-    return best
+        reached = reach(step.fixed_from_moving @ best.fixed_from_moving)
+        rounds.append(FeatureEstimate(reached, look, step.inliers))
+        moved_mm = problem.displacement_mm(reached.fixed_from_moving, best.fixed_from_moving)
+        if reached.similarity <= best.similarity or moved_mm < SETTLED_MM:
+            break
+        best = reached
+    return rounds
+
+
+def estimate_by_features(problem: Problem, start: RigidTransform) -> FeatureEstimate:
+    """Let features alone find the head: the round that made the volumes most alike, and the last look."""
+
+    def reach(fixed_from_moving: RigidTransform) -> Pose:
+        return Pose(fixed_from_moving, measure(problem.coarse, fixed_from_moving.inverse().matrix))
+
+    at_start = FeatureEstimate(reach(start), None, 0)
+    rounds = [at_start, *repeat_by_features(problem, at_start.pose, reach)]
+    return replace(max(rounds, key=lambda found: found.pose.similarity), look=rounds[-1].look)
 
 
 def look_further(problem: Problem, features: FeatureEstimate, start: RigidTransform) -> FeatureEstimate:
@@ -197,17 +213,17 @@ def look_further(problem: Problem, features: FeatureEstimate, start: RigidTransf
     return max(found, key=lambda estimate: estimate.pose.similarity)
 
 
-def polish_until_sure(
-    problem: Problem, start: RigidTransform, features: FeatureEstimate, watch: Stopwatch
-) -> tuple[Pose, Evidence]:
-    """Climb by similarity from what features found and from the start, and while in doubt from more; the best pose."""
-    rough = climb_at_first(problem, features.pose.fixed_from_moving, start)
+def polish_until_sure(problem: Problem, start: RigidTransform, watch: Stopwatch) -> tuple[Pose, Evidence]:
+    """Climb by similarity from the start, let features say where the head lies, and while in doubt search on."""
+    rough, features = search_at_first(problem, start)
+    watch.lap("moving_features", 0.6)
     best = polish(problem, rough)
     watch.lap("polish", 0.8)
     evidence = gather(problem, best, rough, features, features.look)
     searches: tuple[tuple[str, Callable[[], list[Pose]], float], ...] = (
-        ("turned", lambda: search_by_similarity(problem, start), 0.85),
-        ("turned_features", lambda: search_by_features(problem, rough), 0.9),
+        ("turned_features", lambda: look_from_turned(problem, start), 0.85),
+        ("turned", lambda: search_by_similarity(problem, start), 0.9),
+        ("features_from_tops", lambda: look_from_tops(problem, rough), 0.95),
     )
     for name, search, share in searches:
         if not is_doubtful(evidence.metrics):
@@ -219,12 +235,37 @@ def polish_until_sure(
     return best, evidence
 
 
-def search_by_features(problem: Problem, rough: Sequence[Pose]) -> list[Pose]:
-    """Look by features from the best tops so far, one round each, and climb from the best."""
+def search_at_first(problem: Problem, start: RigidTransform) -> tuple[list[Pose], FeatureEstimate]:
+    """Climb from the start and from a tilt off it, then from where features put the head, until nothing more is won.
+
+    Returns every climb's end, and what features said last.
+    """
+    rough = climb_at_first(problem, start)
+    top = max(rough, key=lambda pose: pose.similarity)
+    rounds = repeat_by_features(problem, top, lambda found: climb_coarsely(problem, found))
+    return [*rough, *(found.pose for found in rounds)], rounds[-1] if rounds else FeatureEstimate(top, None, 0)
+
+
+def look_from_turned(problem: Problem, start: RigidTransform) -> list[Pose]:
+    """Look by features from turned starts, one round each, until many matches agree; climb from where they lead.
+
+    Where they agree there are two climbs more, from there and from a tilt off it, as from the first start.
+    """
+    found = list[Pose]()
+    for turned in turn_starts(problem, start)[:TURNED_LOOKS]:
+        at_start = Pose(turned, measure(problem.coarse, turned.inverse().matrix))
+        for one in repeat_by_features(problem, at_start, lambda pose: climb_coarsely(problem, pose), 1):
+            found.append(one.pose)
+            if one.inliers >= MANY_INLIERS:
+                return [*found, *climb_at_first(problem, one.pose.fixed_from_moving)]
+    return found
+
+
+def look_from_tops(problem: Problem, rough: Sequence[Pose]) -> list[Pose]:
+    """Look by features from the best tops so far, one round each, and climb from where they put the head."""
     chosen = choose_apart(problem, rough, TOPS_APART_MM)[:TOPS_LOOKED_FROM]
-    found = [estimate_by_features(problem, top.fixed_from_moving, rounds_max=1).pose for top in chosen]
-    found.sort(key=lambda pose: -pose.similarity)
-    return climb(problem.coarse, [pose.fixed_from_moving for pose in found[:3]], problem.centre_mm, COARSE)
+    found = (repeat_by_features(problem, top, lambda pose: climb_coarsely(problem, pose), 1) for top in chosen)
+    return [one.pose for rounds in found for one in rounds]
 
 
 class Stopwatch:

@@ -6,15 +6,18 @@ Never: a transform estimated here; the header's own geometry is all that is used
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from registration.errors import EmptyVolumeError, InvalidVolumeError
-from registration.resample import Grid, Spline, sample_grid
+from registration.resample import Grid
 from registration.transforms import RigidTransform
+from registration.trilinear import TOP, Packed, pack, sample
 from registration.volume import Volume, spacing_of
 
 CUBE_VOXELS = 128
@@ -69,6 +72,11 @@ class Prepared:
     bright: float
     centre_mm: NDArray[np.float64]
 
+    @cached_property
+    def packed(self) -> Packed:
+        """The smoothed volume as the working grid takes it, up to CEILING times the bright level."""
+        return pack(self.volume, CEILING * self.bright)
+
 
 def check_signal(volume: Volume, role: str) -> None:
     """Raise unless every voxel is finite and they differ; `role` names the volume in the message."""
@@ -111,11 +119,23 @@ def make_cube_grid(centre_mm: NDArray[np.float64]) -> Grid:
     return Grid(affine, (CUBE_VOXELS, CUBE_VOXELS, CUBE_VOXELS))
 
 
-def make_cube(spline: Spline, prepared: Prepared, grid: Grid, grid_from_volume: RigidTransform) -> Cube:
-    """Carry a prepared volume, given with its spline, over onto the working grid and normalise it."""
-    array = sample_grid(spline, grid, grid_from_volume)
-    foreground = array > prepared.threshold
-    return Cube(normalise(array, prepared.bright), foreground, grid.affine)
+def make_cube(prepared: Prepared, grid: Grid, grid_from_volume: RigidTransform) -> Cube:
+    """Carry a prepared volume over onto the working grid and normalise it."""
+    packed = prepared.packed
+    matrix = (packed.index_from_mm @ grid_from_volume.inverse().matrix @ grid.affine)[:3].astype(np.float32)
+    slices, rows, columns = grid.shape
+    j, i = np.indices((rows, columns), dtype=np.float32).reshape(2, -1)
+    first = matrix[:, 1:2] * j + matrix[:, 2:3] * i + matrix[:, 3:]
+    array = np.zeros((slices, rows * columns), dtype=np.float32)
+
+    def fill(k: int) -> None:
+        where, values = sample(packed, first + matrix[:, :1] * np.float32(k))
+        array[k, where] = values * np.float32(1 / TOP)
+
+    with ThreadPoolExecutor(2) as threads:  # each slice is written by one thread: the result knows no order
+        list(threads.map(fill, range(slices)))
+    foreground = array > np.float32(prepared.threshold / (CEILING * prepared.bright))
+    return Cube(array.reshape(grid.shape), foreground.reshape(grid.shape), grid.affine)
 
 
 def find_view(volume: Volume, grid: Grid, grid_from_volume: RigidTransform) -> NDArray[np.bool_]:

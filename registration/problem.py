@@ -6,6 +6,7 @@ Never: a change after it is posed.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,7 +29,7 @@ from registration.preprocess import (
     smooth,
 )
 from registration.profiles import Profile
-from registration.resample import Grid, Spline, make_spline, thin_slices
+from registration.resample import Grid, thin_slices
 from registration.similarity import BINS, Comparison, make_comparison
 from registration.transforms import RigidTransform
 from registration.volume import Volume
@@ -52,8 +53,6 @@ class Problem:
     Attributes
     ----------
     fixed, moving : Prepared
-    moving_spline : Spline
-        Of the prepared moving volume, since each look samples it again.
     grid : Grid
         The working grid round the fixed head.
     centre_mm : (3,) float64, fixed LPS mm
@@ -73,7 +72,6 @@ class Problem:
 
     fixed: Prepared
     moving: Prepared
-    moving_spline: Spline
     grid: Grid
     centre_mm: NDArray[np.float64]
     fixed_cube: Cube
@@ -123,19 +121,21 @@ def pose_problem(prepared: tuple[Prepared, Prepared], network: Network, profile:
         raise ModelError(f"network {network.name} given, the profile {profile.name} needs {profile.network}")
     fixed_prepared, moving = prepared
     grid = make_cube_grid(fixed_prepared.centre_mm)
-    cube = make_cube(make_spline(fixed_prepared.volume), fixed_prepared, grid, RigidTransform.identity())
-    index = find_fixed_points(cube, FIXED_POINTS, profile)
-    sampled_mm, coarse, fine, finest = make_comparisons(*prepared, seed)
+    with ThreadPoolExecutor(1) as beside:
+        drawing = beside.submit(make_comparisons, *prepared, seed)
+        cube = make_cube(fixed_prepared, grid, RigidTransform.identity())
+        index = find_fixed_points(cube, FIXED_POINTS, profile)
+        descriptors = describe(cube, index, network, profile, is_moving=False)
+        sampled_mm, coarse, fine, finest = drawing.result()
     near = np.linalg.norm(sampled_mm - fixed_prepared.centre_mm, axis=1) < BRAIN_RADIUS_MM
     return Problem(
         fixed=fixed_prepared,
         moving=moving,
-        moving_spline=make_spline(moving.volume),
         grid=grid,
         centre_mm=fixed_prepared.centre_mm,
         fixed_cube=cube,
         fixed_index=index,
-        fixed_descriptors=describe(cube, index, network, profile, is_moving=False),
+        fixed_descriptors=descriptors,
         coarse=coarse,
         fine=fine,
         finest=finest,

@@ -42,10 +42,15 @@ def climb(
     return [Pose(*refine(comparison, start, centre_mm, search)) for start in starts]
 
 
-def climb_at_first(problem: Problem, by_features: RigidTransform, centre: RigidTransform) -> list[Pose]:
-    """Climb from three starts that share as little as possible: features, centres, and centres tilted off them."""
+def climb_coarsely(problem: Problem, start: RigidTransform) -> Pose:
+    """Climb on the coarse comparison."""
+    return Pose(*refine(problem.coarse, start, problem.centre_mm, COARSE))
+
+
+def climb_at_first(problem: Problem, centre: RigidTransform) -> list[Pose]:
+    """Climb from two starts: centres, and centres tilted off them."""
     tilt = RigidTransform.from_parameters(np.radians(TILT_DEG), np.array(TILT_MM), problem.centre_mm)
-    return climb(problem.coarse, [by_features, centre, tilt @ centre], problem.centre_mm, COARSE)
+    return [climb_coarsely(problem, start) for start in (centre, tilt @ centre)]
 
 
 def polish(problem: Problem, rough: Sequence[Pose]) -> Pose:

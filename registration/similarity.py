@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from registration.trilinear import TOP, Packed, pack, sample
 from registration.volume import Volume
 
 BINS = 32  # unless a comparison is given others
@@ -30,21 +31,14 @@ class Comparison:
         All x, all y, all z.
     fixed : (n,) float32
         Each point's fixed intensity, 0 to bins - 1.
-    corners : (voxels,) uint64
-        Eight neighbouring moving intensities of 0 to 255 in one item.
-    shape : (3,) int
-        The moving array's shape, k, j, i.
-    index_from_mm : (4, 4) float64
-        Moving LPS mm to moving index.
+    moving : Packed
     bins : int
         Of either volume's intensity.
     """
 
     points_mm: NDArray[np.float32]
     fixed: NDArray[np.float32]
-    corners: NDArray[np.uint64]
-    shape: tuple[int, int, int]
-    index_from_mm: NDArray[np.float64]
+    moving: Packed
     bins: int
 
 
@@ -67,17 +61,9 @@ def make_comparison(
         The moving intensity that becomes the last bin.
     bins : int
     """
-    quantised = np.clip(moving.array * (255.0 / bright), 0, 255).astype(np.uint8)
-    padded = np.pad(quantised, ((0, 1), (0, 1), (0, 1)), mode="edge")
-    corners = np.empty((*moving.shape, 8), dtype=np.uint8)
-    k, j, i = moving.shape
-    for corner in range(8):
-        dk, dj, di = corner >> 2, (corner >> 1) & 1, corner & 1
-        corners[..., corner] = padded[dk : dk + k, dj : dj + j, di : di + i]
-    packed = corners.reshape(-1).view(np.uint64)
     points = np.ascontiguousarray(points_mm.T, dtype=np.float32)
     fixed = np.asarray(np.clip(fixed_values, 0, 1) * (bins - 1), dtype=np.float32)
-    return Comparison(points, fixed, packed, moving.shape, moving.index_from_mm, bins)
+    return Comparison(points, fixed, pack(moving, bright), bins)
 
 
 def thin_out(comparison: Comparison, points: int) -> Comparison:
@@ -102,13 +88,10 @@ def joint_histogram(
 
     Each point counts in the four bins round its two intensities, by how near it is to each.
     """
-    matrix = (comparison.index_from_mm @ moving_from_fixed)[:3].astype(np.float32)
-    index = matrix[:, :3] @ comparison.points_mm + matrix[:, 3:]
-    upper = np.array(comparison.shape, dtype=np.float32)[:, None] - np.float32(0.5)
-    inside = ((index > -0.5) & (index < upper)).all(axis=0)
-    where = np.flatnonzero(inside)
+    matrix = (comparison.moving.index_from_mm @ moving_from_fixed)[:3].astype(np.float32)
+    where, values = sample(comparison.moving, matrix[:, :3] @ comparison.points_mm + matrix[:, 3:])
     bins = comparison.bins
-    moving = _interpolate(comparison, np.maximum(index.take(where, axis=1), 0)) * np.float32((bins - 1) / 255.0)
+    moving = values * np.float32((bins - 1) / TOP)
     fixed = comparison.fixed.take(where)
     row, column = fixed.astype(np.int64), moving.astype(np.int64)
     down, right = fixed - row, moving - column
@@ -121,20 +104,7 @@ def joint_histogram(
         (side + 1, down * right),
     ):
         counts += np.bincount(row * side + column + step, weights=share, minlength=side * side)
-    return counts.reshape(side, side)[:bins, :bins], float(inside.mean())
-
-
-def _interpolate(comparison: Comparison, index: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the trilinear value, 0 to 255, at (3, n) moving indices inside the volume, k, j and i."""
-    floor = index.astype(np.int32)
-    tk, tj, ti = index - floor
-    _, j, i = comparison.shape
-    flat = (floor[0] * np.int64(j) + floor[1]) * i + floor[2]
-    taps = comparison.corners.take(flat, mode="clip").view(np.uint8).reshape(-1, 8)
-    values = np.ascontiguousarray(taps.T).astype(np.float32)  # a corner a row: each step runs along whole rows
-    along_i = values[0::2] + ti * (values[1::2] - values[0::2])
-    along_j = along_i[0::2] + tj * (along_i[1::2] - along_i[0::2])
-    return np.asarray(along_j[0] + tk * (along_j[1] - along_j[0]), dtype=np.float32)
+    return counts.reshape(side, side)[:bins, :bins], len(where) / len(comparison.fixed)
 
 
 def normalised_mutual_information(counts: NDArray[np.float64]) -> float:

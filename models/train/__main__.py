@@ -36,7 +36,7 @@ from registration.profiles import PROFILES
 
 log = logging.getLogger("models.train")
 
-STEPS = {"default": 5500, "paper": 1600}
+STEPS = {"default": 7000, "paper": 1600}
 SHAPE_STEPS = 250
 TRAINING_SAMPLES = 2000
 CURVE_STEPS = 50
@@ -54,7 +54,7 @@ def main() -> None:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(arguments.threads)
-    cv2.setNumThreads(arguments.threads)
+    cv2.setNumThreads(1)  # samples are drawn in a thread of their own, beside the steps
     people = load_people(arguments.data, arguments.cache)
     training, held_out = split_people(list(people))
     log.info("training on %s", ", ".join(training))

@@ -23,11 +23,11 @@ from registration import confidence
 from registration.descriptors import Network
 from registration.errors import RegistrationError
 from registration.evidence import gather
-from registration.pipeline import estimate_by_features, register
+from registration.pipeline import register, search_at_first
 from registration.preprocess import prepare_fixed, prepare_moving
 from registration.problem import pose_problem
 from registration.profiles import DEFAULT
-from registration.search import centre_start, climb_at_first, polish
+from registration.search import centre_start, polish
 from registration.transforms import RigidTransform
 from registration.volume import Volume
 
@@ -101,8 +101,7 @@ def search_far_off(
     problem = pose_problem(prepared, network, DEFAULT, seed=0)
     turn = RigidTransform.about(problem.centre_mm, draw_rotation(FAR_OFF_DEG, rng), np.zeros(3))
     start = turn @ centre_start(*prepared)
-    features = estimate_by_features(problem, start)
-    rough = climb_at_first(problem, features.pose.fixed_from_moving, start)
+    rough, features = search_at_first(problem, start)
     best = polish(problem, rough)
     return best.fixed_from_moving, gather(problem, best, rough, features, features.look).metrics
 

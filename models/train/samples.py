@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
 from models.train.anatomy import Person
+from models.train.cutting import cut_turned, stack_slices
 from models.train.simulate import (
     ATROPHY,
     draw_pet_grid,
@@ -25,7 +23,6 @@ from models.train.simulate import (
     take_on,
     thin_cortex,
 )
-from registration.patches import CHANNELS, HALF, PATCH_VOXELS
 from registration.preprocess import (
     CUBE_VOXELS,
     blur,
@@ -50,6 +47,7 @@ OWN_VOXELS_SHARE = 0.5  # of the scenes trained on, and all that are scored; the
 LEAST_POINTS = 400  # of a scene: where both views are cut, little may be in both
 LEAST_LEFT = 0.35  # of the head's height in an MR that is cut
 SHARE_OF_A_DRAW = (0.15, 0.8)  # of a scene's points, those nearest to one of them, that a draw chooses from
+STRETCH, SHEAR = 0.05, 0.03  # spread of how much longer an axis is, and how far it leans, in a shape
 TURNS_OF_A_DRAW = 8  # poses among the pairs of one draw: a batch learns from many at once
 
 
@@ -75,10 +73,10 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """An MR and a PET that lie on one another, and points worth describing, in voxels."""
+    """An MR and a PET that lie on one another, each from `stack_slices`, and points worth describing, in voxels."""
 
-    mr: Tensor
-    pet: Tensor
+    mr: NDArray[np.float32]
+    pet: NDArray[np.float32]
     points: NDArray[np.int64]
 
 
@@ -86,8 +84,8 @@ class Scene:
 class Pairs:
     """Patches (n, 3, 64, 64) of MR and PET, and their places (n, 3) in MR voxels."""
 
-    mr: Tensor
-    pet: Tensor
+    mr: NDArray[np.float32]
+    pet: NDArray[np.float32]
     places: NDArray[np.float64]
 
 
@@ -95,7 +93,7 @@ def make_subject(person: Person) -> Subject:
     """Bring a person down to 2 mm, the way registration does."""
     prepared = prepare_fixed(person.mr)
     grid = make_cube_grid(prepared.centre_mm)
-    cube = make_cube(make_spline(prepared.volume), prepared, grid, RigidTransform.identity())
+    cube = make_cube(prepared, grid, RigidTransform.identity())
     layers = [
         sample_grid(make_spline(smooth(Volume(layer, person.mr.affine), 2.0)), grid, RigidTransform.identity())
         for layer in person.tissue
@@ -129,7 +127,7 @@ def make_scene(subject: Subject, rng: np.random.Generator, *, augment: bool) -> 
         seen = normalise(prepared.volume.array, prepared.bright)
     else:
         prepared = prepare_moving(take_on(pet, draw_pet_grid(pet.centre_mm, rng)))
-        seen = make_cube(make_spline(prepared.volume), prepared, subject.grid, RigidTransform.identity()).array
+        seen = make_cube(prepared, subject.grid, RigidTransform.identity()).array
     if augment:
         mr, seen = vary_mr(mr, rng), cut_pet(vary(seen, rng), subject.foreground, rng)
         if rng.random() < CUT_MR_SHARE:
@@ -139,7 +137,7 @@ def make_scene(subject: Subject, rng: np.random.Generator, *, augment: bool) -> 
     shown = points[(seen[at] > 0) & (mr[at] > 0)]
     if len(shown) < LEAST_POINTS:
         return make_scene(subject, rng, augment=augment)
-    return Scene(torch.from_numpy(mr), torch.from_numpy(seen), shown)
+    return Scene(stack_slices(mr), stack_slices(seen), shown)
 
 
 def cut_pet(array: NDArray[np.float32], foreground: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -207,40 +205,25 @@ def choose_near(points: NDArray[np.int64], count: int, rng: np.random.Generator)
     return np.asarray(points[rng.choice(near, count, replace=False)])
 
 
+def draw_shape(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw a (3, 3) matrix that makes a head another one: wider or longer, a little sheared, every second mirrored."""
+    stretched = np.diag(np.exp(rng.normal(0, STRETCH, 3))) @ (np.eye(3) + np.triu(rng.normal(0, SHEAR, (3, 3)), 1))
+    return stretched @ np.diag([1, 1, rng.choice([-1.0, 1.0])])
+
+
 def draw_pairs(
     scene: Scene, points: NDArray[np.int64], pose: Pose, rng: np.random.Generator, *, augment: bool
 ) -> Pairs:
-    """Cut patches round points in newly drawn poses: one for all, or `TURNS_OF_A_DRAW` if varied."""
+    """Cut patches round points in newly drawn poses: one for all, or `TURNS_OF_A_DRAW` if varied, each of its shape."""
     count = TURNS_OF_A_DRAW if augment else 1
+    shapes = np.stack([draw_shape(rng) if augment else np.eye(3) for _ in range(count)])
     tilts = np.stack([draw_rotation(COMMON_TILT_DEG, rng) if augment else np.eye(3) for _ in range(count)])
     turns = np.stack([draw_rotation(pose.degrees, rng) for _ in range(count)])
     places = points.astype(np.float64)
     landed = places + rng.standard_normal(places.shape) * (JITTER_VOXELS if augment else 0.25)
-    mr = cut_turned(scene.mr, places, tilts, pose.planes)
-    return Pairs(mr, cut_turned(scene.pet, landed, turns @ tilts, pose.planes), places)
-
-
-def cut_turned(
-    volume: Tensor, places: NDArray[np.float64], rotations: NDArray[np.float64], planes: tuple[int, ...]
-) -> Tensor:
-    """Cut the patches round each place as they would be if the volume were turned: (n, 3, 64, 64) float32.
-
-    `places` (n, 3) are voxels k, j, i; `rotations` (r, 3, 3) serve them in r groups of one size, in their order.
-    Outside the volume is 0, as in `registration.patches`.
-    """
-    axis = torch.arange(PATCH_VOXELS, dtype=torch.float32) - HALF
-    row, column = (part.ravel() for part in torch.meshgrid(axis, axis, indexing="ij"))
-    nothing = torch.zeros_like(row)
-    of_plane = ((nothing, row, column), (row, nothing, column), (row, column, nothing))
-    offsets = torch.cat([torch.stack(of_plane[plane], dim=1) for plane in planes])
-    scale = 2 / (CUBE_VOXELS - 1)
-    middles = torch.from_numpy((places[:, ::-1] * scale - 1).astype(np.float32))
-    turned = offsets @ torch.from_numpy((rotations[:, :, ::-1] * scale).astype(np.float32))  # a row: turned back
-    grid = middles.reshape(len(rotations), -1, 1, 3) + turned[:, None]
-    grid = grid.reshape(1, len(places) * len(planes), PATCH_VOXELS, PATCH_VOXELS, 3)
-    patches = functional.grid_sample(volume[None, None], grid, align_corners=True)
-    patches = patches.reshape(len(places), len(planes), PATCH_VOXELS, PATCH_VOXELS)
-    return patches[:, [channel % len(planes) for channel in range(CHANNELS)]]
+    mr = cut_turned(scene.mr, places, shapes @ tilts.transpose(0, 2, 1), pose.planes)
+    pet = cut_turned(scene.pet, landed, shapes @ (turns @ tilts).transpose(0, 2, 1), pose.planes)
+    return Pairs(mr, pet, places)
 
 
 class SceneStream:

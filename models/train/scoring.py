@@ -63,8 +63,8 @@ def score_scene(subject: Subject, pose: Pose, network: Describer, rng: np.random
     scene = make_scene(subject, rng, augment=False)
     points = spread(scene.points, rng.random(len(scene.points)), PLACES)
     pairs = draw_pairs(scene, points, pose, rng, augment=False)
-    mr = network.describe(pairs.mr.numpy(), is_moving=False)
-    pet = network.describe(pairs.pet.numpy(), is_moving=True)
+    mr = network.describe(pairs.mr, is_moving=False)
+    pet = network.describe(pairs.pet, is_moving=True)
     places_mm = pairs.places * CUBE_SPACING_MM
     chosen = (mr @ pet.T).argmax(axis=1)
     apart = distances(places_mm, places_mm)[np.arange(len(chosen)), chosen]

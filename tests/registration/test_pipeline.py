@@ -148,7 +148,7 @@ def test_features_alone_answer_where_nothing_is_polished(
     assert "polish" not in alone.timings_s
     assert "guided" in alone.timings_s
     assert alone.metrics["feature_to_final_mm"] < 1e-6
-    assert error_mm(alone.fixed_from_moving, answer.fixed_from_moving) < 8.0  # these heads have few folds
+    assert error_mm(alone.fixed_from_moving, answer.fixed_from_moving) < 10.0  # these heads have few folds
 
 
 def test_the_papers_profile_runs_whole_and_accepts_nothing(fixed: Volume, moving: Volume) -> None:
@@ -214,8 +214,8 @@ def test_more_starts_are_tried_in_doubt_alone(answer: Registration, fixed: Volum
 
     found = register(fixed, moving, network)
 
-    assert "turned" not in answer.timings_s
-    assert "turned" in found.timings_s
+    assert "turned_features" not in answer.timings_s
+    assert "turned_features" in found.timings_s
     assert error_mm(found.fixed_from_moving, upside_down) < 1.0
 
 

@@ -132,7 +132,7 @@ def test_a_cube_shows_the_volume_where_the_transform_puts_it() -> None:
     shift = RigidTransform.from_parameters(np.zeros(3), np.array([0.0, 0.0, 20.0]), np.zeros(3))
     grid = make_cube_grid(volume.centre_mm)
 
-    cube = make_cube(make_spline(volume.volume), volume, grid, shift)
+    cube = make_cube(volume, grid, shift)
 
     index = np.argwhere(cube.foreground).mean(axis=0)
     np.testing.assert_allclose((grid.affine @ [*index, 1])[:3] - volume.centre_mm, [0, 0, 20], atol=0.3)

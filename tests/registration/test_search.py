@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from registration.descriptors import Network
 from registration.evidence import SHARPEST, find_margin
-from registration.pipeline import MANY_INLIERS, estimate_by_features, look_further, search_by_features
+from registration.pipeline import MANY_INLIERS, estimate_by_features, look_from_tops, look_from_turned, look_further
 from registration.preprocess import prepare_fixed, prepare_moving
 from registration.problem import Pose, Problem, pose_problem
 from registration.profiles import DEFAULT
@@ -124,6 +124,12 @@ def test_features_look_further_where_few_matches_agree_and_not_where_many_do(pro
 def test_features_look_from_the_tops_that_climbs_ended_on(problem: Problem) -> None:
     tops = [Pose(turned(150), 1.02), Pose(turned(12), 1.01)]
 
-    found = search_by_features(problem, tops)
+    found = look_from_tops(problem, tops)
 
     assert min(error_mm(pose.fixed_from_moving, turned(0)) for pose in found) < 3
+
+
+def test_features_find_a_head_that_is_upside_down_from_turned_starts(problem: Problem) -> None:
+    best = max(look_from_turned(problem, turned(150)), key=lambda pose: pose.similarity)
+
+    assert error_mm(best.fixed_from_moving, turned(0)) < 3

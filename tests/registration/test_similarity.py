@@ -60,7 +60,7 @@ def test_a_point_counts_in_the_bins_round_its_intensities_by_how_near_it_is_to_e
 
     counts, _ = joint_histogram(comparison, np.eye(4))
 
-    moving = int(0.5 * 255) / 255 * 3  # in 8 bits, in bins of 0 to 3
+    moving = 128 / 255 * 3  # in 8 bits, in bins of 0 to 3
     expected = np.outer([0.25, 0.75, 0.0, 0.0], [0.0, 2 - moving, moving - 1, 0.0])
     np.testing.assert_allclose(counts, expected, atol=1e-6)
 
