@@ -3,8 +3,7 @@
 Flow: samples > network > [training] > export
 Never: a held-out person; a draw that the seed does not fix.
 
-Sources: Jordan and others 2024, https://kellerjordan.github.io/posts/muon (Muon; it learns here in a third of the
-steps that AdamW takes).
+Sources: Jordan and others 2024, https://kellerjordan.github.io/posts/muon (Muon: docs/decisions/0026).
 """
 
 from __future__ import annotations
