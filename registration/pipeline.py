@@ -31,11 +31,12 @@ from registration.search import (
     choose_apart,
     climb_at_first,
     climb_coarsely,
+    measure_coarsely,
     polish,
     search_by_similarity,
     turn_starts,
 )
-from registration.similarity import NO_SOLUTION, measure
+from registration.similarity import NO_SOLUTION
 from registration.transforms import RigidTransform
 from registration.volume import Volume
 
@@ -167,7 +168,7 @@ def find_pose(problem: Problem, start: RigidTransform, watch: Stopwatch) -> tupl
 
 
 def repeat_by_features(
-    problem: Problem, start: Pose, reach: Callable[[RigidTransform], Pose], rounds_max: int = ROUNDS_MAX
+    problem: Problem, start: Pose, reach: Callable[[Problem, RigidTransform], Pose], rounds_max: int = ROUNDS_MAX
 ) -> list[FeatureEstimate]:
     """Repeat steps 1 to 6 from a start until the volumes get no more alike; what each round found.
 
@@ -183,7 +184,7 @@ def repeat_by_features(
             step = estimate(matches, tolerance_mm, rng)  # 6
         except TooFewPointsError:
             break
-        reached = reach(step.fixed_from_moving @ best.fixed_from_moving)
+        reached = reach(problem, step.fixed_from_moving @ best.fixed_from_moving)
         rounds.append(FeatureEstimate(reached, look, step.inliers))
         moved_mm = problem.displacement_mm(reached.fixed_from_moving, best.fixed_from_moving)
         if reached.similarity <= best.similarity or moved_mm < SETTLED_MM:
@@ -194,12 +195,8 @@ def repeat_by_features(
 
 def estimate_by_features(problem: Problem, start: RigidTransform) -> FeatureEstimate:
     """Let features alone find the head: the round that made the volumes most alike, and the last look."""
-
-    def reach(fixed_from_moving: RigidTransform) -> Pose:
-        return Pose(fixed_from_moving, measure(problem.coarse, fixed_from_moving.inverse().matrix))
-
-    at_start = FeatureEstimate(reach(start), None, 0)
-    rounds = [at_start, *repeat_by_features(problem, at_start.pose, reach)]
+    at_start = FeatureEstimate(measure_coarsely(problem, start), None, 0)
+    rounds = [at_start, *repeat_by_features(problem, at_start.pose, measure_coarsely)]
     return replace(max(rounds, key=lambda found: found.pose.similarity), look=rounds[-1].look)
 
 
@@ -242,7 +239,7 @@ def search_at_first(problem: Problem, start: RigidTransform) -> tuple[list[Pose]
     """
     rough = climb_at_first(problem, start)
     top = max(rough, key=lambda pose: pose.similarity)
-    rounds = repeat_by_features(problem, top, lambda found: climb_coarsely(problem, found))
+    rounds = repeat_by_features(problem, top, climb_coarsely)
     return [*rough, *(found.pose for found in rounds)], rounds[-1] if rounds else FeatureEstimate(top, None, 0)
 
 
@@ -253,8 +250,7 @@ def look_from_turned(problem: Problem, start: RigidTransform) -> list[Pose]:
     """
     found = list[Pose]()
     for turned in turn_starts(problem, start)[:TURNED_LOOKS]:
-        at_start = Pose(turned, measure(problem.coarse, turned.inverse().matrix))
-        for one in repeat_by_features(problem, at_start, lambda pose: climb_coarsely(problem, pose), 1):
+        for one in repeat_by_features(problem, measure_coarsely(problem, turned), climb_coarsely, 1):
             found.append(one.pose)
             if one.inliers >= MANY_INLIERS:
                 return [*found, *climb_at_first(problem, one.pose.fixed_from_moving)]
@@ -264,7 +260,7 @@ def look_from_turned(problem: Problem, start: RigidTransform) -> list[Pose]:
 def look_from_tops(problem: Problem, rough: Sequence[Pose]) -> list[Pose]:
     """Look by features from the best tops so far, one round each, and climb from where they put the head."""
     chosen = choose_apart(problem, rough, TOPS_APART_MM)[:TOPS_LOOKED_FROM]
-    found = (repeat_by_features(problem, top, lambda pose: climb_coarsely(problem, pose), 1) for top in chosen)
+    found = (repeat_by_features(problem, top, climb_coarsely, 1) for top in chosen)
     return [one.pose for rounds in found for one in rounds]
 
 

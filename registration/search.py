@@ -42,6 +42,11 @@ def climb(
     return [Pose(*refine(comparison, start, centre_mm, search)) for start in starts]
 
 
+def measure_coarsely(problem: Problem, fixed_from_moving: RigidTransform) -> Pose:
+    """Measure a transform on the coarse comparison."""
+    return Pose(fixed_from_moving, measure(problem.coarse, fixed_from_moving.inverse().matrix))
+
+
 def climb_coarsely(problem: Problem, start: RigidTransform) -> Pose:
     """Climb on the coarse comparison."""
     return Pose(*refine(problem.coarse, start, problem.centre_mm, COARSE))
