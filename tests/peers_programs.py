@@ -32,6 +32,7 @@ PEER_ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
 PREAMBLE_BYTES = 132
 # Below those that Linux gives to connections (net.ipv4.ip_local_port_range). Each process begins elsewhere.
 PORTS = range(20000, 32000)
+LISTENING = "0A"  # a state in the tables of the kernel
 _CANDIDATES = (PORTS[(os.getpid() * 101 + number) % len(PORTS)] for number in itertools.count())
 
 
@@ -50,10 +51,13 @@ def _is_taken(port: int) -> bool:
 
 
 def is_listening(port: int) -> bool:
-    """Tell whether somebody accepts connections on a port of loopback."""
-    with socket.socket() as client:
-        client.settimeout(1.0)
-        return client.connect_ex((LOOPBACK, port)) == 0
+    """Tell whether somebody listens on a port.
+
+    Nobody is called to find out: rsyslog 8.2302 mixes up a caller who leaves at once with those who come next.
+    """
+    tables = (Path("/proc/net", name).read_text(encoding="ascii") for name in ("tcp", "tcp6"))
+    rows = (line.split() for table in tables for line in table.splitlines()[1:])
+    return any(row[1].endswith(f":{port:04X}") and row[3] == LISTENING for row in rows)
 
 
 class Process:
