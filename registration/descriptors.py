@@ -26,6 +26,8 @@ from registration.preprocess import Cube
 from registration.profiles import Profile
 
 BATCH = {"cpu": 64, "cuda": 1024}
+# A search by time finds another way to convolve in another session, which rounds otherwise, and anew for each batch.
+CUDA = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
 PACKAGE = Path(__file__).resolve().parent
 # in a wheel the model lies inside the package, in a checkout beside it
 FOLDERS = (PACKAGE / "model", PACKAGE.parent / "models")
@@ -189,16 +191,28 @@ def _load_cuda_libraries() -> None:
         raise DeviceError(f"CUDA cannot run the network: {missing.splitlines()[0]}; {needed}")
 
 
-def _open(content: bytes, device: Literal["cpu", "cuda"], threads: int) -> Any:
-    """Open a session on exactly this device, and prove that it runs there."""
+def make_options(device: Literal["cpu", "cuda"], threads: int) -> Any:
+    """Return how a session runs, an `onnxruntime.SessionOptions`: quiet, and without a thread that spins.
+
+    For CUDA, which has no kernel for 32-bit biases, weights and biases are made floats again while it opens; what goes
+    from layer to layer is rounded to 8 bits all the same.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors come back as exceptions
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if device == "cuda":
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return options
+
+
+def _open(content: bytes, device: Literal["cpu", "cuda"], threads: int) -> Any:
+    """Open a session on exactly this device, and prove that it runs there."""
+    options = make_options(device, threads)
     provider: Any = "CPUExecutionProvider"
     if device == "cuda":
-        provider = ("CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"})
+        provider = ("CUDAExecutionProvider", CUDA)
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         _load_cuda_libraries()
     try:

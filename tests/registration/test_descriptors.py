@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 
-from registration.descriptors import Network, describe, find_model, read_model
+from registration.descriptors import Network, describe, find_model, make_options, read_model
 from registration.errors import DeviceError, ModelError
 from registration.preprocess import Cube, make_cube_grid
-from registration.profiles import DEFAULT
+from registration.profiles import DEFAULT, PAPER
 
 MODEL = find_model(DEFAULT.network)
 
@@ -156,6 +158,26 @@ def test_cuda_runs_there_or_fails_with_the_reason_and_auto_says_what_it_took(
         Network.load(device="cuda")
     assert Network.load(device="auto").device == "cpu"
     assert capfd.readouterr() == ("", ""), "a command's output is its result"
+
+
+@pytest.mark.parametrize("name", [DEFAULT.network, PAPER.network])
+def test_what_cuda_is_given_has_no_32_bit_bias_and_describes_alike(tmp_path: Path, name: str) -> None:
+    options = make_options("cuda", 1)
+    options.enable_profiling = True
+    options.profile_file_prefix = str(tmp_path / "profile")
+    asked = Network.load(name, device="cpu", threads=1)
+    session = onnxruntime.InferenceSession(find_model(name), options, providers=["CPUExecutionProvider"])
+    patches = draw_patches(64)
+
+    as_floats = replace(asked, session=session).describe(patches, is_moving=True)
+
+    ran = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    kernels = [event["args"] for event in ran if event.get("cat") == "Node" and "op_name" in event["args"]]
+    taken = {kind for kernel in kernels for one in kernel["input_type_shape"] for kind in one}
+    assert {"Conv", "Gemm"} <= {kernel["op_name"] for kernel in kernels}, "products of floats, as CUDA makes them"
+    assert "int32" not in taken
+    cosines = (as_floats * asked.describe(patches, is_moving=True)).sum(axis=1)
+    assert cosines.min() > 0.99
 
 
 def test_a_device_that_fails_while_it_runs_is_named(network: Network) -> None:
