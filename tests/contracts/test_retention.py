@@ -547,6 +547,18 @@ def test_files_that_cannot_be_removed_are_told_of_by_a_step_that_is_cut_short(ho
         remove_doomed(house.database, house.store, house.now, lambda: True)
 
 
+def test_where_no_file_can_be_removed_nothing_is_written(house: House) -> None:
+    house.settle(house.receive("MR", 50), "unpaired")
+    house.now += 3 * DAY_S
+    delete_due(house.database, house.store, Settings(retention=ALL), house.now, lambda: PLENTY)
+    for path in sorted(house.files("store")):
+        (house.root / path).unlink()
+        (house.root / path).mkdir()
+
+    with house.database.write(), pytest.raises(StorageFailedError, match="cannot be removed"):
+        remove_doomed(house.database, house.store, house.now)
+
+
 def test_files_on_a_disk_that_is_gone_are_not_taken_for_removed(house: House) -> None:
     house.settle(house.receive("MR", 50), "unpaired")
     house.now += 3 * DAY_S
