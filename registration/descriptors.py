@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -139,12 +140,15 @@ def describe(
         [sqrt(w) CNN ; sqrt(1 - w) RootSIFT]: a product of two is the weighted mean of both cosines. A part without a
         share is left out.
     """
-    parts, share = [], profile.cnn_share
-    if share > 0:
-        patches = cut_patches(pad_for_patches(cube.array), index, profile.planes)
-        parts.append(np.sqrt(share) * network.describe(patches, is_moving=is_moving))
-    if share < 1:
-        parts.append(np.sqrt(1 - share) * describe_gradients(cube.array, index, profile.planes))
+    share = profile.cnn_share
+    parts = []
+    with ThreadPoolExecutor(1) as beside:
+        gradients = beside.submit(describe_gradients, cube.array, index, profile.planes) if share < 1 else None
+        if share > 0:
+            patches = cut_patches(pad_for_patches(cube.array), index, profile.planes)
+            parts.append(np.sqrt(share) * network.describe(patches, is_moving=is_moving))
+        if gradients is not None:
+            parts.append(np.sqrt(1 - share) * gradients.result())
     return np.concatenate(parts, axis=1, dtype=np.float32)
 
 

@@ -18,7 +18,7 @@ from registration.errors import TooFewPointsError
 from registration.preprocess import CUBE_SPACING_MM, Cube
 from registration.profiles import Profile
 
-SLICE_STEP = 3
+SLICE_STEP = 4
 CELL_MM = 16.0
 FINEST_GRID = 5  # voxels between neighbours along an axis; finer than that, candidates are the same place
 CONTRAST = 0.015
@@ -72,7 +72,7 @@ def fill_evenly(foreground: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
 
 
 def find_sift_points(cube: Cube, planes: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Find SIFT key points in every third slice of the planes: 0 axial, 1 coronal, 2 sagittal.
+    """Find SIFT key points in every fourth slice of the planes: 0 axial, 1 coronal, 2 sagittal.
 
     Returns
     -------

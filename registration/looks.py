@@ -18,7 +18,7 @@ from registration.preprocess import make_cube
 from registration.problem import Pose, Problem, to_mm
 from registration.transforms import RigidTransform
 
-MOVING_POINTS = 1000
+MOVING_POINTS = 800
 
 
 @dataclass(frozen=True, eq=False)

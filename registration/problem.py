@@ -37,7 +37,7 @@ from registration.volume import Volume
 FIXED_POINTS = 300
 BRAIN_RADIUS_MM = 70.0
 BRAIN_POINTS = 500
-COARSE_POINTS, FINE_POINTS, FINEST_POINTS = 6_000, 20_000, 160_000
+COARSE_POINTS, FINE_POINTS, FINEST_POINTS = 6_000, 20_000, 100_000
 FINEST_BINS = 48  # more are filled by more points
 COARSE_FWHM_MM = 8.0
 FINEST_FIXED_FWHM_MM = 2.5
@@ -170,8 +170,9 @@ def choose_voxels(fixed: Prepared, rng: np.random.Generator) -> NDArray[np.int64
     """Draw voxels of the head and a rim of air round it, no further off than the working grid: (n, 3) int64."""
     volume = fixed.volume
     sigmas = NEAR_HEAD_MM / 2 / volume.spacing_mm
-    index = np.argwhere(blur((volume.array > fixed.threshold).astype(np.float32), sigmas) > 0.02)
-    index = index[rng.integers(0, len(index), 2 * FINEST_POINTS)]
+    near = np.flatnonzero(blur((volume.array > fixed.threshold).astype(np.float32), sigmas) > 0.02)
+    drawn = near[rng.integers(0, len(near), 2 * FINEST_POINTS)]
+    index = np.stack(np.unravel_index(drawn, volume.shape), axis=1)
     reach_mm = CUBE_SPACING_MM * CUBE_VOXELS / 2
     within = (np.abs(to_mm(index, volume) - fixed.centre_mm) < reach_mm).all(axis=1)
     return np.asarray(index[within][:FINEST_POINTS], dtype=np.int64)
