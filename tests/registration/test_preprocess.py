@@ -48,6 +48,19 @@ def test_a_speck_is_no_head() -> None:
         find_foreground(ball((20, 20, 20), 3), "moving")
 
 
+def test_foreground_is_seen_every_4_mm_where_it_lies() -> None:
+    k, j, i = np.indices((16, 80, 80))
+    inside = ((k - 8) * 5) ** 2 + (j - 37) ** 2 + (i - 42) ** 2 < 30**2
+    affine = np.array([[0, 0, 1, 7], [0, 1, 0, -8], [5, 0, 0, 9], [0, 0, 0, 1.0]])
+
+    threshold, points_mm, values = find_foreground(Volume(inside * np.float32(100), affine), "fixed")
+
+    assert 0 < threshold < 100
+    np.testing.assert_allclose(points_mm.mean(axis=0), [42 + 7, 37 - 8, 8 * 5 + 9], atol=1.0)
+    assert len(points_mm) * 5 * 4 * 4 == pytest.approx(4 / 3 * np.pi * 30**3, rel=0.05)
+    assert (values == 100).all()
+
+
 def test_centres_are_the_balls_middle() -> None:
     volume = ball((18, 24, 20), 14)
 

@@ -5,6 +5,7 @@ import pytest
 
 from registration.preprocess import blur
 from registration.similarity import (
+    BLOCK,
     NO_SOLUTION,
     Comparison,
     joint_histogram,
@@ -73,6 +74,20 @@ def test_the_brightest_counts_in_the_last_bin() -> None:
     )
 
     assert counts[3, 3] == counts.sum() == 1
+
+
+def test_more_points_than_one_block_count_as_one_block_and_the_rest_do() -> None:
+    _, volume = make_pair()
+    index = np.random.default_rng(1).integers(0, 40, (BLOCK + 500, 3))
+
+    whole, first, rest = (
+        joint_histogram(make_comparison(at * 2.0, volume.array[tuple(at.T)], volume, 1.0), shifted(30.0))
+        for at in (index, index[:BLOCK], index[BLOCK:])
+    )
+
+    np.testing.assert_allclose(whole[0], first[0] + rest[0], atol=1e-6)
+    assert whole[1] * len(index) == pytest.approx(first[1] * BLOCK + rest[1] * 500)
+    assert 0.5 < whole[1] < 0.9
 
 
 def test_thinned_out_a_comparison_has_the_first_of_its_points_alone() -> None:
