@@ -81,7 +81,7 @@ def test_more_points_than_one_block_count_as_one_block_and_the_rest_do() -> None
     index = np.random.default_rng(1).integers(0, 40, (BLOCK + 500, 3))
 
     whole, first, rest = (
-        joint_histogram(make_comparison(at * 2.0, volume.array[tuple(at.T)], volume, 1.0), shifted(30.0))
+        joint_histogram(make_comparison(np.float64(2) * at, volume.array[tuple(at.T)], volume, 1.0), shifted(30.0))
         for at in (index, index[:BLOCK], index[BLOCK:])
     )
 
