@@ -168,7 +168,7 @@ error instead of an answer, and are not among them: {refused}.
 
 A mirrored PET is left out of the fit, of the first table and of the curve, since one signal alone tells it from a right
 one, and would count for more than it tells of the others; the second table says what becomes of it. "{WRONG_TOP}" is
-the right PET, searched from starts turned by {FAR_OFF_DEG[0]:.0f} to {FAR_OFF_DEG[1]:.0f} degrees alone, so that most
+the right PET, searched from starts turned by {FAR_OFF_DEG[0]:.0f} to {FAR_OFF_DEG[1]:.0f} degrees alone, so that many
 searches end on a wrong top.
 
 {make_table(["confidence", "runs", "mean confidence", "share right"], reliability)}
