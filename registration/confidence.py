@@ -31,20 +31,20 @@ LEAST_MATCHES_TO_ACCEPT = 20
 LEAST_SHARPNESS_TO_ACCEPT = 1.08
 LEAST_EARLY_FALL_TO_ACCEPT = 0.45
 
-# Fitted by `python -m models.train.calibrate --runs 313`, 2026-11-27: see models/MODEL_CARD.md. 0 where a signal adds
+# Fitted by `python -m models.train.calibrate --runs 909`, 2026-11-28: see models/MODEL_CARD.md. 0 where a signal adds
 # nothing to the others.
 CALIBRATED_SHA256 = "c49695db95dc73e838be1ecabe1910643ac27064a0ee248cbcf5f45cd6cec7b2"  # the network of these runs
-INTERCEPT = -3.048
+INTERCEPT = -3.584
 COEFFICIENTS: Mapping[str, float] = {
-    "fresh": 0.000,
-    "starts": 2.255,
+    "fresh": 0.464,
+    "starts": 1.467,
     "margin": 0.000,
-    "mirror": 2.980,
+    "mirror": 3.965,
     "match_share": 0.000,
-    "matches_near": 3.764,
+    "matches_near": 5.125,
     "overlap": 0.000,
-    "sharpness": 0.416,
-    "early_fall": 2.763,
+    "sharpness": 1.791,
+    "early_fall": 2.837,
 }
 
 
