@@ -535,25 +535,25 @@ def test_a_file_that_cannot_be_removed_keeps_no_other_nor_any_chore_and_nothing_
     assert house.state_of(made["refused"]) == "deleted"
 
 
-def test_files_that_cannot_be_removed_are_told_of_by_a_step_that_is_cut_short(house: House) -> None:
+def doom_what_cannot_be_removed(house: House) -> None:
+    """Let every stored file be due for removal, and none be a file any more."""
     house.settle(house.receive("MR", 50), "unpaired")
     house.now += 3 * DAY_S
     delete_due(house.database, house.store, Settings(retention=ALL), house.now, lambda: PLENTY)
     for path in sorted(house.files("store")):
         (house.root / path).unlink()
         (house.root / path).mkdir()
+
+
+def test_files_that_cannot_be_removed_are_told_of_by_a_step_that_is_cut_short(house: House) -> None:
+    doom_what_cannot_be_removed(house)
 
     with pytest.raises(StorageFailedError, match="cannot be removed"):
         remove_doomed(house.database, house.store, house.now, lambda: True)
 
 
 def test_where_no_file_can_be_removed_nothing_is_written(house: House) -> None:
-    house.settle(house.receive("MR", 50), "unpaired")
-    house.now += 3 * DAY_S
-    delete_due(house.database, house.store, Settings(retention=ALL), house.now, lambda: PLENTY)
-    for path in sorted(house.files("store")):
-        (house.root / path).unlink()
-        (house.root / path).mkdir()
+    doom_what_cannot_be_removed(house)
 
     with house.database.write(), pytest.raises(StorageFailedError, match="cannot be removed"):
         remove_doomed(house.database, house.store, house.now)
