@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from tests.benchmarks import read, scale, send
 from tests.benchmarks.ingest import run as ingest
 from tests.benchmarks.page import PAGES, write_page
+from tests.benchmarks.registration import devices
 from tests.benchmarks.registration import run as registration
 from tests.benchmarks.rows import Row, write_rows
 
@@ -21,6 +22,7 @@ GROUPS: Mapping[str, Callable[[], Iterable[Row]]] = {
     "read": read.measure,
     "send": send.measure,
     "registration": registration.measure,
+    "devices": devices.measure,
     "scale": scale.measure,
 }
 

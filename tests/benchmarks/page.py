@@ -61,6 +61,12 @@ node's time ends when every row says `sent`. "After an outage" is 500 instances 
 destination that was down, against the same without. Every round runs both in an order of its own; a figure
 is the median over the rounds, a ratio the median of the ratios within a round.""",
     ),
+    "devices": Page(
+        "The CPU and CUDA",
+        """The patches are cut round key points of the first case's MR, which both networks describe; the registration
+is of that case, by the profile `default`, with two threads for the network wherever it runs. A figure is the best
+of three, after one run to warm up, but for the wall time and the peak of a process that registers once.""",
+    ),
     "scale": Page(
         "The whole node: from a scanner to a PACS",
         """Synthetic patients (MR of 1 mm, PET of 2 x 2 x 3 mm) sent by storescu, registered by the profile `default`,

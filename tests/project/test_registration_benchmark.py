@@ -14,9 +14,11 @@ import pytest
 
 from models.train.cases import HARD_SETS, SETS, WRONG_SETS
 from models.train.records import append_records, continue_records
+from registration.profiles import DEFAULT
 from registration.transforms import RigidTransform
 from tests.benchmarks.registration.cases import CASES_OF_A_SET, People, list_cases, make_synthetic_person
-from tests.benchmarks.registration.easy import make_easy_case
+from tests.benchmarks.registration.devices import compare_networks, compare_registrations, cut_case, is_here
+from tests.benchmarks.registration.easy import RIGHT_MM, make_easy_case
 from tests.benchmarks.registration.methods import METHODS
 from tests.benchmarks.registration.page import count_cases, draw_capture_range, make_tables
 from tests.benchmarks.registration.run import RECORD, find_version, run_full
@@ -201,3 +203,20 @@ def test_the_full_run_takes_every_set_by_turns() -> None:
     kinds = [case.kind for case in list_cases(is_full=True)]
 
     assert kinds == [*SETS, *HARD_SETS, *WRONG_SETS] * CASES_OF_A_SET
+
+
+def test_devices_are_compared_by_the_same_patches_and_one_that_is_missing_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    case = make_easy_case()
+    patches = cut_case(case, DEFAULT)[:16]
+
+    described = list(compare_networks(DEFAULT, patches, ("cpu", "cpu")))
+    registered = list(compare_registrations("easy", case, ("cpu", "cpu")))
+
+    assert [row.unit for row in described] == ["1/s", "1/s", ""]
+    assert find(described, "cosine distance of both, cnn_sift, at most").value == pytest.approx(0, abs=1e-6)
+    assert find(registered, "easy, both answers apart, at most").value == 0
+    assert [row.value < RIGHT_MM for row in registered if row.name == "easy, cpu, error"] == [True, True]
+    assert is_here("cpu")
+    assert is_here("cuda") or "not measured on cuda: CUDA" in capsys.readouterr().err

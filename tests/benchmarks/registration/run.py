@@ -21,7 +21,6 @@ from models.train.cases import Case
 from models.train.records import append_records, continue_records, make_version
 from registration.transforms import RigidTransform
 from tests.benchmarks.registration.cases import REPOSITORY, CaseId, People, draw_case, find_unseen_people, list_cases
-from tests.benchmarks.registration.devices import compare_devices
 from tests.benchmarks.registration.methods import ALL, Measured, Method
 from tests.benchmarks.registration.page import FOLDER, write_page
 from tests.benchmarks.registration.summary import Outcome, summarise
@@ -49,7 +48,6 @@ def measure() -> Iterator[Row]:
     cases = list_cases(is_full=is_full)
     outcomes = run_full(methods, cases, people, FOLDER) if is_full else [*chain(*run_cases(methods, cases, people))]
     yield from summarise(outcomes)
-    yield from compare_devices(people)
 
 
 def run_full(methods: Sequence[Method], cases: Sequence[CaseId], people: People, folder: Path) -> list[Outcome]:
