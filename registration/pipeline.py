@@ -244,12 +244,12 @@ def search_at_first(problem: Problem, start: RigidTransform) -> tuple[list[Pose]
 
 
 def look_from_turned(problem: Problem, start: RigidTransform) -> list[Pose]:
-    """Look by features from turned starts, one round each, until many matches agree; climb from where they lead.
+    """Look by features from the start and turned ones, one round each, until many matches agree; climb where they lead.
 
     Where they agree there are two climbs more, from there and from a tilt off it, as from the first start.
     """
     found = list[Pose]()
-    for turned in turn_starts(problem, start)[:TURNED_LOOKS]:
+    for turned in (start, *turn_starts(problem, start)[:TURNED_LOOKS]):
         for one in repeat_by_features(problem, measure_coarsely(problem, turned), climb_coarsely, 1):
             found.append(one.pose)
             if one.inliers >= MANY_INLIERS:

@@ -38,7 +38,7 @@ class Search:
 COARSE = Search(step_mm=8.0, stop_mm=0.6, sweeps=6)
 QUICK = Search(step_mm=8.0, stop_mm=1.0, sweeps=3)
 FINE = Search(step_mm=1.5, stop_mm=0.2, sweeps=3)
-SETTLE_MM = 0.6
+SETTLE_MM = (0.6, 1.2)  # apart, where the nearer ones show no top
 LONGEST_SETTLE = 3.0  # times that
 
 
@@ -80,26 +80,34 @@ def settle(
 ) -> RigidTransform:
     """Step from next to a top to where the quadratic through the 28 poses around is highest.
 
-    The pose is kept as it is where the volumes get no more alike, or the quadratic has no top. Arguments as `refine`'s.
+    Where it has no top, or the volumes get no more alike there, poses further off are tried, and at last the pose is
+    kept as it is. Arguments as `refine`'s.
     """
     pose = _poses_round(fixed_from_moving.inverse().matrix, centre_mm)
-    axes = SETTLE_MM * np.eye(6)
+    for around_mm in SETTLE_MM:
+        top = _find_top(lambda step: measure(comparison, pose(step)), around_mm, threads)
+        if top is not None:
+            return RigidTransform.from_matrix(pose(top)).inverse()
+    return fixed_from_moving
+
+
+def _find_top(function: Function, around: float, threads: int) -> NDArray[np.float64] | None:
+    """Return where the quadratic through six parameters' 28 values around 0 is highest, if that is higher than at 0."""
+    axes = around * np.eye(6)
     pairs = list(itertools.combinations(range(6), 2))
     steps = [np.zeros(6), *axes, *-axes, *(axes[m] + axes[n] for m, n in pairs)]
     with ThreadPoolExecutor(threads) as pool:
-        values = np.array(list(pool.map(lambda step: measure(comparison, pose(step)), steps)))
+        values = np.array(list(pool.map(function, steps)))
     here, up, down, both = values[0], values[1:7], values[7:13], values[13:]
     slope = (up - down) / 2
     curve = np.diag(up + down - 2 * here)
     for (m, n), value in zip(pairs, both, strict=True):
         curve[m, n] = curve[n, m] = value - up[m] - up[n] + here
     if np.linalg.eigvalsh(curve)[-1] >= 0:
-        return fixed_from_moving
+        return None
     step = -np.linalg.solve(curve, slope)
-    step *= SETTLE_MM * min(1.0, LONGEST_SETTLE / float(np.linalg.norm(step)))
-    if measure(comparison, pose(step)) <= here:
-        return fixed_from_moving
-    return RigidTransform.from_matrix(pose(step)).inverse()
+    step *= around * min(1.0, LONGEST_SETTLE / float(np.linalg.norm(step)))
+    return step if function(step) > here else None
 
 
 def _poses_round(

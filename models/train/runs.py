@@ -35,7 +35,7 @@ HERE = Path(__file__).resolve().parent
 REGISTRATION = HERE.parents[1] / "registration"
 OTHER_HEAD = "other head"
 MIRRORED = "mirrored"  # a head is nearly symmetric: told apart in the tables, and left out of the fit
-WRONG_TOP = "searched far off"  # the right PET, whose search never comes near
+WRONG_TOP = "searched far off"  # the right PET; where the search does not come near, a wrong top
 PHANTOM, BLOBS, TORSO = "phantom", "blobs", "another part of the body"
 BAD_KINDS = (
     *(OTHER_HEAD, WRONG_TOP, OTHER_HEAD, MIRRORED, OTHER_HEAD, WRONG_TOP, PHANTOM, TORSO),
