@@ -85,13 +85,13 @@ def settle(
     """
     pose = _poses_round(fixed_from_moving.inverse().matrix, centre_mm)
     for around_mm in SETTLE_MM:
-        top = _find_top(lambda step: measure(comparison, pose(step)), around_mm, threads)
+        top = find_top(lambda step: measure(comparison, pose(step)), around_mm, threads)
         if top is not None:
             return RigidTransform.from_matrix(pose(top)).inverse()
     return fixed_from_moving
 
 
-def _find_top(function: Function, around: float, threads: int) -> NDArray[np.float64] | None:
+def find_top(function: Function, around: float, threads: int) -> NDArray[np.float64] | None:
     """Return where the quadratic through six parameters' 28 values around 0 is highest, if that is higher than at 0."""
     axes = around * np.eye(6)
     pairs = list(itertools.combinations(range(6), 2))

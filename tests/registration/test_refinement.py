@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from registration.preprocess import blur
-from registration.refinement import COARSE, FINE, Search, minimise, minimise_along, refine, settle
+from registration.refinement import COARSE, FINE, SETTLE_MM, Search, find_top, minimise, minimise_along, refine, settle
 from registration.similarity import Comparison, make_comparison, measure
 from registration.transforms import RigidTransform
 from registration.volume import Volume
@@ -88,6 +88,17 @@ def test_settling_steps_from_near_a_top_onto_it_on_any_number_of_threads() -> No
     assert apart_mm(near, truth, moving_mm) > 0.4
     assert apart_mm(found, truth, moving_mm) < 0.2
     np.testing.assert_array_equal(found.matrix, on_two.matrix)
+
+
+def test_settling_sees_a_top_past_ripples_as_narrow_as_its_first_look() -> None:
+    nearer, further = SETTLE_MM
+
+    def rippled(steps_mm: NDArray[np.float64]) -> float:
+        off_mm = steps_mm - np.array([0.0, 0.0, 0.8, 0.0, 0.0, 0.0])
+        return float(0.04 * np.cos(2 * np.pi * (steps_mm[2] - nearer) / further) - 0.05 * off_mm @ off_mm)
+
+    assert find_top(rippled, nearer, 1) is None
+    np.testing.assert_allclose(find_top(rippled, further, 1), [0, 0, 0.8, 0, 0, 0], atol=1e-9)
 
 
 def test_settling_stays_where_there_is_no_top() -> None:

@@ -133,3 +133,11 @@ def test_features_find_a_head_that_is_upside_down_from_turned_starts(problem: Pr
     best = max(look_from_turned(problem, turned(150)), key=lambda pose: pose.similarity)
 
     assert error_mm(best.fixed_from_moving, turned(0)) < 3
+
+
+def test_features_look_in_doubt_from_where_headers_put_the_head_and_not_only_from_where_climbs_ended(
+    problem: Problem,
+) -> None:
+    first = look_from_turned(problem, turned(12))
+
+    assert error_mm(first[0].fixed_from_moving, turned(0)) < 3
