@@ -98,7 +98,7 @@ def test_settling_sees_a_top_past_ripples_as_narrow_as_its_first_look() -> None:
         return float(0.04 * np.cos(2 * np.pi * (steps_mm[2] - nearer) / further) - 0.05 * off_mm @ off_mm)
 
     assert find_top(rippled, nearer, 1) is None
-    np.testing.assert_allclose(find_top(rippled, further, 1), [0, 0, 0.8, 0, 0, 0], atol=1e-9)
+    assert find_top(rippled, further, 1) == pytest.approx([0, 0, 0.8, 0, 0, 0], abs=1e-9)
 
 
 def test_settling_stays_where_there_is_no_top() -> None:

@@ -8,13 +8,23 @@ from numpy.typing import NDArray
 
 from registration.descriptors import Network
 from registration.evidence import SHARPEST, find_margin
-from registration.pipeline import MANY_INLIERS, estimate_by_features, look_from_tops, look_from_turned, look_further
+from registration.pipeline import (
+    MANY_INLIERS,
+    TURNED_LOOKS,
+    estimate_by_features,
+    look_from_tops,
+    look_from_turned,
+    look_further,
+    repeat_by_features,
+)
 from registration.preprocess import prepare_fixed, prepare_moving
 from registration.problem import Pose, Problem, pose_problem
 from registration.profiles import DEFAULT
 from registration.search import (
     choose_apart,
+    climb_coarsely,
     icosahedral_rotations,
+    measure_coarsely,
     search_by_similarity,
     slide_starts,
     turn_starts,
@@ -135,9 +145,13 @@ def test_features_find_a_head_that_is_upside_down_from_turned_starts(problem: Pr
     assert error_mm(best.fixed_from_moving, turned(0)) < 3
 
 
-def test_features_look_in_doubt_from_where_headers_put_the_head_and_not_only_from_where_climbs_ended(
+def test_features_look_from_where_the_headers_put_the_head_before_they_look_from_turned_starts(
     problem: Problem,
 ) -> None:
-    first = look_from_turned(problem, turned(12))
+    start = turned(60)
+    (from_start,) = repeat_by_features(problem, measure_coarsely(problem, start), climb_coarsely, 1)
 
-    assert error_mm(first[0].fixed_from_moving, turned(0)) < 3
+    first = look_from_turned(problem, start)[0]
+
+    assert all(error_mm(other, start) > 1 for other in turn_starts(problem, start)[:TURNED_LOOKS])
+    np.testing.assert_array_equal(first.fixed_from_moving.matrix, from_start.pose.fixed_from_moving.matrix)
