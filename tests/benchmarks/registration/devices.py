@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from registration.keypoints import find_fixed_points
 from registration.patches import cut_patches, pad_for_patches
 from registration.pipeline import register
 from registration.preprocess import make_cube, make_cube_grid, prepare_fixed
+from registration.problem import FIXED_POINTS
 from registration.profiles import DEFAULT, PAPER, Profile
 from registration.resample import Grid, resample
 from registration.transforms import RigidTransform
@@ -32,9 +34,10 @@ from tests.benchmarks.registration.summary import GOAL_BYTES, GOAL_S, OURS
 from tests.benchmarks.registration.worker import Worker
 from tests.benchmarks.rows import Row
 
+T = TypeVar("T")
 GROUP = "devices"
 DEVICES: Sequence[Device] = ("cpu", "cuda")
-POINTS, PATCHES = 300, 2048
+PATCHES = 2048
 MR_SHAPE = (192, 256, 256)
 FULL_SIZE = "MR of 192 x 256 x 256 mm, PET of 2 x 2 x 3 mm, {}"
 RUNS = 3  # after one that warms up; the best counts
@@ -69,7 +72,7 @@ def cut_case(case: Case, profile: Profile) -> NDArray[np.float32]:
     """Return the patches round a case's key points, again and again until there are `PATCHES` of them."""
     fixed = prepare_fixed(case.fixed)
     cube = make_cube(fixed, make_cube_grid(fixed.centre_mm), RigidTransform.identity())
-    points = find_fixed_points(cube, POINTS, profile)
+    points = find_fixed_points(cube, FIXED_POINTS, profile)
     patches = cut_patches(pad_for_patches(cube.array), points, profile.planes)
     return np.resize(patches, (PATCHES, *patches.shape[1:]))
 
@@ -79,9 +82,10 @@ def compare_networks(profile: Profile, patches: NDArray[np.float32], devices: Se
     described = []
     for device in devices:
         network = Network.load(profile.network, device=device, threads=THREADS)
-        rate = len(patches) / find_shortest(partial(network.describe, patches, is_moving=True))
+        seconds, descriptors = find_shortest(partial(network.describe, patches, is_moving=True))
+        rate = len(patches) / seconds
         yield Row(GROUP, f"patches described, {profile.network}, {device}", rate, "1/s", "", None, "", met=None)
-        described.append(network.describe(patches, is_moving=True))
+        described.append(descriptors)
     if len(devices) > 1:
         apart = 1 - float((described[0] * described[-1]).sum(axis=1).min())
         yield Row(GROUP, f"cosine distance of both, {profile.network}, at most", apart, "", "", None, "", met=None)
@@ -92,9 +96,9 @@ def compare_registrations(name: str, case: Case, devices: Sequence[Device]) -> I
     places = []
     for device in devices:
         network = Network.load(device=device, threads=THREADS)
-        whole = find_shortest(partial(register, case.fixed, case.moving, network))
+        whole, registration = find_shortest(partial(register, case.fixed, case.moving, network))
         yield Row(GROUP, f"{name}, {device}, shortest", whole, "s", "", None, "", met=None)
-        found = register(case.fixed, case.moving, network).fixed_from_moving
+        found = registration.fixed_from_moving
         yield Row(GROUP, f"{name}, {device}, error", case.tre_mm(found), "mm", "", None, "", met=None)
         places.append(found.apply(case.fixed_from_moving.inverse().apply(case.brain_mm)))
     if len(devices) > 1:
@@ -113,11 +117,11 @@ def draw_full_size(people: People) -> tuple[str, Case]:
     return person, replace(case, fixed=fixed)
 
 
-def find_shortest(run: Callable[[], object]) -> float:
-    """Return the wall seconds of the shortest of several runs."""
-    seconds = []
-    for _ in range(RUNS + 1):
+def find_shortest(run: Callable[[], T]) -> tuple[float, T]:
+    """Return the wall seconds of the shortest of several runs, and what the last one gave."""
+    seconds, result = [], run()
+    for _ in range(RUNS):
         started = time.perf_counter()
-        run()
+        result = run()
         seconds.append(time.perf_counter() - started)
-    return min(seconds[1:])
+    return min(seconds), result
