@@ -31,20 +31,20 @@ LEAST_MATCHES_TO_ACCEPT = 20
 LEAST_SHARPNESS_TO_ACCEPT = 1.08
 LEAST_EARLY_FALL_TO_ACCEPT = 0.45
 
-# Fitted by `python -m models.train.calibrate --runs 1637`, 2026-11-28: see models/MODEL_CARD.md. 0 where a signal adds
+# Fitted by `python -m models.train.calibrate --runs 2010`, 2026-11-28: see models/MODEL_CARD.md. 0 where a signal adds
 # nothing to the others.
 CALIBRATED_SHA256 = "c49695db95dc73e838be1ecabe1910643ac27064a0ee248cbcf5f45cd6cec7b2"  # the network of these runs
-INTERCEPT = -8.156
+INTERCEPT = -8.209
 COEFFICIENTS: Mapping[str, float] = {
-    "fresh": 0.953,
-    "starts": 0.787,
+    "fresh": 1.000,
+    "starts": 0.755,
     "margin": 0.000,
-    "mirror": 4.621,
+    "mirror": 4.620,
     "match_share": 0.000,
-    "matches_near": 3.292,
+    "matches_near": 3.427,
     "overlap": 0.000,
-    "sharpness": 2.440,
-    "early_fall": 2.572,
+    "sharpness": 2.300,
+    "early_fall": 2.771,
 }
 
 
